@@ -1,0 +1,76 @@
+"""The two software stacks behind one pair of names: ``tf`` and ``keras``.
+
+====================  ==========================  =========================
+                      IPU stack                   today's stack
+====================  ==========================  =========================
+TensorFlow, Keras     2.6 to 2.10, Keras 2        2.16 and later, Keras 3
+``keras`` is          ``tensorflow.keras``        the package ``keras``
+====================  ==========================  =========================
+
+Everything in the package that needs TensorFlow takes it from here, so that a missing or unfit installation is
+reported once, in words.
+"""
+
+from typing import Any, Sequence, Tuple
+
+_INSTALL = (
+    'rbd_ipu needs TensorFlow, which it never installs by itself: pip install "rbd-ipu[cpu]" for a CPU, '
+    '"rbd-ipu[gpu]" for a GPU, or the TensorFlow and Keras wheels of the Poplar SDK for an IPU'
+)
+
+try:
+    import tensorflow as tf
+except ModuleNotFoundError as error:
+    if error.name != "tensorflow":
+        raise
+    raise ImportError(_INSTALL) from error
+
+
+def _version(text: str) -> Tuple[int, int]:
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)
+
+
+if (2, 6) <= _version(tf.__version__) <= (2, 10):
+    keras = tf.keras
+    KERAS_3 = False
+elif _version(tf.__version__) >= (2, 16):
+    import keras  # type: ignore[no-redef]
+
+    if keras.backend.backend() != "tensorflow":
+        raise ImportError(
+            f"rbd_ipu needs Keras on TensorFlow, but its backend is {keras.backend.backend()!r}: "
+            "set KERAS_BACKEND=tensorflow before Keras is imported"
+        )
+    KERAS_3 = True
+else:
+    raise ImportError(
+        f"rbd_ipu runs on TensorFlow 2.6 to 2.10 (the IPU stack) and 2.16 or later, not on {tf.__version__}"
+    )
+
+
+def create_variables(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Creates an optimizer's variables now, so that no traced function has to."""
+    if KERAS_3:
+        optimizer.build(list(variables))
+    else:
+        optimizer._create_all_weights(list(variables))
+
+
+def apply_update(optimizer: Any, pairs: Sequence[Tuple[Any, Any]]) -> None:
+    """Subtracts (update, variable) pairs that all workers hold alike, at the optimizer's learning rate."""
+    if KERAS_3:
+        optimizer.apply_gradients(pairs)
+    else:
+        optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
+
+
+def current_rate(optimizer: Any) -> float:
+    """The learning rate of the next step; a schedule is asked for it."""
+    rate = optimizer.learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        rate = rate(optimizer.iterations)
+    return float(tf.convert_to_tensor(rate))
+
+
+__all__ = ["KERAS_3", "apply_update", "create_variables", "current_rate", "keras", "tf"]

@@ -1,0 +1,57 @@
+"""What all tests share: versions in the heading, data sets, the marker `ipu`, clean sessions."""
+
+import importlib.util
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+HEADING = ("tensorflow-cpu", "tensorflow", "keras", "numpy", "numba", "tensorflow-datasets")
+
+
+def pytest_report_header():
+    versions = [f"Python {platform.python_version()}"]
+    for name in HEADING:
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return "stack: " + ", ".join(versions)
+
+
+def pytest_collection_modifyitems(items):
+    marked = [item for item in items if item.get_closest_marker("ipu")]
+    if marked and not _ipu_tensorflow():
+        reason = "tensorflow.python.ipu cannot be imported: this is not Graphcore's TensorFlow"
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _ipu_tensorflow() -> bool:
+    try:
+        return importlib.util.find_spec("tensorflow.python.ipu") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@pytest.fixture(autouse=True)
+def _clean_keras_session():
+    """Layer names count from the start in every test, whatever ran before it in this process."""
+    yield
+    stack = sys.modules.get("rbd_ipu._stack")
+    if stack is not None:
+        # Keras 3 also collects garbage unless told not to: 0.2 s a test.
+        stack.keras.backend.clear_session(**({"free_memory": False} if stack.KERAS_3 else {}))
+
+
+@pytest.fixture(scope="session")
+def tfds_dir() -> Path:
+    """The folder of the prepared data sets: $RBD_DATA_DIR, or shared/tfds beside the checkout."""
+    folder = Path(os.environ.get("RBD_DATA_DIR", CHECKOUT.parent / "shared" / "tfds"))
+    if not folder.is_dir():
+        pytest.skip(f"no data sets in {folder} (set RBD_DATA_DIR)")
+    return folder

@@ -1,0 +1,107 @@
+"""The seed contract: Threefry, the same words everywhere, and no arithmetic between the parts."""
+
+import numpy as np
+import pytest
+
+import rbd_ipu
+from rbd_ipu._stack import tf
+from rbd_ipu.seeds import fold_in_numpy, threefry
+
+PARTS = ("step", 7, "worker", 3)
+
+
+def words(*values):
+    return tuple(np.array(v, np.uint32).view(np.int32)[()] for v in values)
+
+
+# Known-answer vectors published with the Random123 library (Salmon et al. 2011).
+@pytest.mark.parametrize(
+    "key, counter, expected",
+    [
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_threefry_gives_the_published_answers(key, counter, expected):
+    assert threefry(words(*key), words(*counter)) == words(*expected)
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**31, 2**40 + 5, -(2**63), 2**64 - 1])
+@pytest.mark.parametrize("jit", [False, True])
+def test_eager_graph_xla_and_numpy_agree(seed, jit):
+    expected = fold_in_numpy(seed, *PARTS)
+    np.testing.assert_array_equal(rbd_ipu.fold_in(seed, *PARTS), expected)
+
+    @tf.function(jit_compile=jit)
+    def traced(seed, step, worker):
+        return rbd_ipu.fold_in(seed, "step", step, "worker", worker)
+
+    for kind in (tf.int32, tf.int64):
+        got = traced(rbd_ipu.fold_in(seed), tf.constant(7, kind), tf.constant(3, kind))
+        assert got.dtype == tf.int32 and got.shape == [2]
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_the_words_never_change():
+    """A golden value: changing the hash would change every published number."""
+    np.testing.assert_array_equal(rbd_ipu.fold_in(0, "step", 7, "worker", 3), [984979827, 196011493])
+
+
+def test_parts_fold_one_after_the_other():
+    once = rbd_ipu.fold_in(5, "a", 1)
+    np.testing.assert_array_equal(once, rbd_ipu.fold_in(rbd_ipu.fold_in(5, "a"), 1))
+    np.testing.assert_array_equal(rbd_ipu.fold_in(5), fold_in_numpy(5))
+
+
+def test_tensors_derive_many_seeds_at_once():
+    many = rbd_ipu.fold_in(5, "direction", tf.range(4)).numpy()
+    assert many.shape == (4, 2)
+    np.testing.assert_array_equal(many, [fold_in_numpy(5, "direction", i) for i in range(4)])
+    np.testing.assert_array_equal(many, fold_in_numpy(5, "direction", np.arange(4)))
+
+
+def test_sums_of_parts_do_not_collide():
+    """Worker w at step t must not get what worker w + 1 had at step t - 1."""
+    seeds = {tuple(fold_in_numpy(0, "step", t, "worker", w)) for t in range(50) for w in range(50)}
+    assert len(seeds) == 2500
+
+
+def test_a_string_is_not_the_number_it_spells_nor_its_own_bytes():
+    kinds = [fold_in_numpy(0, part) for part in ("7", 7, "step", "steps", -7, 2**32 - 7)]
+    assert len({tuple(k) for k in kinds}) == 5  # -7 and 2**32 - 7 are one 32-bit word
+
+
+@pytest.mark.parametrize("part", [0.5, True, None, b"x", np.array([0.5])])
+def test_other_parts_are_refused(part):
+    with pytest.raises(TypeError, match="a part"):
+        rbd_ipu.fold_in(0, part)
+    with pytest.raises(TypeError, match="a part"):
+        fold_in_numpy(0, part)
+
+
+@pytest.mark.parametrize("seed", [0.5, True, None, "zero", np.zeros(3, np.int32), np.zeros(2)])
+def test_other_seeds_are_refused(seed):
+    with pytest.raises(TypeError, match="a seed must be an int or int32"):
+        rbd_ipu.fold_in(seed, 1)
+
+
+@pytest.mark.parametrize("part", [2**32, -(2**31) - 1])
+def test_a_part_must_fit_in_32_bits(part):
+    with pytest.raises(ValueError, match="32 bits"):
+        rbd_ipu.fold_in(0, part)
+
+
+def test_float_tensors_are_refused():
+    with pytest.raises(TypeError, match="got float32"):
+        rbd_ipu.fold_in(0, tf.constant(1.0))
+    with pytest.raises(TypeError, match="got shape"):
+        rbd_ipu.fold_in(tf.constant([1, 2, 3]))
+
+
+def test_avalanche():
+    """One changed bit of the seed or of a part flips half of the 64 output bits, on average."""
+    base = fold_in_numpy(0, 0)
+    flips = [fold_in_numpy(1 << b, 0) for b in range(63)] + [fold_in_numpy(0, 1 << b) for b in range(32)]
+    changed = [bin(int(np.bitwise_xor(base, f).view(np.uint64)[0])).count("1") for f in flips]
+    assert 30.5 < np.mean(changed) < 33.5 and min(changed) > 12
