@@ -1,0 +1,28 @@
+"""How directions are made: their distributions, and the sources that draw them.
+
+A *distribution* (``distributions.py``) says how 32 random bits become one entry of a direction. A *source* says
+where the bits come from and how the work is done. Both are registry rows.
+"""
+
+import rbd_ipu.directions.hadamard  # noqa: F401  (its row)
+from rbd_ipu.directions.distributions import DISTRIBUTIONS, Distribution
+from rbd_ipu.directions.sources import SOURCES, Compiled, Source, resolve
+from rbd_ipu.directions.structured import (
+    STRUCTURED,
+    check_distribution,
+    distribution_names,
+    make_source,
+)
+
+__all__ = [
+    "DISTRIBUTIONS",
+    "SOURCES",
+    "STRUCTURED",
+    "Compiled",
+    "Distribution",
+    "Source",
+    "check_distribution",
+    "distribution_names",
+    "make_source",
+    "resolve",
+]
