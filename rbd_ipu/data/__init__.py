@@ -1,0 +1,32 @@
+"""Images to train on: the embedded digits, the paper's three data sets, and any arrays.
+
+Importing this package, and ``load("digits")``, do not import TensorFlow; the streams of batches do.
+"""
+
+import importlib
+from typing import Any
+
+from rbd_ipu.data.catalogue import DATASETS, load
+from rbd_ipu.data.errors import DamagedDataError, MissingDataError
+from rbd_ipu.data.images import ImageData, Split
+
+# Names whose modules import TensorFlow, which is why they are looked up late.
+_LATE = {"AUGMENTATIONS": "augment", "Batches": "batches", "evaluation": "batches"}
+
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASETS",
+    "Batches",
+    "DamagedDataError",
+    "ImageData",
+    "MissingDataError",
+    "Split",
+    "evaluation",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module 'rbd_ipu.data' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"rbd_ipu.data.{_LATE[name]}"), name)

@@ -1,0 +1,163 @@
+"""Streams of batches that are pure functions of (seed, epoch, step).
+
+Every batch can be asked for by its place, without those before it: a resumed run goes on with the
+batch that an unbroken one would have had. The images stay decoded in memory and a batch is gathered
+and augmented as a whole: image by image, TensorFlow's overhead for an element would take longer
+than a training step.
+"""
+
+import numbers
+from typing import Any, Callable, Optional
+
+from rbd_ipu._stack import tf
+from rbd_ipu.data.augment import AUGMENTATIONS
+from rbd_ipu.data.images import Augment
+from rbd_ipu.data.order import permutation
+from rbd_ipu.data.prepare import Samples
+from rbd_ipu.seeds import fold_in
+
+THREADS = 2  # batches prepared at the same time
+AHEAD = 8  # batches that wait, ready
+LAST_EPOCH = 2**31 - 1  # what an int32 holds
+
+
+class Batches:
+    """The training stream: a new random order each epoch, without what does not fill a batch.
+
+    Epoch e visits the images in ``permutation(n, fold_in(seed, "shuffle", e))``; step t of it takes
+    the t-th ``batch_size`` of them and augments them with ``fold_in(seed, "augment", e, t)``. So
+    all of the stream follows from the seed, and no part of it from what was read before.
+
+    Args:
+      data: a :class:`Split`, whose images are scaled to [0, 1] (and standardised where it says so),
+        or a pair of arrays (x, y): x [n, ...] numbers, which become float32 and are otherwise left
+        as they are, whole numbers too; y [n] classes.
+      batch_size: images a step.
+      seed: an int or int32 [2]; parallel workers each take their own.
+      augment: None, a name from AUGMENTATIONS, or a function (float32 [b, h, w, c], seed int32 [2])
+        -> images of the same shape, written in TensorFlow operations.
+
+    Raises:
+      TypeError, ValueError: the data are unfit (see :meth:`Samples.of`), ``batch_size`` is not a
+        whole number from 1 to the number of images, or the augmentation is unknown or wants images
+        where there are none.
+
+    Example:
+      >>> from rbd_ipu.data import load
+      >>> batches = Batches(load("digits").train, batch_size=32, seed=1)
+      >>> batches.steps_per_epoch
+      37
+      >>> x, y = next(iter(batches.dataset(epoch=3, step=5)))
+      >>> x.shape.as_list(), x.dtype.name, y.shape.as_list(), y.dtype.name
+      ([32, 8, 8, 1], 'float32', [32], 'int32')
+    """
+
+    def __init__(self, data: Any, batch_size: int, seed: Any = 0, augment: Augment = None):
+        self._samples = Samples.of(data)
+        self.size = len(self._samples.x)
+        self.batch_size = _checked_batch_size(batch_size)
+        if batch_size > self.size:
+            raise ValueError(f"batch_size {batch_size} is more than the {self.size} inputs there are")
+        fold_in(seed, "shuffle")  # refuses an unfit seed here, not in the middle of a run
+        self.seed = seed
+        self.shape = tuple(self._samples.x.shape[1:])
+        self._augment = _augmentation(augment, self.shape)
+        self._x, self._y = self._samples.resident()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in an epoch."""
+        return self.size // self.batch_size
+
+    def dataset(self, epoch: int = 0, step: int = 0) -> Any:
+        """The stream from (epoch, step) on, without end.
+
+        A step past the end of the epoch counts on into the next ones, so that ``dataset(step=k)``
+        begins k steps from the start.
+
+        Returns:
+          A ``tf.data.Dataset`` of (x float32 [batch_size, ...], y int32 [batch_size]).
+        """
+        epoch, step = self._place(epoch, step)
+        # The order of the next epoch is worked out while this one is read.
+        plans = tf.data.Dataset.range(epoch, LAST_EPOCH).map(self._plan).prefetch(1)
+        places = plans.flat_map(_slices).skip(step)
+        prepared = places.map(self._batch, num_parallel_calls=THREADS, deterministic=True)
+        return prepared.prefetch(AHEAD)
+
+    def _place(self, epoch: int, step: int) -> Any:
+        for name, value in (("epoch", epoch), ("step", step)):
+            if not _is_count(value) or value < 0:
+                raise ValueError(f"{name} must be a whole number from 0, got {value!r}")
+        epoch, step = epoch + step // self.steps_per_epoch, step % self.steps_per_epoch
+        if epoch >= LAST_EPOCH:
+            raise ValueError(f"the stream ends before epoch {LAST_EPOCH}, got epoch {epoch}")
+        return epoch, step
+
+    def _plan(self, epoch: Any) -> Any:
+        """What an epoch needs: indices [steps, batch_size], seeds int32 [steps, 2]."""
+        steps = self.steps_per_epoch
+        order = permutation(self.size, fold_in(self.seed, "shuffle", epoch))
+        indices = tf.reshape(order[: steps * self.batch_size], [steps, self.batch_size])
+        return indices, fold_in(self.seed, "augment", epoch, tf.range(steps))
+
+    def _batch(self, indices: Any, seed: Any) -> Any:
+        images = self._samples.scaled(tf.gather(self._x, indices))
+        if self._augment is not None:
+            images = self._augment(images, seed)
+        images = tf.ensure_shape(self._samples.finished(images), [self.batch_size, *self.shape])
+        return images, tf.gather(self._y, indices)
+
+
+def evaluation(data: Any, batch_size: int) -> Any:
+    """All images once, in the order they are stored, scaled as in training and never augmented.
+
+    Args:
+      data: a :class:`Split` or a pair of arrays (x, y), as for :class:`Batches`.
+      batch_size: images at a time; the last batch holds what is left.
+
+    Returns:
+      A ``tf.data.Dataset`` of (x float32 [<= batch_size, ...], y int32 [<= batch_size]).
+
+    Raises:
+      TypeError, ValueError: as for :class:`Batches`, but a batch may be larger than the data.
+
+    Example:
+      >>> from rbd_ipu.data import load
+      >>> [len(y) for x, y in evaluation(load("digits").test, batch_size=128)]
+      [128, 128, 44]
+    """
+    samples = Samples.of(data)
+    size = _checked_batch_size(batch_size)
+    x, y = samples.resident()
+
+    def batch(start: Any) -> Any:
+        images = samples.finished(samples.scaled(x[start : start + size]))
+        return images, y[start : start + size]
+
+    starts = tf.data.Dataset.range(0, len(samples.x), size)
+    return starts.map(batch, num_parallel_calls=THREADS, deterministic=True).prefetch(2)
+
+
+def _slices(*tensors: Any) -> Any:
+    return tf.data.Dataset.from_tensor_slices(tensors)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _checked_batch_size(value: Any) -> int:
+    if not _is_count(value) or value < 1:
+        raise ValueError(f"batch_size must be a whole number from 1, got {value!r}")
+    return int(value)
+
+
+def _augmentation(augment: Any, shape: Any) -> Optional[Callable[[Any, Any], Any]]:
+    if augment is None or augment == "none":
+        return None
+    if not callable(augment):
+        augment = AUGMENTATIONS.get(augment)
+    if len(shape) != 3:
+        raise ValueError(f"an augmentation works on images [height, width, channels], the data are {list(shape)}")
+    return augment

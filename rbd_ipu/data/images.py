@@ -1,0 +1,145 @@
+"""Labelled images in memory: a split, and a data set of three splits."""
+
+import dataclasses
+from typing import Any, Callable, Tuple, Union
+
+import numpy as np
+
+Augment = Union[None, str, Callable[[Any, Any], Any]]
+WHICH = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their labels, as stored; a stream scales them when it hands them out.
+
+    Args:
+      images: uint8 [n, height, width, channels].
+      labels: [n], whole numbers from 0; kept as int32.
+      peak: the grey value that becomes 1.0.
+      standardise: whether each image is also brought to mean 0 and deviation 1 (as CIFAR-10 in the
+        paper).
+
+    Raises:
+      TypeError, ValueError: the arrays are of another type or shape, are empty or differ in length.
+
+    Example:
+      >>> split = Split(np.zeros([5, 8, 8, 1], np.uint8), np.arange(5))
+      >>> len(split), split.images.shape
+      (5, (5, 8, 8, 1))
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    peak: float = 255.0
+    standardise: bool = False
+
+    def __post_init__(self) -> None:
+        images = np.asarray(self.images)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
+            raise TypeError(
+                "images must be uint8 [n, height, width, channels] and not empty, "
+                f"got {images.dtype} {list(images.shape)}"
+            )
+        if not 0 < self.peak < float("inf"):
+            raise ValueError(f"peak must be a positive number, got {self.peak!r}")
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "labels", checked_labels(self.labels, len(images)))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: np.ndarray) -> "Split":
+        """The images at ``indices``, as a split of its own."""
+        return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
+
+
+def checked_labels(labels: Any, count: int) -> np.ndarray:
+    """``labels`` as int32 [count], or an error that says what is wrong with them."""
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise TypeError(
+            "labels must be whole numbers [n], one class index an image (not one-hot), "
+            f"got {labels.dtype} {list(labels.shape)}"
+        )
+    if len(labels) != count:
+        raise ValueError(f"{count} inputs but {len(labels)} labels")
+    if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
+        raise ValueError(f"labels must lie in 0 .. 2**31 - 1, got {labels.min()} .. {labels.max()}")
+    return labels.astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageData:
+    """A data set: three splits and what to know about them.
+
+    Attributes:
+      name: as in :func:`rbd_ipu.data.load`.
+      train, validation, test: :class:`Split`; no image is in two of them.
+      classes: how many classes there are; labels are ``0 .. classes - 1``.
+      augment: what :meth:`batches` does to training images unless told otherwise, see
+        AUGMENTATIONS.
+      source: where the images come from.
+      licence: the terms they come under.
+
+    Example:
+      >>> from rbd_ipu.data import load
+      >>> digits = load("digits")
+      >>> digits.shape, digits.classes, len(digits.train), len(digits.validation), len(digits.test)
+      ((8, 8, 1), 10, 1197, 300, 300)
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: int
+    augment: Augment
+    source: str
+    licence: str
+
+    @property
+    def shape(self) -> Tuple[int, int, int]:
+        """(height, width, channels) of every image."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+    @property
+    def standardise(self) -> bool:
+        """Whether every image is brought to mean 0 and deviation 1."""
+        return self.train.standardise
+
+    def joined(self) -> "ImageData":
+        """The same data with nothing held out: training also on the validation images, which are then the test's.
+
+        For a last run, after everything has been chosen; its validation numbers are test numbers.
+
+        Example:
+          >>> from rbd_ipu.data import load
+          >>> len(load("digits").joined().train)
+          1497
+        """
+        images = np.concatenate([self.train.images, self.validation.images])
+        labels = np.concatenate([self.train.labels, self.validation.labels])
+        train = dataclasses.replace(self.train, images=images, labels=labels)
+        return dataclasses.replace(self, train=train, validation=self.test)
+
+    def batches(self, batch_size: int, seed: Any = 0, augment: Union[bool, Augment] = True) -> Any:
+        """:class:`rbd_ipu.data.Batches` over the training split.
+
+        ``augment``: True for the data set's own, False or None for none, or one by name or
+        function.
+        """
+        from rbd_ipu.data.batches import Batches
+
+        if isinstance(augment, bool):
+            augment = self.augment if augment else None
+        return Batches(self.train, batch_size, seed=seed, augment=augment)
+
+    def evaluation(self, which: str, batch_size: int) -> Any:
+        """:func:`rbd_ipu.data.evaluation` over "train", "validation" or "test"."""
+        from rbd_ipu.data.batches import evaluation
+
+        if which not in WHICH:
+            raise ValueError(f"unknown split {which!r}; accepted: {', '.join(map(repr, WHICH))}")
+        return evaluation(getattr(self, which), batch_size)

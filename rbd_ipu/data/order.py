@@ -1,0 +1,32 @@
+"""Random orders that are pure functions of a seed: hash every index, sort by the hash.
+
+There is no generator and so no state: the order of epoch 17 does not depend on the sixteen before
+it, which is what makes a resumed run see the images that an unbroken one would have seen.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from rbd_ipu.seeds import fold_in, fold_in_numpy
+
+
+def permutation_numpy(size: int, seed: Any) -> np.ndarray:
+    """A random order of ``0 .. size - 1``, int32 [size]: the indices, sorted by their hash.
+
+    The hash of index i is the first word of ``fold_in(seed, i)``. Where two are equal, which 32
+    bits do not rule out, the smaller index comes first.
+
+    Example:
+      >>> sorted(permutation_numpy(4, seed=0).tolist())
+      [0, 1, 2, 3]
+    """
+    keys = fold_in_numpy(seed, np.arange(size, dtype=np.int32))[:, 0]
+    return np.argsort(keys, kind="stable").astype(np.int32)
+
+
+def permutation(size: int, seed: Any) -> Any:
+    """:func:`permutation_numpy` in TensorFlow: the same numbers; the seed may be a tensor."""
+    from rbd_ipu._stack import tf
+
+    return tf.argsort(fold_in(seed, tf.range(size))[:, 0], stable=True)

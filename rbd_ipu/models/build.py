@@ -1,0 +1,54 @@
+"""Networks by name."""
+
+from typing import Any, Tuple
+
+import numpy as np
+
+from rbd_ipu.models.cnn import cnn
+from rbd_ipu.models.fc import fc
+from rbd_ipu.registry import Registry
+from rbd_ipu.seeds import fold_in_numpy
+
+NETWORKS = Registry("network")  # rows: (shape, classes, seed) -> layers
+NETWORKS.register("fc")(fc)
+NETWORKS.register("cnn")(cnn)
+
+
+def build(name: str, shape: Tuple[int, int, int], classes: int = 10, seed: Any = 0) -> Any:
+    """Builds a network of the paper with fresh weights.
+
+    Args:
+      name: "fc" or "cnn", see :func:`rbd_ipu.models.fc.fc` and :func:`rbd_ipu.models.cnn.cnn`.
+      shape: (height, width, channels) of an image.
+      classes: how many logits there are.
+      seed: an int or int32 [2]; the same seed gives the same weights on the same software.
+
+    Returns:
+      A built ``keras.Model``: float32 [n, height, width, channels] -> logits [n, classes], which is
+      to say no softmax at the end.
+
+    Raises:
+      ValueError: the network is unknown, the shape is not three whole numbers from 1, there are
+        fewer than two classes, or the image is too small for the network.
+      TypeError: the seed is no seed.
+
+    Example:
+      >>> build("fc", shape=(28, 28, 1)).count_params()
+      101770
+    """
+    network = NETWORKS.get(name)
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not all(map(_from_1, shape)):
+        raise ValueError(f"shape must be three whole numbers from 1 (h, w, c), got {shape!r}")
+    if not _from_1(classes) or classes < 2:
+        raise ValueError(f"classes must be a whole number from 2, got {classes!r}")
+    fold_in_numpy(seed)
+    layers = network(tuple(map(int, shape)), int(classes), seed)
+
+    from rbd_ipu._stack import keras
+
+    return keras.Sequential([keras.Input(shape, name="image"), *layers], name=name)
+
+
+def _from_1(value: Any) -> bool:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return bool(whole and value >= 1)
