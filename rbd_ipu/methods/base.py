@@ -1,0 +1,94 @@
+"""What every method is: two pure functions, and the hyper-parameters they need."""
+
+import inspect
+from typing import Any, Sequence, Tuple
+
+from rbd_ipu import checks
+from rbd_ipu.registry import Registry
+
+METHODS = Registry("method")
+
+
+class Method:
+    """A training method. Subclasses add a row to ``METHODS``.
+
+    Args:
+      learning_rate: a finite float >= 0, or a Keras schedule.
+      momentum: of the update in the full space, in [0, 1], as Keras' SGD applies it.
+
+    Attributes:
+      size: D, the number of trainable parameters; known after :meth:`build`.
+      dim: d, the number of coordinates, which is also the length m of a message.
+      follows_gradient: whether the update *is* the gradient, so that comparing the two is idle.
+
+    Raises:
+      TypeError, ValueError: a hyper-parameter is not as above.
+    """
+
+    name = ""
+    follows_gradient = False
+
+    def __init__(self, learning_rate: Any, momentum: float = 0.0):
+        self.learning_rate = checks.learning_rate(learning_rate)
+        self.momentum = checks.finite_float("momentum", momentum, 0.0, 1.0)
+        self.size = 0
+        self.dim = 0
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Fits the method to the trainable variables of a model; sets ``size`` and ``dim``."""
+        raise NotImplementedError
+
+    def message(self, state: Any, batch: Any, step: Any, worker: Any) -> Any:
+        """What this worker has to tell after its mini-batch: float32 [m].
+
+        Args:
+          state: the model at its present weights, a :class:`rbd_ipu.state.State`.
+          batch: (x, y), this worker's mini-batch.
+          step: int32 scalar, the number of updates so far.
+          worker: int32 scalar, the index of this worker.
+        """
+        raise NotImplementedError
+
+    def update(self, messages: Any, step: Any) -> Any:
+        """What to subtract, in units of the learning rate: messages [K, m] -> float32 [D].
+
+        A mean over workers, so that one learning rate serves any number of them.
+        """
+        raise NotImplementedError
+
+    def step(self, state: Any, batch: Any, step: Any) -> Any:
+        """The update of a worker on its own: ``update([message], step)``, perhaps by a shorter way."""
+        return self.update(self.message(state, batch, step, 0)[None], step)
+
+
+def create(name: str, **options: Any) -> Method:
+    """The method called ``name`` with these hyper-parameters.
+
+    Raises:
+      ValueError: an unknown name.
+      TypeError: an option that the method does not take, or one it needs and did not get.
+
+    Example:
+      >>> create("rbd", learning_rate=2.0**-1, dim=250).dim
+      0
+      >>> create("sgd", learning_rate=0.1, dim=250)
+      Traceback (most recent call last):
+      ...
+      TypeError: method 'sgd' does not take dim; it takes learning_rate, momentum
+    """
+    make = METHODS.get(name)
+    accepted, required = options_of(make)
+    unknown = [option for option in options if option not in accepted]
+    if unknown:
+        raise TypeError(f"method {name!r} does not take {', '.join(unknown)}; it takes {', '.join(accepted)}")
+    missing = [option for option in required if option not in options]
+    if missing:
+        raise TypeError(f"method {name!r} needs {', '.join(missing)}; it takes {', '.join(accepted)}")
+    return make(**options)
+
+
+def options_of(make: Any) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
+    """Names of the options that a method accepts, and of those it requires."""
+    parameters = list(inspect.signature(make.__init__).parameters.values())[1:]
+    accepted = tuple(p.name for p in parameters)
+    return accepted, tuple(p.name for p in parameters if p.default is p.empty)

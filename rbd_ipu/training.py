@@ -1,0 +1,211 @@
+"""Trainer: one training loop for every method, on every device, with Keras callbacks around it."""
+
+import math
+import time
+from typing import Any, Dict, Iterable, Optional, Union
+
+import numpy as np
+
+from rbd_ipu import checks
+from rbd_ipu._stack import create_variables, current_rate, keras, tf
+from rbd_ipu.devices import Device, open_device
+from rbd_ipu.feeding import Feed, feed, in_order
+from rbd_ipu.loop import evaluate_all, train_steps
+from rbd_ipu.losses import default_loss, loss_of, per_batch
+from rbd_ipu.methods import Method
+
+# A call of the loop should last about this long: short enough to answer Ctrl-C, long enough to cost nothing.
+CALL_SECONDS = 0.5
+
+
+class NonFiniteError(ArithmeticError):
+    """Training met a loss or an update that is NaN or infinite, and stopped before applying it.
+
+    Attributes:
+      epoch, step: where; the step counts from 0 over the whole run.
+      history: the Keras History of the epochs before.
+    """
+
+    def __init__(self, epoch: int, step: int, learning_rate: float, history: Any):
+        super().__init__(
+            f"the loss or the update was not finite at step {step} (epoch {epoch + 1}), at learning rate "
+            f"{learning_rate:g}; the step was not applied, and everything before it is kept. "
+            "A smaller learning rate is the usual remedy"
+        )
+        self.epoch = epoch
+        self.step = step
+        self.history = history
+
+
+class Trainer:
+    """Trains a Keras model by a method, with the loop over steps on the device.
+
+    Args:
+      model: a built Keras model with at least one trainable variable. It is compiled with Keras' SGD, which
+        applies the updates: ``model.optimizer.learning_rate`` is the rate in use, and callbacks may change it.
+      method: a :class:`rbd_ipu.methods.Method`, for example from :func:`rbd_ipu.methods.create`.
+      device: "cpu", "gpu", or an opened device.
+      loss: ``loss(y, outputs)``, a Keras loss; by default the model's own if it was compiled with one, and
+        otherwise softmax cross entropy of logits with integer labels.
+
+    Raises:
+      ValueError: the model is not built or has no trainable variables; the method does not fit it.
+      TypeError: an argument is of the wrong kind.
+
+    Example:
+      >>> import numpy as np, rbd_ipu
+      >>> from rbd_ipu import methods, models
+      >>> model = models.build("fc", shape=(8, 8, 1), seed=0)
+      >>> trainer = rbd_ipu.Trainer(model, methods.create("rbd", learning_rate=1.0, dim=16), "cpu")
+      >>> x = np.random.default_rng(0).random((64, 8, 8, 1), np.float32)
+      >>> history = trainer.fit((x, np.arange(64) % 10), epochs=2, verbose=0)
+      >>> sorted(history.history)
+      ['accuracy', 'correlation', 'cosine', 'images_per_second', 'loss', 'seconds', 'step']
+    """
+
+    def __init__(self, model: Any, method: Method, device: Union[str, Device] = "cpu", loss: Optional[Any] = None):
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"model must be a Keras model, got {model!r}")
+        if not isinstance(method, Method):
+            raise TypeError(f"method must come from rbd_ipu.methods.create(name, ...), got {method!r}")
+        if not model.built:
+            raise ValueError(
+                f"model {model.name!r} is not built yet, so its parameters cannot be counted; give it an Input "
+                "layer or call it on a batch first"
+            )
+        if not model.trainable_variables:
+            raise ValueError(f"model {model.name!r} has no trainable variables; nothing can be trained")
+        self.model = model
+        self.method = method
+        self.device = open_device(device) if isinstance(device, str) else device
+        self.loss = loss or loss_of(model) or default_loss()
+        mean_loss = per_batch(self.loss)
+        self.method.build(model.trainable_variables)
+        with self.device:
+            optimizer = keras.optimizers.SGD(method.learning_rate, momentum=method.momentum)
+            model.compile(optimizer=optimizer, loss=self.loss, metrics=["accuracy"])
+            create_variables(optimizer, model.trainable_variables)
+        self._run = train_steps(model, mean_loss, method, optimizer, model.trainable_variables)
+        self._evaluate = evaluate_all(model, mean_loss)
+        self._rate = 0.0  # steps a second, as last measured
+        self._traced = False  # the first call traces and compiles: its time says nothing
+
+    def fit(
+        self,
+        train: Any,
+        validation: Optional[Any] = None,
+        epochs: int = 1,
+        callbacks: Iterable[Any] = (),
+        verbose: Any = "auto",
+        initial_epoch: int = 0,
+        batch_size: int = 32,
+        steps_per_epoch: Optional[int] = None,
+        seed: int = 0,
+    ) -> Any:
+        """Trains for some epochs.
+
+        Args:
+          train: a :class:`rbd_ipu.data.Batches`; a pair of arrays ``(x, y)``, shuffled by ``seed`` and cut into
+            batches of ``batch_size`` (the remainder of an epoch is left out); or a ``tf.data.Dataset`` of batches.
+          validation: the same kinds, or None; evaluated after each epoch, whole and in order.
+          epochs: the epoch to stop before, counted from 0 over the whole run.
+          callbacks: Keras callbacks. Batch hooks are called once for each call of the loop.
+          verbose: 0 silent, 1 a progress bar, 2 a line an epoch; "auto" is 1.
+          initial_epoch: the epoch to start at.
+          batch_size, seed: for arrays only.
+          steps_per_epoch: cuts epochs of a tf.data.Dataset; required where its length is unknown or infinite.
+
+        Returns:
+          The Keras History. Each epoch has: ``loss``, ``accuracy`` (means over its steps), ``val_loss``,
+          ``val_accuracy``, ``correlation`` and ``cosine`` (of the update with the full gradient, means over
+          steps), ``images_per_second`` (of training alone, without the first call, which traces), ``seconds``
+          (all of the epoch) and ``step`` (updates so far). ``accuracy`` is absent where outputs are not classes.
+
+        Raises:
+          NonFiniteError: a loss or update was NaN or infinite. The weights are those of the last finite step.
+          TypeError, ValueError: data or an argument is wrong.
+        """
+        epochs = checks.positive_int("epochs", epochs)
+        source = feed(train, batch_size, seed, steps_per_epoch)
+        held_out = None if validation is None else in_order(validation, batch_size)
+        history = keras.callbacks.History()
+        hooks = keras.callbacks.CallbackList(
+            [*callbacks, history],
+            add_progbar=verbose not in (0, False),
+            model=self.model,
+            verbose=1 if verbose == "auto" else int(verbose),
+            epochs=epochs,
+            steps=source.steps_per_epoch,
+        )
+        self.model.stop_training = False
+        hooks.on_train_begin()
+        try:
+            iterators = source.iterators(initial_epoch)
+            for epoch in range(initial_epoch, epochs):
+                hooks.on_epoch_begin(epoch)
+                started = time.perf_counter()
+                logs = self._train_epoch(epoch, next(iterators), source, hooks, history)
+                if held_out is not None:
+                    logs.update({f"val_{k}": v for k, v in self.evaluate(held_out).items()})
+                logs["seconds"] = time.perf_counter() - started
+                hooks.on_epoch_end(epoch, logs)
+                if self.model.stop_training:
+                    break
+        finally:
+            hooks.on_train_end()
+        return history
+
+    def evaluate(self, data: Any, batch_size: int = 32) -> Dict[str, float]:
+        """Mean ``loss`` and ``accuracy`` over data of the kinds that :meth:`fit` takes."""
+        with self.device:
+            sums = self._evaluate(in_order(data, batch_size))
+        count, total, right = (float(value) for value in sums)
+        if count == 0:
+            raise ValueError("the data to evaluate on is empty")
+        means = {"loss": total / count, "accuracy": right / count}
+        return {name: value for name, value in means.items() if name == "loss" or not math.isnan(value)}
+
+    @property
+    def step(self) -> int:
+        """The number of updates so far."""
+        return int(self.model.optimizer.iterations)
+
+    def _train_epoch(self, epoch: int, iterator: Any, source: Feed, hooks: Any, history: Any) -> Dict[str, float]:
+        sums = np.zeros(5)
+        done, timed_steps, timed_seconds = 0, 0, 0.0
+        while done < source.steps_per_epoch and not self.model.stop_training:
+            n = min(max(1, int(self._rate * CALL_SECONDS)), source.steps_per_epoch - done)
+            hooks.on_train_batch_begin(done)
+            started = time.perf_counter()
+            *totals, finite = self._call(iterator, n)
+            seconds = time.perf_counter() - started
+            sums += totals
+            if not finite:
+                raise NonFiniteError(epoch, self.step, current_rate(self.model.optimizer), history)
+            done += n
+            if self._traced:
+                self._rate = n / seconds
+                timed_steps, timed_seconds = timed_steps + n, timed_seconds + seconds
+            self._traced = True
+            hooks.on_train_batch_end(done - 1, _means(np.asarray(totals)))
+        logs = _means(sums)
+        logs["step"] = self.step
+        if timed_steps:
+            logs["images_per_second"] = source.batch_size * timed_steps / timed_seconds
+        return logs
+
+    def _call(self, iterator: Any, n: int) -> Any:
+        # strategy.run wants a plain function around the compiled one.
+        with self.device:
+            totals = self.device.strategy.run(
+                lambda iterator, n: self._run(iterator, n), args=(iterator, tf.constant(n))
+            )
+        return [float(value) for value in totals]
+
+
+def _means(sums: np.ndarray) -> Dict[str, float]:
+    """Metrics of an epoch from sums over its steps, in the order of ``Totals``."""
+    steps, *totals = sums
+    names = ("loss", "accuracy", "cosine", "correlation")
+    means = {name: float(total / steps) for name, total in zip(names, totals)}
+    return {name: value for name, value in means.items() if not math.isnan(value)}

@@ -1,0 +1,313 @@
+"""The Trainer: against NumPy step by step, its metrics, its callbacks, and what it refuses."""
+
+import math
+
+import numpy as np
+import pytest
+from nets import blobs, crossentropy, dense, flat, gradient, set_flat
+from reference import close
+
+import rbd_ipu
+from rbd_ipu import methods
+from rbd_ipu._stack import keras, tf
+from rbd_ipu.data import Batches
+from rbd_ipu.methods import METHODS
+
+OPTIONS = {
+    "sgd": {"learning_rate": 0.25},
+    "rbd": {"learning_rate": 2.0, "dim": 20},
+    "fpd": {"learning_rate": 0.5, "dim": 20},
+}
+
+
+def trainer(name="rbd", model=None, **options):
+    return rbd_ipu.Trainer(model or dense(), methods.create(name, **{**OPTIONS[name], **options}), "cpu")
+
+
+def dataset(x, y, batch=32):
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch, drop_remainder=True)
+
+
+def simulate(model, method, x, y, steps, momentum=0.0, batch=32):
+    """Keras' SGD with momentum on P P^T g, in float64."""
+    velocity = 0.0
+    for t in range(steps):
+        xb, yb = x[t * batch : (t + 1) * batch], y[t * batch : (t + 1) * batch]
+        update = gradient(model, xb, yb)
+        if method.name != "sgd":
+            index = int(method.basis_index(tf.constant(t)))
+            P = method.subspace.directions(method.seed, index).numpy().astype(np.float64)
+            update = P.T @ (P @ update)
+        velocity = momentum * velocity - method.learning_rate * update
+        set_flat(model, flat(model) + velocity)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("name", METHODS)
+def test_an_epoch_is_what_numpy_makes_of_it(name, momentum):
+    x, y = blobs()
+    t = trainer(name, momentum=momentum)
+    t.fit(dataset(x, y), epochs=1, verbose=0)
+    other = dense()
+    simulate(other, t.method, x, y, 10, momentum)
+    assert t.step == 10
+    close(flat(t.model) - flat(dense()), flat(other) - flat(dense()), 1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_learns(name):
+    x, y = blobs()
+    history = trainer(name).fit((x, y), (x, y), epochs=8, verbose=0).history
+    assert history["val_loss"][-1] < 0.7 * history["val_loss"][0]
+    assert history["val_accuracy"][-1] > 0.5
+
+
+@pytest.mark.parametrize("name", ["rbd", "fpd"])
+def test_same_seed_same_bits_other_seed_other_bits(name):
+    x, y = blobs()
+
+    def weights(seed):
+        t = trainer(name, seed=seed)
+        t.fit((x, y), epochs=2, verbose=0, seed=3)
+        return flat(t.model)
+
+    first = weights(1)
+    np.testing.assert_array_equal(first, weights(1))
+    assert np.abs(first - weights(2)).max() > 1e-3
+
+
+def test_the_length_of_calls_changes_nothing():
+    """Epochs of many calls of the loop and of one end at the same bits."""
+    x, y = blobs()
+
+    def weights(rate):
+        t = trainer()
+        t._rate, t._traced = rate, True
+        t.fit((x, y), epochs=1, verbose=0)
+        return flat(t.model)
+
+    np.testing.assert_array_equal(weights(1e-3), weights(1e9))
+
+
+def test_metrics_of_an_epoch():
+    x, y = blobs()
+    t = trainer(dim=21)
+    history = t.fit((x, y), (x, y), epochs=2, verbose=0).history
+    names = "accuracy correlation cosine images_per_second loss seconds step val_accuracy val_loss"
+    assert sorted(history) == names.split()
+    assert history["step"] == [10, 20]
+    assert all(math.isfinite(v) for row in history.values() for v in row)
+    # Unit directions that are nearly orthogonal catch a fraction d / D of the squared norm.
+    assert 0.5 * math.sqrt(21 / 214) < history["cosine"][-1] < 1.7 * math.sqrt(21 / 214)
+    assert history["val_loss"][-1] == pytest.approx(t.evaluate((x, y))["loss"], rel=1e-5)
+
+
+def test_sgd_follows_the_gradient_exactly():
+    x, y = blobs()
+    history = trainer("sgd").fit((x, y), epochs=1, verbose=0).history
+    assert history["correlation"] == [1.0] and history["cosine"] == [1.0]
+
+
+def test_loss_and_accuracy_against_keras():
+    x, y = blobs()
+    t = trainer("sgd", learning_rate=0.0)
+    logs = t.fit(dataset(x, y), epochs=1, verbose=0).history
+    reference = dense()
+    expected = float(crossentropy()(y, reference(x)))
+    right = float(np.mean(np.argmax(reference(x).numpy(), axis=1) == y))
+    assert logs["loss"][0] == pytest.approx(expected, rel=1e-5)
+    assert logs["accuracy"][0] == pytest.approx(right, abs=1e-6)
+    found = t.evaluate((x, y))
+    assert found["loss"] == pytest.approx(expected, rel=1e-5) and found["accuracy"] == pytest.approx(right)
+
+
+def test_a_non_finite_step_stops_the_run_and_is_not_applied():
+    x, y = blobs()
+    x[100] = np.nan  # in batch 3 of each epoch
+    t = trainer("rbd", learning_rate=0.5)
+    with pytest.raises(rbd_ipu.NonFiniteError, match="not finite at step 3 .*learning rate 0.5") as caught:
+        t.fit(dataset(x, y), epochs=3, verbose=0)
+    assert caught.value.step == 3 and caught.value.epoch == 0
+    model = dense()
+    simulate(model, t.method, x, y, 3)
+    close(flat(t.model) - flat(dense()), flat(model) - flat(dense()), 1e-4)
+
+
+def test_a_diverging_run_keeps_the_epochs_before():
+    x, y = blobs()
+    good = dataset(x, y)
+    t = trainer("sgd")
+    schedule = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 if epoch < 2 else 1e38)
+    with pytest.raises(rbd_ipu.NonFiniteError) as caught:
+        t.fit(good, epochs=5, verbose=0, callbacks=[schedule])
+    assert len(caught.value.history.history["loss"]) == 2 and caught.value.epoch == 2
+    assert np.isfinite(flat(t.model)).all()
+
+
+def test_callbacks_are_keras_callbacks(tmp_path):
+    x, y = blobs()
+    calls = keras.callbacks
+    rates = []
+    suffix = ".weights.h5"
+    t = trainer("rbd")
+    history = t.fit(
+        (x, y),
+        (x, y),
+        epochs=6,
+        verbose=0,
+        callbacks=[
+            calls.CSVLogger(str(tmp_path / "log.csv")),
+            calls.ModelCheckpoint(str(tmp_path / f"best{suffix}"), save_weights_only=True),
+            calls.TensorBoard(str(tmp_path / "events"), write_graph=False, profile_batch=0),
+            calls.LearningRateScheduler(lambda epoch: 1.0 / (1 + epoch)),
+            calls.LambdaCallback(on_epoch_end=lambda *_: rates.append(float(t.model.optimizer.learning_rate))),
+            calls.EarlyStopping("val_loss", patience=1, min_delta=1e9),
+        ],
+    ).history
+    assert len(history["loss"]) == 2  # stopped early: nothing improves by 1e9
+    assert rates == pytest.approx([1.0, 0.5])
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
+    assert list((tmp_path / "events").rglob("events.*"))
+    restored = dense()
+    restored.load_weights(str(tmp_path / f"best{suffix}"))
+    np.testing.assert_array_equal(flat(restored), flat(t.model))
+
+
+def test_a_callback_can_stop_within_an_epoch():
+    x, y = blobs()
+    t = trainer("sgd")
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            t.model.stop_training = True
+
+    t.fit((x, y), epochs=3, verbose=0, callbacks=[Stop()])
+    assert 1 <= t.step < 10
+
+
+def test_a_schedule_is_followed():
+    x, y = blobs()
+    rate = keras.optimizers.schedules.PiecewiseConstantDecay([4], [0.25, 0.0])
+    t = trainer("sgd", learning_rate=rate)
+    t.fit(dataset(x, y), epochs=1, verbose=0)
+    model = dense()
+    simulate(model, methods.create("sgd", learning_rate=0.25), x, y, 5)  # steps 0 ... 4
+    close(flat(t.model), flat(model), 1e-5)
+
+
+def test_the_progress_bar_shows_the_metrics(capsys):
+    x, y = blobs()
+    trainer("sgd").fit((x, y), (x, y), epochs=2, verbose=1)
+    printed = capsys.readouterr().out
+    assert "Epoch 2/2" in printed and "10/10" in printed and "val_accuracy" in printed
+
+
+def test_epochs_go_on_where_they_stopped():
+    x, y = blobs()
+    whole, parts = trainer(), trainer()
+    whole.fit((x, y), epochs=3, verbose=0)
+    parts.fit((x, y), epochs=1, verbose=0)
+    parts.fit((x, y), epochs=3, initial_epoch=1, verbose=0)
+    np.testing.assert_array_equal(flat(whole.model), flat(parts.model))
+
+
+def test_kinds_of_data():
+    x, y = blobs(64)
+    t = trainer("sgd")
+    t.fit(Batches((x, y), 16, seed=0), epochs=1, verbose=0)
+    assert t.step == 4
+    t.fit(dataset(x, y, 16).repeat(), epochs=1, verbose=0, steps_per_epoch=3)
+    assert t.step == 7
+    t.fit(dataset(x, y, 16).filter(lambda *_: True), epochs=1, verbose=0, steps_per_epoch=2)
+    assert t.step == 9
+
+
+def test_one_hot_labels_and_other_losses():
+    x, y = blobs(64)
+    model = dense(outputs=10)
+    model.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+    t = trainer("rbd", model)
+    history = t.fit(dataset(x, np.eye(10, dtype=np.float32)[y]), epochs=1, verbose=0).history
+    assert "accuracy" in history
+    regression = rbd_ipu.Trainer(dense(outputs=1), methods.create("sgd", learning_rate=0.01), loss="mse")
+    history = regression.fit(dataset(x, y[:, None].astype(np.float32)), epochs=1, verbose=0).history
+    assert "accuracy" not in history and math.isfinite(history["loss"][0])
+
+
+def test_batch_normalisation_and_regularisers_train():
+    x, y = blobs()
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            layers.InputLayer((6,)),
+            layers.Dense(8, kernel_regularizer=keras.regularizers.L2(0.1)),
+            layers.BatchNormalization(),
+            layers.Dense(10),
+        ]
+    )
+    before = [w.copy() for w in model.get_weights()]
+    t = trainer("rbd", model)
+    t.fit((x, y), epochs=1, verbose=0)
+    assert t.method.size == 6 * 8 + 8 + 2 * 8 + 8 * 10 + 10
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, model.get_weights()))
+
+
+@pytest.mark.parametrize(
+    "data, error, message",
+    [
+        ((np.zeros((4, 6)),), TypeError, "a pair of arrays"),
+        (np.zeros((4, 6)), TypeError, "got ndarray"),
+        (None, TypeError, "got NoneType"),
+        ((np.zeros((64, 6)), np.zeros(32, int)), ValueError, "32"),
+        ((np.zeros((8, 6)), np.zeros(8, int)), ValueError, "batch_size 32 is more than the 8"),
+    ],
+)
+def test_bad_data_is_refused(data, error, message):
+    with pytest.raises(error, match=message):
+        trainer("sgd").fit(data, epochs=1, verbose=0)
+
+
+def test_endless_and_unknown_lengths_need_steps():
+    x, y = blobs(64)
+    with pytest.raises(ValueError, match="endless: pass steps_per_epoch"):
+        trainer("sgd").fit(dataset(x, y).repeat(), epochs=1, verbose=0)
+    with pytest.raises(ValueError, match="unknown length: pass steps_per_epoch"):
+        trainer("sgd").fit(dataset(x, y).filter(lambda *_: True), epochs=1, verbose=0)
+    with pytest.raises(ValueError, match="but the dataset has 2 batches"):
+        trainer("sgd").fit(dataset(x, y), epochs=1, verbose=0, steps_per_epoch=3)
+    with pytest.raises(ValueError, match="endless dataset cannot be evaluated"):
+        trainer("sgd").evaluate(dataset(x, y).repeat())
+
+
+def test_models_that_cannot_be_trained_are_refused():
+    method = methods.create("sgd", learning_rate=0.1)
+    with pytest.raises(TypeError, match="must be a Keras model, got 'fc'"):
+        rbd_ipu.Trainer("fc", method)
+    with pytest.raises(TypeError, match="must come from rbd_ipu.methods.create"):
+        rbd_ipu.Trainer(dense(), "sgd")
+    with pytest.raises(ValueError, match="is not built yet"):
+        rbd_ipu.Trainer(keras.Sequential([keras.layers.Dense(3)]), method)
+    frozen = dense()
+    frozen.trainable = False
+    with pytest.raises(ValueError, match="no trainable variables"):
+        rbd_ipu.Trainer(frozen, method)
+    with pytest.raises(ValueError, match="unknown device 'tpu'; accepted: 'cpu', 'gpu'"):
+        rbd_ipu.Trainer(dense(), method, "tpu")
+    with pytest.raises(TypeError, match="loss must be a Keras loss"):
+        rbd_ipu.Trainer(dense(), method, loss=3)
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 1.5])
+def test_epochs_are_positive_integers(epochs):
+    with pytest.raises((TypeError, ValueError), match="epochs must be an integer >= 1"):
+        trainer("sgd").fit(blobs(), epochs=epochs, verbose=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_second_trace(name):
+    x, y = blobs()
+    t = trainer(name)
+    t.fit((x, y), epochs=1, verbose=0)
+    traced = t._run.experimental_get_tracing_count()
+    t.fit((x, y), epochs=3, verbose=0)
+    assert t._run.experimental_get_tracing_count() == traced == 1
