@@ -1,0 +1,8 @@
+"""The Keras faces: optimizers that train any Keras model in a random subspace, by one line.
+
+``faces.py`` holds the optimizers; ``keras_2.py`` and ``keras_3.py`` adapt them to the two Keras versions.
+"""
+
+from rbd_ipu.optimizers.faces import OPTIMIZERS, FixedProjectionDescent, RandomBasesDescent
+
+__all__ = ["FixedProjectionDescent", "OPTIMIZERS", "RandomBasesDescent"]

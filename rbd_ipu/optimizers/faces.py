@@ -1,0 +1,229 @@
+"""RandomBasesDescent and FixedProjectionDescent: the same functions as the methods, behind ``model.compile``."""
+
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from rbd_ipu import checks
+from rbd_ipu._stack import KERAS_3, keras, tf
+from rbd_ipu.compartments import Compartments
+from rbd_ipu.registry import Registry
+from rbd_ipu.state import flatten, unflatten
+from rbd_ipu.subspace import Subspace, check_names, subspace
+
+if KERAS_3:
+    from rbd_ipu.optimizers.keras_3 import SubspaceSGD
+
+    register = keras.saving.register_keras_serializable(package="rbd_ipu")
+else:
+    from rbd_ipu.optimizers.keras_2 import SubspaceSGD
+
+    register = keras.utils.register_keras_serializable(package="rbd_ipu")
+
+OPTIMIZERS = Registry("optimizer")
+
+Pairs = List[Tuple[Any, Any]]
+
+
+@OPTIMIZERS.register("RandomBasesDescent")
+@register
+class RandomBasesDescent(SubspaceSGD):
+    """Random bases descent for ``model.compile``: Algorithm 1 of the paper behind an ordinary Keras optimizer.
+
+    With g the gradient (accumulated, then clipped, if so asked) and P_t the directions of step t::
+
+        c     = P_t^T g                 summed over replicas: d numbers cross the wire, not D
+        theta <- theta - lr * P_t c     with momentum in the full space, as Keras' SGD applies it
+
+    P_t is a pure function of (seed, t), drawn when it is needed and never stored; t is ``iterations``, which is
+    saved with the model. A basis belongs to an optimizer step: micro-steps of gradient accumulation share one.
+
+    Args:
+      learning_rate: a finite float >= 0, or a Keras schedule.
+      dim: d, the number of directions of all compartments together; None where "factor:f" fixes it.
+      distribution, normalize, source: as for :class:`rbd_ipu.RandomBasis`.
+      compartments: a scheme of :meth:`rbd_ipu.Compartments.of`.
+      redraw_every: a basis serves this many steps.
+      momentum: in [0, 1]; it costs a velocity of the size of the model.
+      seed: of the bases, an int of at most 64 bits.
+      nesterov, name: as for ``keras.optimizers.SGD``.
+      **kwargs: the other arguments of the SGD of this Keras (``clipnorm``, and in Keras 3
+        ``gradient_accumulation_steps``, ``weight_decay`` in the full space, ...).
+
+    Raises:
+      TypeError, ValueError: an argument is wrong; the message quotes it and what is accepted. At the first step:
+        the scheme and d do not fit the model.
+
+    Variables without a gradient are left as they are, sparse gradients (of embeddings) are made dense, and a
+    trainable variable that is not of a real floating type is refused by name.
+
+    Example:
+      >>> import numpy as np, rbd_ipu
+      >>> from rbd_ipu._stack import keras
+      >>> model = keras.Sequential([keras.layers.Dense(1)])
+      >>> model.compile(optimizer=rbd_ipu.RandomBasesDescent(0.5, dim=4), loss="mse")
+      >>> history = model.fit(np.ones((8, 3)), np.ones((8, 1)), epochs=2, verbose=0)
+      >>> len(history.history["loss"])
+      2
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.01,
+        dim: Optional[int] = None,
+        distribution: str = "normal",
+        compartments: str = "global",
+        redraw_every: int = 1,
+        momentum: float = 0.0,
+        seed: int = 0,
+        normalize: str = "unit",
+        source: str = "auto",
+        nesterov: bool = False,
+        name: Optional[str] = None,
+        **kwargs: Any,
+    ):
+        # All of our own arguments are checked before Keras sees any.
+        own: Dict[str, Any] = {
+            "dim": None if dim is None else checks.positive_int("dim", dim),
+            "distribution": distribution,
+            "compartments": compartments,
+            "redraw_every": checks.positive_int("redraw_every", redraw_every),
+            "seed": checks.seed(seed),
+            "normalize": normalize,
+            "source": source,
+        }
+        check_names(distribution, compartments, normalize, source)
+        if dim is None and not compartments.startswith("factor:"):
+            raise TypeError(f"compartments {compartments!r} need dim, the total number of directions; got None")
+        super().__init__(
+            learning_rate=checks.learning_rate(learning_rate),
+            momentum=checks.finite_float("momentum", momentum, 0.0, 1.0),
+            nesterov=nesterov,
+            name=name or type(self).__name__,
+            **kwargs,
+        )
+        self._subspace_config = own
+
+    def descend(self, pairs: Pairs) -> Pairs:
+        gradients, variables = zip(*pairs)
+        space = self.subspace_of(variables)
+        vector = flatten(gradients)
+        seed, index = self._subspace_config["seed"], self.basis_index()
+        if _replicas() == 1:
+            update = space.sketch(vector, seed, index)[1]
+        else:
+            # Keras divided the loss by the number of replicas, so the sum is the mean.
+            update = space.expand(_sum_over_replicas(space.project(vector, seed, index)), seed, index)
+        return list(zip(unflatten(update, variables), variables))
+
+    def basis_index(self) -> Any:
+        """How many bases were drawn before the one of this step: int32 scalar."""
+        return self.step_index() // self._subspace_config["redraw_every"]
+
+    def subspace_of(self, variables: Sequence[Any]) -> Subspace:
+        """The subspace for these variables: its ``directions(seed, basis_index)`` are what a step uses."""
+        own = self._subspace_config
+        cut = Compartments.of(self.described(variables), own["compartments"], own["dim"])
+        return subspace(cut, own["distribution"], own["normalize"], own["source"])
+
+    def get_config(self) -> Dict[str, Any]:
+        return {**super().get_config(), **self._subspace_config}
+
+
+@OPTIMIZERS.register("FixedProjectionDescent")
+@register
+class FixedProjectionDescent(RandomBasesDescent):
+    """Fixed projection descent (Li et al. 2018; Section 2.1 of the paper): the basis of step 0, kept.
+
+    theta = theta_0 + P c, with momentum in the coordinates::
+
+        v <- momentum * v - lr * P^T g          d numbers, where the full space would keep D
+        theta <- theta + P v                    Nesterov: + P (momentum * v - lr * P^T g)
+
+    which is momentum in the full space exactly, for P is linear and fixed.
+
+    Args:
+      learning_rate, dim, distribution, compartments, momentum, seed, normalize, source, nesterov, name, **kwargs:
+        as for :class:`RandomBasesDescent`.
+
+    Example:
+      >>> FixedProjectionDescent(0.1, dim=4, momentum=0.9).get_config()["momentum"]
+      0.9
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.01,
+        dim: Optional[int] = None,
+        distribution: str = "normal",
+        compartments: str = "global",
+        momentum: float = 0.0,
+        seed: int = 0,
+        normalize: str = "unit",
+        source: str = "auto",
+        nesterov: bool = False,
+        name: Optional[str] = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            learning_rate,
+            dim,
+            distribution=distribution,
+            compartments=compartments,
+            momentum=momentum,
+            seed=seed,
+            normalize=normalize,
+            source=source,
+            nesterov=nesterov,
+            name=name,
+            **kwargs,
+        )
+        self._decay = float(momentum)
+
+    def basis_index(self) -> Any:
+        return tf.constant(0)
+
+    def coordinate_slot(self, variables: Sequence[Any]) -> Optional[int]:
+        if not self._decay:
+            return None
+        own = self._subspace_config
+        return Compartments.of(variables, own["compartments"], own["dim"]).dim
+
+    def descend(self, pairs: Pairs) -> Pairs:
+        if not self._decay:
+            return super().descend(pairs)
+        gradients, variables = zip(*pairs)
+        space = self.subspace_of(variables)
+        if space.dim != self.velocity.shape[0]:
+            raise ValueError(
+                f"some variables have no gradient, which leaves {space.dim} of {self.velocity.shape[0]} directions; "
+                "momentum in coordinates needs all of them: make the other variables non-trainable"
+            )
+        seed = self._subspace_config["seed"]
+        impulse = self.rate() * _sum_over_replicas(space.project(flatten(gradients), seed))
+        velocity = self._decay * tf.convert_to_tensor(self.velocity) - impulse
+        with tf.control_dependencies([_assign(self.velocity, velocity)]):
+            move = self._decay * velocity - impulse if self.nesterov else tf.identity(velocity)
+        update = space.expand(-move, seed)
+        return list(zip(unflatten(update, variables), variables))
+
+    def get_config(self) -> Dict[str, Any]:
+        config = super().get_config()
+        del config["redraw_every"]
+        return config
+
+
+def _assign(variable: Any, value: Any) -> Any:
+    """Assigns inside or outside a graph; every replica holds the same value."""
+    variable = getattr(variable, "value", variable) if KERAS_3 else variable
+    return variable.assign(value)
+
+
+def _replicas() -> int:
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _sum_over_replicas(coordinates: Any) -> Any:
+    """One all-reduce of the coordinates of all compartments, in one vector."""
+    context = tf.distribute.get_replica_context()
+    if context is None or _replicas() == 1:
+        return coordinates
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(coordinates))
