@@ -73,4 +73,15 @@ def current_rate(optimizer: Any) -> float:
     return float(tf.convert_to_tensor(rate))
 
 
-__all__ = ["KERAS_3", "apply_update", "create_variables", "current_rate", "keras", "tf"]
+def inside_xla() -> bool:
+    """Whether operations now being made are for XLA, which has no op that calls Python."""
+    if tf.executing_eagerly():
+        return False
+    # TensorFlow keeps no public record of this; both modules are the same from 2.6 to 2.21.
+    from tensorflow.python.framework import ops
+    from tensorflow.python.ops import control_flow_util
+
+    return control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
+
+
+__all__ = ["KERAS_3", "apply_update", "create_variables", "current_rate", "inside_xla", "keras", "tf"]

@@ -24,6 +24,13 @@ def check_normalize(normalize: Any) -> str:
     return normalize
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """``value``, if it is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
 @functools.lru_cache(maxsize=256)
 def _source(name: str, *arguments: Any) -> Any:
     """A source, compiled where it wants to be; equal arguments share one compiled program."""
@@ -49,6 +56,7 @@ class BasisGroup:
         normalize: str = "unit",
         source: str = "auto",
         block: Optional[int] = None,
+        orthogonalize: bool = False,
     ):
         self.groups = groups
         self.size = positive_int("size", size)
@@ -56,8 +64,11 @@ class BasisGroup:
         self.distribution = check_distribution(distribution)
         self.normalize = check_normalize(normalize)
         self.source = resolve(source)
+        self.orthogonalize = check_flag("orthogonalize", orthogonalize)
         rows = 0 if block is None else min(positive_int("block", block), self.dim)
-        self._source = _source(self.source, groups, self.size, self.dim, self.distribution, normalize, rows)
+        self._source = _source(
+            self.source, groups, self.size, self.dim, self.distribution, normalize, rows, orthogonalize
+        )
 
     def directions(self, seeds: Any, start: int, count: int) -> Any:
         """phi_start ... phi_{start + count - 1} of every group: [G, count, n]."""
@@ -68,7 +79,7 @@ class BasisGroup:
 
         @tf.custom_gradient
         def apply(v: Any) -> Tuple[Any, Any]:
-            return self._source.project(v, seeds), lambda dc: self.expand(dc, seeds)
+            return self._source.project(_cut_off(v), seeds), lambda dc: self.expand(dc, seeds)
 
         return apply(vectors)
 
@@ -77,7 +88,7 @@ class BasisGroup:
 
         @tf.custom_gradient
         def apply(c: Any) -> Tuple[Any, Any]:
-            return self._source.expand(c, seeds), lambda dv: self.project(dv, seeds)
+            return self._source.expand(_cut_off(c), seeds), lambda dv: self.project(dv, seeds)
 
         return apply(coordinates)
 
@@ -89,7 +100,7 @@ class BasisGroup:
             def gradient(dc: Any, du: Any) -> Any:
                 return self.expand(dc + self.project(du, seeds), seeds)
 
-            return self._source.sketch(v, seeds), gradient
+            return self._source.sketch(_cut_off(v), seeds), gradient
 
         return apply(vectors)
 
@@ -100,13 +111,19 @@ class RandomBasis:
     Args:
       size: n, the dimension of the full space; an integer >= 1.
       dim: d, the number of directions; an integer >= 1, which may exceed n.
-      distribution: of the entries: "normal", "uniform", "rademacher" or "bernoulli-0.5".
+      distribution: of the entries: "normal", "uniform", "rademacher" or "bernoulli-0.5"; or one whose directions
+        are made as a whole: "hadamard" (orthogonal directions, at a cost that does not depend on d; d up to the
+        padded size, see ``directions/hadamard``) or "sparse", "sparse:s" (one entry in s is not 0).
       normalize: "unit": each direction is divided by its norm. "expected": by its root mean square norm
         sqrt(n E[x^2]), one constant, so that E[P P^T] = (d / n) I exactly. "none": not at all; then a learning
         rate divided by n is what the first public implementation calls normalised.
-      source: "auto" or "counter".
-      block: how many directions are drawn at a time; chosen by size where it is None. Memory is
-        O(block * size); results do not depend on it but for rounding.
+      source: "counter": integer TensorFlow operations, on any device. "native": machine code on all cores of a
+        CPU, which needs Numba (extra ``native``); RBD_NUM_THREADS limits its threads. "auto": "native" where
+        TensorFlow sees CPUs only and Numba can be imported, else "counter". The two draw the same numbers.
+      block: how many directions "counter" draws at a time; chosen by size where it is None. Memory is
+        O(block * size); results do not depend on it but for rounding. "native" draws one by one.
+      orthogonalize: make the directions orthonormal, so that P P^T is the orthogonal projection onto their span;
+        for normal, uniform and rademacher entries of unit norm, d <= min(n, 1024). Costs d^2 n operations.
 
     Raises:
       TypeError, ValueError: an argument is not as above; the message quotes it and what is accepted.
@@ -131,13 +148,17 @@ class RandomBasis:
         normalize: str = "unit",
         source: str = "auto",
         block: Optional[int] = None,
+        orthogonalize: bool = False,
     ):
-        self._group = BasisGroup(1, size, dim, distribution, normalize, source, block)
+        self._group = BasisGroup(1, size, dim, distribution, normalize, source, block, orthogonalize)
 
     size = property(lambda self: self._group.size, doc="n, the dimension of the full space.")
     dim = property(lambda self: self._group.dim, doc="d, the number of directions.")
     distribution = property(lambda self: self._group.distribution, doc="Name of the entries' distribution.")
     normalize = property(lambda self: self._group.normalize, doc="How directions are scaled.")
+    orthogonalize = property(
+        lambda self: self._group.orthogonalize, doc="Whether directions are orthonormal by construction."
+    )
     source = property(lambda self: self._group.source, doc="Who draws the directions; never 'auto'.")
 
     def __repr__(self) -> str:
@@ -187,6 +208,14 @@ class RandomBasis:
         """
         coordinates, update = self._group.sketch(_row("vector", vector, self.size), _seeds(seed))
         return coordinates[0], update[0]
+
+
+def _cut_off(x: Any) -> Any:
+    """x, for a source that no tape may look into: its gradient is known, and XLA cannot differentiate its loops.
+
+    By way of int32, which no tape follows; TensorFlow 2.6 records even tf.stop_gradient.
+    """
+    return tf.bitcast(tf.bitcast(x, tf.int32), tf.float32)
 
 
 def _seeds(seed: Any) -> Any:

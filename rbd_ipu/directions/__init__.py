@@ -1,10 +1,12 @@
 """How directions are made: their distributions, and the sources that draw them.
 
 A *distribution* (``distributions.py``) says how 32 random bits become one entry of a direction. A *source* says
-where the bits come from and how the work is done. Both are registry rows.
+where the bits come from and how the work is done. Both are registry rows. *Structured* distributions, whose
+directions are made as a whole, bring sources of their own (``structured.py``).
 """
 
-import rbd_ipu.directions.hadamard  # noqa: F401  (its row)
+import rbd_ipu.directions.hadamard
+import rbd_ipu.directions.sparse  # noqa: F401
 from rbd_ipu.directions.distributions import DISTRIBUTIONS, Distribution
 from rbd_ipu.directions.sources import SOURCES, Compiled, Source, resolve
 from rbd_ipu.directions.structured import (

@@ -31,9 +31,7 @@ class BlockSource(Source):
       rows: how many directions of each basis make a block.
     """
 
-    def __init__(
-        self, groups: int, size: int, dim: int, distribution: Distribution, normalize: str, rows: int
-    ):
+    def __init__(self, groups: int, size: int, dim: int, distribution: Distribution, normalize: str, rows: int):
         self.groups = groups
         self.size = size
         self.dim = dim
@@ -57,6 +55,14 @@ class BlockSource(Source):
             return 1.0 / math.sqrt(self.size * self.distribution.second_moment)
         return tf.math.rsqrt(_squares(block))
 
+    def dots(self, block: Any, vectors: Any) -> Any:
+        """<v, x_i> for every group: a block of ``count`` directions and [G, n] -> [G, count]."""
+        return _sum(block * vectors[:, tf.newaxis, :])
+
+    def combine(self, coefficients: Any, block: Any) -> Any:
+        """sum_i a_i x_i for every group: [G, count] and a block of that many directions -> [G, n]."""
+        return tf.linalg.matvec(block, coefficients, transpose_a=True)
+
     def directions(self, seeds: Any, start: int, count: int) -> Any:
         block = self.draw(self.keys(seeds), start, count)
         scale = self.scale(block)
@@ -67,7 +73,7 @@ class BlockSource(Source):
 
         def step(start: Any, count: int, _: Any) -> Tuple[Any, Any]:
             block = self.draw(keys, start, count)
-            return self.scale(block) * _dots(block, vectors), ()
+            return self.scale(block) * self.dots(block, vectors), ()
 
         coordinates, _ = self._loop(step, ())
         return coordinates
@@ -78,7 +84,7 @@ class BlockSource(Source):
         def step(start: Any, count: int, total: Any) -> Tuple[Any, Any]:
             block = self.draw(keys, start, count)
             c = tf.slice(coordinates, [0, start], [self.groups, count])
-            return None, total + _combine(self.scale(block) * c, block)
+            return None, total + self.combine(self.scale(block) * c, block)
 
         _, total = self._loop(step, self._zeros())
         return total
@@ -89,8 +95,8 @@ class BlockSource(Source):
         def step(start: Any, count: int, total: Any) -> Tuple[Any, Any]:
             block = self.draw(keys, start, count)
             scale = self.scale(block)
-            c = scale * _dots(block, vectors)
-            return c, total + _combine(scale * c, block)
+            c = scale * self.dots(block, vectors)
+            return c, total + self.combine(scale * c, block)
 
         return self._loop(step, self._zeros())
 
@@ -129,19 +135,9 @@ class BlockSource(Source):
         return coordinates, carry
 
 
-def _dots(block: Any, vectors: Any) -> Any:
-    """<v, x_i> for every group: [G, count, n], [G, n] -> [G, count]."""
-    return _sum(block * vectors[:, tf.newaxis, :])
-
-
 def _squares(block: Any) -> Any:
     """|x_i|^2 for every group: [G, count, n] -> [G, count]."""
     return _sum(tf.square(block))
-
-
-def _combine(coefficients: Any, block: Any) -> Any:
-    """sum_i a_i x_i for every group: [G, count], [G, count, n] -> [G, n]."""
-    return tf.linalg.matvec(block, coefficients, transpose_a=True)
 
 
 def _sum(x: Any) -> Any:

@@ -1,0 +1,84 @@
+"""The Hadamard basis by machine code: source ``native``."""
+
+from typing import Any, Dict, Tuple
+
+import numpy as np
+
+from rbd_ipu._stack import inside_xla
+from rbd_ipu.directions.distributions import PLANE
+from rbd_ipu.directions.hadamard import kernels
+from rbd_ipu.directions.hadamard.butterflies import first_base
+from rbd_ipu.directions.hadamard.permutation import grid
+from rbd_ipu.directions.hadamard.source import Hadamard
+from rbd_ipu.directions.native.launch import BUFFERS, _empty, _plain
+from rbd_ipu.directions.native.source import _call
+from rbd_ipu.directions.native.threads import run_tasks, thread_count
+from rbd_ipu.directions.sources import Source
+
+
+class NativeHadamard(Source):
+    """Each basis on one thread, bases of a group side by side; inside XLA, the operations of :class:`Hadamard`.
+
+    At 10^5 parameters a sketch takes 0.3 to 0.6 ms, so little that to share one among threads would not pay.
+    """
+
+    jit = False
+
+    def __init__(self, groups: int, size: int, dim: int, normalize: str):
+        thread_count()  # a wrong setting is refused now, not in the middle of a step
+        self._ops = Hadamard(groups, size, dim, normalize)
+        self.groups, self.size, self.dim = groups, size, dim
+        a, b = self._ops.a, self._ops.b
+        self._shape = (a, b, first_base(a), first_base(b), *grid(a, b))
+        self._shapes: Dict[str, Any] = {"coordinates": [groups, dim], "vectors": [groups, size]}
+
+    def directions(self, seeds: Any, start: int, count: int) -> Any:
+        return self._ops.directions(seeds, start, count)
+
+    def project(self, vectors: Any, seeds: Any) -> Any:
+        if inside_xla():
+            return self._ops.project(vectors, seeds)
+        return _call(self._gather, [vectors, seeds], [self._shapes["coordinates"]])[0]
+
+    def expand(self, coordinates: Any, seeds: Any) -> Any:
+        if inside_xla():
+            return self._ops.expand(coordinates, seeds)
+        return _call(self._scatter, [coordinates, seeds], [self._shapes["vectors"]])[0]
+
+    def sketch(self, vectors: Any, seeds: Any) -> Any:
+        if inside_xla():
+            return self._ops.sketch(vectors, seeds)
+        return tuple(_call(self._both, [vectors, seeds], list(self._shapes.values())))
+
+    def _gather(self, vectors: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        coordinates = _empty(self.groups, self.dim)
+        self._run(seeds, _plain(vectors), coordinates, _empty(self.groups, 0), True, False)
+        return coordinates
+
+    def _scatter(self, coordinates: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        out = _empty(self.groups, self.size)
+        self._run(seeds, out, _plain(coordinates), out, False, True)
+        return out
+
+    def _both(self, vectors: np.ndarray, seeds: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        coordinates, out = _empty(self.groups, self.dim), _empty(self.groups, self.size)
+        self._run(seeds, _plain(vectors), coordinates, out, True, True)
+        return coordinates, out
+
+    def _run(self, seeds: np.ndarray, *arguments: Any) -> None:
+        seeds, threads = _plain(seeds), thread_count()
+        vectors, coordinates, out, gather, scatter = arguments
+        tasks = min(threads, self.groups)
+        ends = np.arange(tasks + 1) * self.groups // tasks
+        scale = np.float32(self._ops.scale)
+
+        def task(t: int) -> None:
+            work = BUFFERS.take(kernels.work_length(*self._shape[:2]))
+            words = np.empty(-(-self.size // (32 * PLANE)) * PLANE, np.uint32)
+            kernels.sketch(
+                seeds, ends[t], ends[t + 1], self._shape, scale, vectors, coordinates, out, work, words,
+                gather, scatter,
+            )  # fmt: skip
+            BUFFERS.give(work)
+
+        run_tasks(tasks, threads, task)

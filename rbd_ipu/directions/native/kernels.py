@@ -1,0 +1,174 @@
+"""One pass over each direction: drawn into a buffer that fits the cache, measured, used, forgotten.
+
+``walk`` handles a range of directions, counted through all groups: direction i of group g is number g d + i. With
+raw entries x_i, r_i = 1 / |x_i| (or one constant) and phi_i = r_i x_i::
+
+    gather            c_i = r_i <v, x_i>
+    scatter           u  += (r_i c_i) x_i
+    gather, scatter   both, with the c_i just found
+
+Numba compiles on first use and keeps the machine code on disk, if it finds a folder to write to.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+from numba import njit
+
+from rbd_ipu.directions.distributions import PLANE
+from rbd_ipu.directions.native.loops import (
+    add,
+    fill_words,
+    normal_dot,
+    normal_fill,
+    plane_add,
+    plane_dot,
+    plane_norm,
+    uniform_dot,
+    uniform_fill,
+)
+from rbd_ipu.directions.native.stream import f32, fold_in, schedule, u32
+
+NORMAL, UNIFORM, SIGNS = 0, 1, 2
+# How a distribution is drawn, and what is added to a sign.
+KINDS = {
+    "normal": (NORMAL, 0.0),
+    "uniform": (UNIFORM, 0.0),
+    "rademacher": (SIGNS, 0.0),
+    "bernoulli-0.5": (SIGNS, -0.5),
+}
+
+# Entries that are summed in float32, in the 16 or more lanes of a vector register, before float64 takes over.
+TILE = 16384
+_BITS = 32 * PLANE  # entries that PLANE words hold
+
+
+def scratch_length(kind: int, n: int, keep: bool) -> int:
+    """Floats of the buffer for a direction, or for a tile of it where the direction is used only once."""
+    if kind == SIGNS:
+        return -(-n // _BITS) * PLANE
+    return n if keep else min(n, TILE)
+
+
+@njit
+def _measure(kind, mean, a, w, v, z, gather, n):
+    """Draws a direction; returns <v, x> (0 unless gather) and |x|^2 in float64."""
+    s, q = 0.0, 0.0
+    if kind == SIGNS:
+        words = z.view(np.uint32)
+        fill_words(a, w, words)
+        for start in range(0, n, PLANE):
+            tile, shift, stop = _plane(words, start, n)
+            if gather:
+                ds, dq = plane_dot(tile, shift, f32(mean), v[start:stop])
+                s += ds
+            else:
+                dq = plane_norm(tile, shift, f32(mean), stop - start)
+            q += dq
+        return s, q
+    for start in range(0, n, TILE):
+        stop = min(n, start + TILE)
+        offset = u32(a + u32(u32(start) * w))
+        tile = z[start:stop] if z.shape[0] == n else z[: stop - start]
+        if gather:
+            if kind == NORMAL:
+                ds, dq = normal_dot(offset, w, v[start:stop], tile)
+            else:
+                ds, dq = uniform_dot(offset, w, v[start:stop], tile)
+            s += ds
+        elif kind == NORMAL:
+            dq = normal_fill(offset, w, tile)
+        else:
+            dq = uniform_fill(offset, w, tile)
+        q += dq
+    return s, q
+
+
+@njit
+def _plane(words, start, n):
+    """The words, shift and end of the plane that begins at entry ``start``."""
+    plane = start // PLANE
+    first = (plane // 32) * PLANE
+    return words[first : first + PLANE], u32(31 - plane % 32), min(n, start + PLANE)
+
+
+@njit
+def _add(kind, mean, r, z, out):
+    """out += r x, for the direction just drawn."""
+    n = out.shape[0]
+    if kind == SIGNS:
+        words = z.view(np.uint32)
+        for start in range(0, n, PLANE):
+            tile, shift, stop = _plane(words, start, n)
+            plane_add(r, tile, shift, f32(mean), out[start:stop])
+    else:
+        add(r, z, out)
+
+
+@njit
+def _pair(seeds, g, i):
+    """Offset and step of direction i of a group."""
+    k0, k1 = fold_in(u32(seeds[g, 0]), u32(seeds[g, 1]), u32(i))
+    return schedule(k0, k1)
+
+
+def _compile(function: Callable) -> Any:
+    """Compiles without the GIL, cached on disk where that is possible."""
+    try:
+        return njit(nogil=True, cache=True, error_model="numpy")(function)
+    except RuntimeError:  # no folder for the cache can be written to
+        return njit(nogil=True, error_model="numpy")(function)
+
+
+def _digest() -> str:
+    """Of all code that ends up in the kernels: Numba's cache looks at one file only."""
+    folder = Path(__file__).parent
+    files = [folder.parent / "hashing.py", folder.parent / "normal.py", folder.parent.parent / "seeds.py"]
+    text = b"".join(path.read_bytes() for path in [*sorted(folder.glob("*.py")), *files])
+    return hashlib.sha256(text).hexdigest()
+
+
+def _build(digest: str) -> Any:
+    """The kernels. They hold ``digest`` in a closure, which Numba makes a part of the key of its cache."""
+
+    def walk(kind, mean, unit, scale, seeds, first, last, vectors, coordinates, out, head, z, gather, scatter):
+        """Works on directions first ... last - 1 in buffer z; those of a group begun before go to ``head``."""
+        digest  # noqa: B018
+        d, n = coordinates.shape[1], out.shape[1]
+        total = head
+        for index in range(first, last):
+            g, i = index // d, index % d
+            if scatter and (index == first or i == 0):
+                total = head if i else out[g]
+                total[:] = 0
+            a, w = _pair(seeds, g, i)
+            s, q = _measure(kind, mean, a, w, vectors[g], z, gather, n)
+            r = 1.0 / np.sqrt(q) if unit else scale
+            if gather:
+                coordinates[g, i] = s * r
+            if scatter:
+                c = s * r if gather else np.float64(coordinates[g, i])
+                _add(kind, mean, f32(c * r), z, total)
+
+    def rows(kind, mean, unit, scale, seeds, start, out, z):
+        """out[g, i] <- phi_{start + i} of group g."""
+        digest  # noqa: B018
+        groups, count, n = out.shape
+        for g in range(groups):
+            for i in range(count):
+                a, w = _pair(seeds, g, start + i)
+                _, q = _measure(kind, mean, a, w, z, z, False, n)
+                out[g, i] = 0
+                _add(kind, mean, f32(1.0 / np.sqrt(q) if unit else scale), z, out[g, i])
+
+    def join(out, head):
+        """out += head."""
+        digest  # noqa: B018
+        add(f32(1), head, out)
+
+    return _compile(walk), _compile(rows), _compile(join)
+
+
+walk, rows, join = _build(_digest())

@@ -1,0 +1,66 @@
+"""The TensorFlow op around the kernels, and what stands in for it where an op in Python cannot run."""
+
+import math
+from typing import Any, Callable, Dict
+
+from rbd_ipu._stack import inside_xla, tf
+from rbd_ipu.directions import counter
+from rbd_ipu.directions.distributions import DISTRIBUTIONS
+from rbd_ipu.directions.native.launch import Launcher
+from rbd_ipu.directions.native.threads import thread_count
+from rbd_ipu.directions.sources import Source
+
+
+class Native(Source):
+    """Calls the kernels by ``tf.numpy_function``, in eager mode and in graphs.
+
+    Inside a function that XLA compiles (as Keras 3's ``fit`` does unless told not to) it draws the same numbers by
+    the operations of source ``counter``, at their speed. Which of the two a function holds is settled when it is
+    traced: a ``tf.function`` traced for a plain graph cannot be called again inside one that XLA compiles.
+    """
+
+    jit = False
+
+    def __init__(self, groups: int, size: int, dim: int, distribution: str, normalize: str):
+        thread_count()  # a wrong setting is refused now, not in the middle of a step
+        self._ops = counter.make(groups, size, dim, distribution, normalize)
+        self._shapes: Dict[str, Any] = {"coordinates": [groups, dim], "vectors": [groups, size]}
+        scale = 1.0
+        if normalize == "expected":
+            scale = 1.0 / math.sqrt(size * DISTRIBUTIONS.get(distribution).second_moment)
+        self._kernels = Launcher(groups, size, dim, distribution, normalize == "unit", scale)
+
+    def directions(self, seeds: Any, start: int, count: int) -> Any:
+        def draw(seeds: Any) -> Any:
+            return self._kernels.directions(seeds, start, count)
+
+        if inside_xla():
+            return self._ops.directions(seeds, start, count)
+        groups, size = self._shapes["vectors"]
+        return _call(draw, [seeds], [[groups, count, size]])[0]
+
+    def project(self, vectors: Any, seeds: Any) -> Any:
+        if inside_xla():
+            return self._ops.project(vectors, seeds)
+        return _call(self._kernels.project, [vectors, seeds], [self._shapes["coordinates"]])[0]
+
+    def expand(self, coordinates: Any, seeds: Any) -> Any:
+        if inside_xla():
+            return self._ops.expand(coordinates, seeds)
+        return _call(self._kernels.expand, [coordinates, seeds], [self._shapes["vectors"]])[0]
+
+    def sketch(self, vectors: Any, seeds: Any) -> Any:
+        if inside_xla():
+            return self._ops.sketch(vectors, seeds)
+        shapes = [self._shapes["coordinates"], self._shapes["vectors"]]
+        return tuple(_call(self._kernels.sketch, [vectors, seeds], shapes))
+
+
+def _call(function: Callable, arguments: Any, shapes: Any) -> Any:
+    """Applies a function of NumPy arrays to tensors; its results are float32 tensors of these shapes."""
+    results = tf.numpy_function(function, arguments, [tf.float32] * len(shapes))
+    if not isinstance(results, (list, tuple)):  # one result, in eager mode
+        results = [results]
+    for result, shape in zip(results, shapes):
+        result.set_shape(shape)
+    return results

@@ -1,0 +1,81 @@
+"""Sources: who draws the directions, and with what arithmetic."""
+
+import importlib.util
+from typing import Any
+
+from rbd_ipu._stack import tf
+from rbd_ipu.registry import Registry
+
+SOURCES = Registry("source")
+
+
+class Source:
+    """Draws the directions of ``groups`` bases of one size and dimension, and projects with them.
+
+    Every method takes one seed for each group, ``seeds: int32 [G, 2]``; the groups are independent bases, worked
+    on together so that equal compartments cost one operation and not G. With ``phi_i`` the i-th normalised
+    direction of a group, the methods compute::
+
+        directions(seeds, start, count)   [G, count, n]   phi_start ... phi_{start + count - 1}
+        project(vectors [G, n], seeds)    [G, d]          c_i = <v, phi_i>
+        expand(coordinates [G, d], seeds) [G, n]          sum_i c_i phi_i
+        sketch(vectors [G, n], seeds)     [G, d], [G, n]  both, in one pass over each direction
+
+    A source is a pure function of its arguments: the same seeds give the same directions in every method.
+
+    Attributes:
+      jit: whether its arithmetic is TensorFlow ops that XLA should compile, on a device that has XLA.
+    """
+
+    jit = False
+
+    def directions(self, seeds: Any, start: int, count: int) -> Any:
+        raise NotImplementedError
+
+    def project(self, vectors: Any, seeds: Any) -> Any:
+        raise NotImplementedError
+
+    def expand(self, coordinates: Any, seeds: Any) -> Any:
+        raise NotImplementedError
+
+    def sketch(self, vectors: Any, seeds: Any) -> Any:
+        coordinates = self.project(vectors, seeds)
+        return coordinates, self.expand(coordinates, seeds)
+
+
+class Compiled(Source):
+    """A source whose methods are compiled by XLA: blocks stay in the cache, temporaries are fused away."""
+
+    def __init__(self, source: Source):
+        self.directions = source.directions  # type: ignore[method-assign]
+        self.project = tf.function(source.project, jit_compile=True)  # type: ignore[method-assign]
+        self.expand = tf.function(source.expand, jit_compile=True)  # type: ignore[method-assign]
+        self.sketch = tf.function(source.sketch, jit_compile=True)  # type: ignore[method-assign]
+
+
+def resolve(source: str) -> str:
+    """The name of the source that ``source`` stands for here.
+
+    ``"auto"`` is ``"native"`` where TensorFlow sees CPUs only and Numba can be imported, else ``"counter"``; the two
+    draw the same numbers. Where only Numba is missing, a warning in the log says so, once.
+
+    Raises:
+      ValueError: an unknown name, quoted with the accepted ones.
+    """
+    import rbd_ipu.directions.counter  # noqa: F401  (their rows)
+    from rbd_ipu.directions import native
+
+    if source == "auto":
+        return "native" if _only_cpus() and native.available() else "counter"
+    if source not in SOURCES:
+        accepted = ", ".join(repr(name) for name in ("auto", *SOURCES.names()))
+        raise ValueError(f"unknown source {source!r}; accepted: {accepted}")
+    return source
+
+
+def _only_cpus() -> bool:
+    """Whether a CPU is all there is. Asks for visible devices: listing logical ones would fix their number."""
+    # Graphcore's TensorFlow shows its devices only once they are configured.
+    if importlib.util.find_spec("tensorflow.python.ipu") is not None:
+        return False
+    return {device.device_type for device in tf.config.get_visible_devices()} <= {"CPU", "XLA_CPU"}
