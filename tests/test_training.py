@@ -1,6 +1,8 @@
 """The Trainer: against NumPy step by step, its metrics, its callbacks, and what it refuses."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -311,3 +313,23 @@ def test_no_second_trace(name):
     traced = t._run.experimental_get_tracing_count()
     t.fit((x, y), epochs=3, verbose=0)
     assert t._run.experimental_get_tracing_count() == traced == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB on Linux only")
+@pytest.mark.parametrize("source", ["counter", "auto"])
+def test_memory_does_not_grow_with_the_dimension(source):
+    """d = 10,000 directions of the CIFAR-10 CNN are 4.9 GB; a step may take 100 MB more than one with d = 10."""
+    program = """
+import resource, sys, numpy as np, rbd_ipu
+from rbd_ipu import methods, models
+source, dim = sys.argv[1], int(sys.argv[2])
+method = methods.create("rbd", learning_rate=0.1, dim=dim, source=source)
+trainer = rbd_ipu.Trainer(models.build("cnn", (32, 32, 3)), method, "cpu")
+rng = np.random.default_rng(0)
+trainer.fit((rng.random((32, 32, 32, 3), np.float32), rng.integers(0, 10, 32)), epochs=1, verbose=0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    command = [sys.executable, "-c", program, source]
+    peaks = [int(subprocess.check_output([*command, dim]).split()[-1]) for dim in ("10", "10000")]
+    assert peaks[1] - peaks[0] < 100_000, peaks

@@ -1,0 +1,57 @@
+"""The command ``rbd-ipu``: runs a command's module; errors become one line and an exit status."""
+
+import argparse
+import os
+import sys
+from typing import Optional, Sequence
+
+from rbd_ipu import __version__
+from rbd_ipu.commands import COMMANDS
+from rbd_ipu.config import ConfigError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="rbd-ipu", description="Train Keras models in random subspaces.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"rbd-ipu {__version__}")
+    rows = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for row in COMMANDS:
+        command = rows.add_parser(row.name, help=row.help, description=row.help, allow_abbrev=False)
+        module = row.load()
+        module.configure(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Runs one command line and returns its exit status.
+
+    Errors that the user can mend are one line on the standard error; all others keep their
+    traceback.
+    """
+    # TensorFlow's own start-up messages; said before it is imported, and not over what the user has
+    # said.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    chosen = build_parser().parse_args(arguments)
+    chosen.words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return chosen.run(chosen)
+    except ConfigError as error:
+        return _fail(f"error: {error}", 2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fail(f"error: cannot write {error.filename}: {error.strerror}", 4)
+    except KeyboardInterrupt:
+        return _fail("interrupted by Ctrl-C before the training began; nothing was written", 130)
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"rbd-ipu: {message}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

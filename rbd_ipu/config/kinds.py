@@ -1,0 +1,124 @@
+"""What a setting may be: each kind knows its rule, says it in words and checks a value against it.
+
+``kind.check(value)`` gives the value in its own type, or raises a ConfigError that quotes what came
+and what is accepted. ``str(kind)`` is the same rule for ``--help``.
+"""
+
+import math
+import numbers
+import re
+from typing import Any, Optional, Tuple
+
+
+class ConfigError(ValueError):
+    """Settings that cannot be used; nothing has been computed or written."""
+
+
+def _quoted(value: Any) -> str:
+    """A value as the user may have written it, with what it was read as."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"the text {value!r}"
+    if isinstance(value, (list, dict)):
+        return f"a {'list' if isinstance(value, list) else 'mapping'}"
+    return repr(value)
+
+
+class Kind:
+    """One sort of value: its ``rule`` in words, and ``read``, which gives None to refuse."""
+
+    rule: str
+
+    def read(self, value: Any) -> Any:
+        raise NotImplementedError
+
+    def check(self, value: Any) -> Any:
+        """Returns the value in its own type.
+
+        Raises:
+          ConfigError: with the rule and what came.
+        """
+        result = self.read(value)
+        if result is None:
+            raise ConfigError(f"must be {self.rule}, not {_quoted(value)}")
+        return result
+
+    def __str__(self) -> str:
+        return self.rule
+
+
+class Choice(Kind):
+    """One of a few names.
+
+    Example:
+      >>> Choice("cpu", "gpu").check("gpu")
+      'gpu'
+    """
+
+    def __init__(self, *names: str):
+        self.names: Tuple[str, ...] = names
+        self.rule = " | ".join(names)
+
+    def read(self, value: Any) -> Optional[str]:
+        return value if isinstance(value, str) and value in self.names else None
+
+    def check(self, value: Any) -> str:
+        if self.read(value) is None:
+            raise ConfigError(f"must be one of {', '.join(self.names)}, not {_quoted(value)}")
+        return value
+
+
+class Integer(Kind):
+    """An integer in a range; a bool and 3.0 are none."""
+
+    def __init__(self, least: int, most: int = 2**31 - 1):
+        self.least, self.most = least, most
+        self.rule = f"an integer from {least}" + (f" to {most}" if most != 2**31 - 1 else "")
+
+    def read(self, value: Any) -> Optional[int]:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            return None
+        number = int(value)
+        return number if self.least <= number <= self.most else None
+
+
+class Real(Kind):
+    """A finite number in [least, below), or above 0 for ``positive``; integers are numbers too."""
+
+    def __init__(self, least: float = 0.0, below: float = math.inf, positive: bool = False):
+        self.least, self.below, self.positive = least, below, positive
+        self.rule = "a finite number " + (
+            "above 0" if positive else f"from {least:g}" + (f" and below {below:g}" if below < math.inf else "")
+        )
+
+    def read(self, value: Any) -> Optional[float]:
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return None
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond every float
+            return None
+        in_range = self.least <= number < self.below and (number > 0 or not self.positive)
+        return number if math.isfinite(number) and in_range else None
+
+
+class Boolean(Kind):
+    """A truth value; 0, 1 and words are none."""
+
+    rule = "true | false"
+
+    def read(self, value: Any) -> Optional[bool]:
+        return value if isinstance(value, bool) else None
+
+
+class Text(Kind):
+    """Text that matches a form, a regular expression; ``rule`` is the form in words."""
+
+    def __init__(self, rule: str, form: str = ".+"):
+        self.rule, self.form = rule, re.compile(form)
+
+    def read(self, value: Any) -> Optional[str]:
+        return value if isinstance(value, str) and self.form.fullmatch(value) else None

@@ -1,0 +1,100 @@
+"""From what the user gave to a checked Config: the file, --set, defaults, the learning rate."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional, Union
+
+from rbd_ipu.config.kinds import ConfigError
+from rbd_ipu.config.schema import FIELDS, Config, takes
+from rbd_ipu.paper import learning_rates
+from rbd_ipu.strict_yaml import YamlError, load_mapping, scalar
+
+
+class Given(NamedTuple):
+    """A value and the place it comes from, for the messages."""
+
+    value: Any
+    origin: str
+
+
+def from_file(path: Union[str, Path]) -> Dict[str, Given]:
+    """The settings of a YAML file."""
+    try:
+        return {key: Given(value, f"{path}: {key}") for key, value in load_mapping(path).items()}
+    except YamlError as error:
+        raise ConfigError(str(error)) from None
+
+
+def from_assignments(assignments: Iterable[str]) -> Dict[str, Given]:
+    """The settings of ``--set KEY=VALUE`` texts; values are read as in a YAML file.
+
+    Example:
+      >>> from_assignments(["learning_rate=2**-3"])["learning_rate"].value
+      0.125
+    """
+    given: Dict[str, Given] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise ConfigError(f"--set {text}: write --set KEY=VALUE, for example --set dim=100")
+        if key in given:
+            raise ConfigError(f"--set {text}: {key} is already set by {given[key].origin}")
+        try:
+            given[key] = Given(scalar(value), f"--set {text}")
+        except YamlError as error:
+            raise ConfigError(f"--set {text}: {error}") from None
+    return given
+
+
+def resolve(values: Optional[Mapping[str, Any]] = None) -> Config:
+    """Checks settings and fills in the defaults.
+
+    Args:
+      values: settings by key; each a plain value or a :class:`Given`.
+
+    Returns:
+      The complete Config. A learning rate that was not given is the one on record for the
+      combination.
+
+    Raises:
+      ConfigError: an unknown key, a wrong value, a key that the method has no use for, or no
+        learning rate.
+
+    Example:
+      >>> resolve({"method": "sgd", "learning_rate": 0.125, "epochs": 3}).epochs
+      3
+    """
+    given = {key: value if isinstance(value, Given) else Given(value, key) for key, value in (values or {}).items()}
+    settings = {name: facts["default"] for name, facts in FIELDS.items()}
+    for key, entry in given.items():
+        settings[key] = _checked(key, entry)
+    method = settings["method"]
+    for key in FIELDS:
+        if not takes(method, key):
+            if key in given:
+                used = ", ".join(name for name in FIELDS if takes(method, name))
+                raise ConfigError(f"{given[key].origin}: method {method} takes no {key}; it takes {used}")
+            settings[key] = None
+    if "dim" not in given and str(settings["compartments"]).startswith("factor:"):
+        settings["dim"] = None  # d follows from the factor
+    if settings["learning_rate"] is None:
+        try:
+            settings["learning_rate"] = learning_rates.lookup(settings)
+        except LookupError as error:
+            raise ConfigError(str(error)) from None
+    return Config(**settings)
+
+
+def _checked(key: str, entry: Given) -> Any:
+    if key not in FIELDS:
+        close = difflib.get_close_matches(str(key), FIELDS, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ConfigError(f"{entry.origin}: unknown key {key!r}; {hint}accepted: {', '.join(FIELDS)}")
+    facts = FIELDS[key]
+    if entry.value is None and facts["default"] is None:
+        return None
+    try:
+        return facts["kind"].check(entry.value)
+    except ConfigError as error:
+        raise ConfigError(f"{entry.origin}: {error}") from None

@@ -1,0 +1,79 @@
+"""From settings to something that trains: data, network, method and Trainer of one run."""
+
+from typing import Any, Dict, NamedTuple
+
+from rbd_ipu.config import Config, ConfigError
+
+EVALUATION_BATCH = 256  # images at a time when nothing is learned; decides memory and speed only
+
+
+class Experiment(NamedTuple):
+    """All parts of a run, checked and built; nothing has been trained or written.
+
+    Attributes:
+      config: the settings.
+      data: the :class:`rbd_ipu.data.ImageData`.
+      batches: its training stream.
+      model: the network.
+      method: how it descends; ``method.dim`` is d and ``method.size`` is D.
+      trainer: the :class:`rbd_ipu.Trainer` of all these.
+    """
+
+    config: Config
+    data: Any
+    batches: Any
+    model: Any
+    method: Any
+    trainer: Any
+
+    def fit(self, **options: Any) -> Any:
+        """Trains and validates every epoch; ``options`` go to ``Trainer.fit``."""
+        validation = self.data.evaluation("validation", EVALUATION_BATCH)
+        epochs = self.config.epochs
+        return self.trainer.fit(self.batches, validation=validation, epochs=epochs, **options)
+
+    def test(self) -> Dict[str, float]:
+        """Loss and accuracy on the test images."""
+        return self.trainer.evaluate(self.data.evaluation("test", EVALUATION_BATCH))
+
+    @property
+    def title(self) -> str:
+        """One line that says what is trained."""
+        config, method = self.config, self.method
+        size = f"D = {method.size:,}"
+        if method.dim < method.size:
+            size = f"d = {method.dim:,} of {size}"
+        rate = f"learning rate {config.learning_rate:g}"
+        return f"{config.network} on {config.dataset}, {config.method}, {size}, {rate}"
+
+
+def prepare(config: Config) -> Experiment:
+    """Loads the data and builds network, method and trainer.
+
+    Raises:
+      ConfigError: TensorFlow, the device or the data set is missing, or a part refuses its
+        settings; the message is the part's.
+    """
+    try:
+        from rbd_ipu import data, devices, methods, models, training
+
+        device = devices.open_device(config.device)
+    except (ImportError, RuntimeError) as error:  # RuntimeError: no such device here
+        raise ConfigError(str(error)) from error
+    try:
+        images = data.load(config.dataset, data_dir=config.data_dir)
+        if not config.hold_out:
+            images = images.joined()
+        if config.batch_size > len(images.train):
+            raise ConfigError(
+                f"batch_size {config.batch_size} is more than the {len(images.train)} training "
+                f"images of {config.dataset}"
+            )
+        batches = images.batches(config.batch_size, seed=config.seed, augment=config.augment)
+        with device:
+            model = models.build(config.network, images.shape, images.classes, config.seed)
+        method = methods.create(config.method, **config.options())
+        trainer = training.Trainer(model, method, device=device)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise ConfigError(str(error)) from error
+    return Experiment(config, images, batches, model, method, trainer)

@@ -1,0 +1,127 @@
+"""The folder of a run: new, never written over, whole at every moment.
+
+====================  =================================================================
+``config.yaml``       the resolved settings; ``rbd-ipu train --config`` repeats the run
+``run.json``          command, versions, commit, machine, seed, d and D, times, outcome
+``metrics.jsonl``     one line an epoch (``metrics.csv``: the same by Keras' CSVLogger)
+``checkpoints/``      weights: ``last`` and ``best`` epoch; ``stopped`` where a run broke off
+``tensorboard/``      events, where the tensorboard package is installed
+``result.json``       final and best accuracies and losses
+``curves.png``        where matplotlib is installed
+====================  =================================================================
+"""
+
+import datetime
+import itertools
+import os
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Union
+
+from rbd_ipu.config import Config, ConfigError
+from rbd_ipu.records import atomic, provenance, strict_json
+from rbd_ipu.strict_yaml import dumps
+
+
+def now() -> str:
+    """The time in UTC, to the second: 2020-12-06T10:20:30Z."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def check_free(path: Union[str, Path]) -> None:
+    """Refuses a path that a new run cannot have; creates nothing.
+
+    Raises:
+      ConfigError: something lies there already.
+    """
+    path = Path(path)
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if os.path.lexists(path):
+        what = "holds a run" if (path / "run.json").exists() else "exists" + (
+            " and is not empty" if path.is_dir() else ""
+        )  # fmt: skip
+        raise ConfigError(
+            f"--output {path}: the folder {what}; runs are never written over: choose another "
+            "path, or leave --output out for a new folder under runs/"
+        )
+
+
+def new_folder(output: Optional[Union[str, Path]] = None, name: str = "run", claim: str = "run.json") -> Path:
+    """Makes the folder for a run: at ``output``, or a new ``runs/<name>-<time>-<n>``.
+
+    Args:
+      output: where the user wants it.
+      name: what its name begins with otherwise.
+      claim: the file that marks the folder as taken, from now on; the run replaces it.
+
+    Raises:
+      ConfigError: ``output`` is taken.
+      OSError: the folder cannot be made, with its path.
+    """
+    if output is not None:
+        path = Path(output)
+        check_free(path)
+        path.mkdir(parents=True, exist_ok=True)
+        _claim(path / claim)
+        return path
+    stamp = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    os.makedirs("runs", exist_ok=True)
+    for number in itertools.count(1):
+        path = Path("runs") / f"{name}-{stamp}-{number}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        _claim(path / claim)
+        return path
+    raise AssertionError("unreachable")
+
+
+def _claim(path: Path) -> None:
+    """Of two runs that found the same empty folder, lets one have it."""
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write("{}\n")
+    except FileExistsError:
+        raise ConfigError(f"--output {path.parent}: another run has just taken the folder") from None
+
+
+class RunFolder:
+    """Writes what is known before a run and after it.
+
+    Args:
+      path: a folder from :func:`new_folder`.
+    """
+
+    def __init__(self, path: Union[str, Path]):
+        self.path = Path(path)
+        self._facts: Dict[str, Any] = {}
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def begin(self, config: Config, facts: Mapping[str, Any], command: str) -> None:
+        """Writes config.yaml and run.json; the outcome is "running" until :meth:`end`."""
+        header = "# The settings of this run; `rbd-ipu train --config` with this file repeats it.\n"
+        atomic.write_text(self / "config.yaml", header + dumps(config.as_dict()))
+        self._facts = {
+            "command": command,
+            "outcome": "running",
+            "message": None,
+            "started": now(),
+            "ended": None,
+            "seed": config.seed,
+            **facts,
+            "versions": provenance.versions(),
+            **provenance.commit(),
+            "machine": provenance.machine(),
+        }
+        self._write_facts()
+
+    def end(self, outcome: str, message: Optional[str]) -> None:
+        """Writes into run.json how the run went."""
+        self._facts.update(outcome=outcome, message=message, ended=now())
+        self._write_facts()
+
+    def _write_facts(self) -> None:
+        atomic.write_text(self / "run.json", strict_json.document(self._facts))

@@ -1,0 +1,119 @@
+"""One recorded run: trains an experiment; its folder is complete however the training ends."""
+
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+from rbd_ipu.experiment import Experiment
+from rbd_ipu.interrupt import deferred
+from rbd_ipu.records import atomic, curves, metrics, strict_json
+from rbd_ipu.records.folder import RunFolder
+from rbd_ipu.records.optional import installed
+from rbd_ipu.records.result import summarise
+
+
+class Outcome(NamedTuple):
+    """How a run ended: a word for run.json, the exit status, what to tell the user."""
+
+    name: str
+    status: int
+    message: Optional[str] = None
+
+
+def record(
+    experiment: Experiment, folder: RunFolder, command: str, verbose: int = 1
+) -> Tuple[Outcome, Dict[str, Any]]:
+    """Trains, evaluates on the test images and writes the folder.
+
+    A run that breaks off (Ctrl-C, a number that is not finite, a disk that is full) keeps its
+    finished epochs, the weights it has, the result so far and the picture.
+
+    Args:
+      experiment: from :func:`rbd_ipu.experiment.prepare`.
+      folder: a new folder.
+      command: the command line, for run.json.
+      verbose: as in Keras: 0 silent, 1 a progress bar, 2 a line an epoch.
+
+    Returns:
+      the outcome and the result (what result.json holds). Errors that are not of these kinds leave
+      as they are, once the folder is complete.
+    """
+    from rbd_ipu.callbacks import recorders
+    from rbd_ipu.training import NonFiniteError
+
+    with deferred() as interrupt:
+        ending = _Ending(experiment, folder)
+        try:
+            facts = {"d": experiment.method.dim, "D": experiment.method.size}
+            folder.begin(experiment.config, facts, command)
+            experiment.fit(callbacks=recorders(folder.path, interrupt), verbose=verbose)
+            ending.test = experiment.test()
+        except KeyboardInterrupt:
+            return ending.write(Outcome("interrupted", 130, "interrupted by Ctrl-C"))
+        except NonFiniteError as error:
+            return ending.write(Outcome("not finite", 3, str(error)))
+        except OSError as error:
+            return ending.write(_not_written(error, folder.path))
+        except BaseException as error:
+            ending.write(_failed(error))
+            raise
+        return ending.write(Outcome("finished", 0))
+
+
+def _failed(error: BaseException) -> Outcome:
+    return Outcome("failed", 1, f"{type(error).__name__}: {error}")
+
+
+def _not_written(error: OSError, folder: Path) -> Outcome:
+    what = "to the standard output" if isinstance(error, BrokenPipeError) else error.filename or folder
+    return Outcome("not written", 4, f"cannot write {what}: {error.strerror or error}")
+
+
+class _Ending:
+    """Writes what a folder has at its end, as far as the disk takes it."""
+
+    def __init__(self, experiment: Experiment, folder: RunFolder):
+        self.experiment, self.folder = experiment, folder
+        self.test: Optional[Dict[str, float]] = None
+        self.rows: List[Dict[str, Any]] = []
+        self.result: Dict[str, Any] = {}
+        self.outcome = Outcome("running", 0)
+
+    def write(self, outcome: Outcome) -> Tuple[Outcome, Dict[str, Any]]:
+        """Takes every step, even after one that fails; the first error is the outcome's."""
+        self.outcome = outcome
+        steps: List[Callable[[], None]] = [self._rows, self._result, self._picture]
+        if outcome.name != "finished":
+            steps.insert(0, self._stopped)
+        unexpected: Optional[Exception] = None
+        for step in [*steps, self._facts]:
+            try:
+                step()
+            except OSError as error:
+                if self.outcome.status == 0:
+                    self.outcome = _not_written(error, self.folder.path)
+            except Exception as error:
+                unexpected = unexpected or error
+                self.outcome = _failed(error)
+        if unexpected is not None:
+            raise unexpected
+        return self.outcome, self.result
+
+    def _stopped(self) -> None:
+        from rbd_ipu.callbacks import save_weights
+
+        save_weights(self.experiment.model, self.folder / "checkpoints" / "stopped.weights.h5")
+
+    def _rows(self) -> None:
+        if (self.folder / "metrics.jsonl").exists():
+            self.rows = metrics.read(self.folder / "metrics.jsonl")
+
+    def _result(self) -> None:
+        self.result = summarise(self.rows, self.test, self.outcome.name)
+        atomic.write_text(self.folder / "result.json", strict_json.document(self.result))
+
+    def _picture(self) -> None:
+        if self.rows and installed("matplotlib"):
+            curves.plot_run(self.folder / "curves.png", self.rows, self.experiment.title)
+
+    def _facts(self) -> None:
+        self.folder.end(self.outcome.name, self.outcome.message)

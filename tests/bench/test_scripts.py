@@ -1,0 +1,136 @@
+"""The scripts behind the documentation: kept runs, tables, and the page that is written from them."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+PAGE = BENCHMARKS.parent / "docs" / "performance.md"
+
+pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no benchmarks beside the tests")
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None) or "").startswith(str(BENCHMARKS)):
+            del sys.modules[name]
+
+
+def _finished(path):
+    from documents import Finished
+
+    return Finished(path)
+
+
+def test_finished_runs_are_not_run_again(tmp_path):
+    path, calls = tmp_path / "runs.jsonl", []
+
+    def work(value):
+        calls.append(value)
+        return {"accuracy": value}
+
+    first = _finished(path)
+    assert first.run({"seed": 0}, lambda: work(0.5)) == {"accuracy": 0.5}
+    assert first.run({"seed": 0}, lambda: work(0.6)) == {"accuracy": 0.5}
+    again = _finished(path)
+    assert again.run({"seed": 0}, lambda: work(0.7)) == {"accuracy": 0.5}
+    assert again.run({"seed": 1}, lambda: work(math.nan)) == {"accuracy": None}
+    assert calls[0] == 0.5 and len(calls) == 2
+
+    # A crash in the middle of a line: that run is done again, the others are kept.
+    text = path.read_text()
+    path.write_text(text[:-9])
+    cut = _finished(path)
+    assert len(cut) == 1
+    cut.run({"seed": 1}, lambda: work(0.9))
+    assert [json.loads(line)["settings"]["seed"] for line in path.read_text().splitlines()] == [0, 1]
+
+
+def test_tables_of_accuracies():
+    import accuracy_tables as tables
+
+    part = {"accuracies": {"normal": [0.9, 0.92], "hadamard": [0.91, 0.93], "lost": [0.9, None]}}
+    text = tables.distributions(part)
+    assert "| normal | 91.00 | 1.41 | 1.00 | 2 |" in text
+    assert "| normal | 0.7 | nan |" in text and "| lost | nan | nan | nan | 2 |" in text
+    sgd = {"grid": {"-4": 0.5, "-3": 0.7, "-2": None}, "power": -3, "accuracies": [0.7, 0.72]}
+    text = tables.against_sgd({"sgd": sgd, "rbd": {**sgd, "power": -2}, "d": 60_000})
+    assert "| SGD | 2^-3 | 71.00 | 1.41 | 2 | 2^-4: 50.0, 2^-3: 70.0, 2^-2: diverged |" in text
+    assert "| RBD, hadamard, d=60,000 | 2^-2 |" in text
+    rows = [{"d": 64, "correlations": [0.49, 0.51, 0.53]}]
+    text = tables.correlation({"rows": rows, "D": 256, "padded": 512})
+    # sqrt(64 / 256) = 1/2; with padding sqrt(64 / (256 + 32)) = 0.4714
+    assert "| 64 | 0.5100 | 0.0115 | 0.5000 | +2.00 % | 0.4714 | +8.19 % |" in text
+
+
+def test_the_best_rate_is_inside_the_grid_and_never_one_that_diverged():
+    import accuracy_tables as tables
+
+    assert tables.best({-4: 0.1, -3: 0.3, -2: 0.2}) == -3
+    assert tables.best({-4: None, -3: 0.0}) == -3
+
+
+HEADING = {
+    "command": "rbd-ipu bench --it",
+    "commit": "0123456789abcdef",
+    "modified": False,
+    "rounds": 7,
+    "machine": {"processor": "a CPU", "usable_cores": 4},
+    "versions": {"python": "3.11", "tensorflow": "2.21", "keras": "3", "numpy": "2"},
+    "load_average": {"begin": [0.25, 0, 0]},
+}
+
+
+def test_places_of_the_page_are_filled_again_and_again():
+    import write_performance as script
+
+    page = "a <!-- bench: normal-a-core -->old<!-- /bench --> b\n<!-- bench: targets -->\nold\n<!-- /bench -->\nc\n"
+    empty = script.fill(page, {})
+    assert empty.count(script.MISSING) == 2 and "old" not in empty
+    verdict = {"case": "x", "target": "at most 2 s", "measured": 1.5, "met": True}
+    facts = {"what": "threads", "distribution": "normal", "threads": 1, "samples": 3e6, "ms": 2.0}
+    documents = {
+        "targets.json": {**HEADING, "targets": [verdict]},
+        "roofline.json": {**HEADING, "rows": [{**facts, "threads": 4}, facts]},
+    }
+    full = script.fill(empty, documents)
+    assert full.startswith("a <!-- bench: normal-a-core -->1.50 G samples/s<!-- /bench --> b\n")
+    assert "| x | at most 2 s | 1.50 | yes |" in full
+    assert "<sub>`rbd-ipu bench --it`; 7 rounds; a CPU, 4 cores, load 0.2 at the start; Python 3.11" in full
+    assert "commit 0123456789</sub>" in full
+    assert full.endswith("<!-- /bench -->\nc\n")
+    assert script.fill(full, documents) == full
+
+
+def test_a_page_that_asks_for_what_is_not_known_is_refused():
+    import write_performance as script
+
+    with pytest.raises(ValueError, match="unknown place 'speed'; accepted: targets, "):
+        script.fill("<!-- bench: speed --><!-- /bench -->", {})
+    with pytest.raises(ValueError, match="opens 1 places and closes 0"):
+        script.fill("<!-- bench: targets -->", {})
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="no docs beside the tests")
+def test_the_page_of_the_documentation_says_what_the_results_say():
+    import write_performance as script
+
+    page = PAGE.read_text(encoding="utf-8")
+    names = [match[1] for match in script.PLACE.findall(page)]
+    assert set(names) == {*script.TABLES, *script.VALUES}  # every table has its place, once
+    assert len(names) == len(set(names))
+    results = script.ARGUMENTS.get_default("results")
+    documents = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in results.glob("*.json")}
+    assert script.fill(page, documents) == page, "run python benchmarks/write_performance.py"
+
+
+def test_exponents_on_the_command_line():
+    from documents import powers
+
+    assert powers("-7..-5") == [-7, -6, -5] and powers("-3,1") == [-3, 1]
