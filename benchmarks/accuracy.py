@@ -124,7 +124,7 @@ def against_sgd(plan: Plan, options: argparse.Namespace, finished: Finished) -> 
 
 
 def correlation(plan: Plan, data_dir: Any, finished: Finished) -> Dict[str, Any]:
-    """Pearson correlations by d: means over chunks of steps, at the initial weights."""
+    """Pearson correlations and cosines by d: means over chunks of steps, at the initial weights."""
     from rbd_ipu import methods, models
     from rbd_ipu.data import Batches, load
     from rbd_ipu.directions.hadamard.orders import split
@@ -140,13 +140,13 @@ def correlation(plan: Plan, data_dir: Any, finished: Finished) -> Dict[str, Any]
             # The network stays where it is: a rate of 0, new directions at every step.
             method = methods.create("rbd", learning_rate=0.0, dim=dim, distribution="hadamard")
             history = Trainer(model, method, "cpu").fit(Batches(few, BATCH), epochs=plan.chunks, verbose=0).history
-            return {"D": method.size, "correlation": history["correlation"]}
+            return {"D": method.size, "correlation": history["correlation"], "cosine": history["cosine"]}
 
         settings = {"part": "correlation", "data": plan.cnn_data, "dim": dim, "chunks": plan.chunks}
         done = finished.run({**settings, "steps": plan.chunk_steps}, chunks)
         size = done["D"]
-        rows.append({"d": dim, "correlations": done["correlation"]})
-        print(f"correlation d={dim}: {done['correlation']}", flush=True)
+        rows.append({"d": dim, "correlations": done["correlation"], "cosines": done["cosine"]})
+        print(f"correlation d={dim}: {np.mean(done['correlation']):.4f}", flush=True)
     a, b = split(size)
     steps = plan.chunks * plan.chunk_steps
     return {"data": plan.cnn_data, "D": size, "padded": a * b, "steps": steps, "rows": rows}

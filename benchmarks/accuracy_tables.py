@@ -90,15 +90,15 @@ def against_sgd(part: Mapping[str, Any]) -> str:
 
 
 def correlation(part: Mapping[str, Any]) -> str:
-    """Measured correlations beside the theory."""
-    rows = [["d", "measured", "standard error", "sqrt(d/D)", "difference", "with padding", "difference"]]
+    """Correlations and cosines beside the theory, which is about the cosine: Pearson's centres the vectors first."""
+    head = ["d", "sqrt(d/D)", "with padding", "correlation", "off sqrt(d/D)", "cosine", "off sqrt(d/D)"]
+    rows = [head]
     for row in part["rows"]:
-        values = row["correlations"]
-        mean, error = statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
         plain, padded = theory(row["d"], part["D"], part["padded"])
-        cells: List[str] = [f"{row['d']:,}", f"{mean:.4f}", f"{error:.4f}"]
-        for expected in (plain, padded):
-            cells += [f"{expected:.4f}", f"{100 * (mean / expected - 1):+.2f} %"]
+        cells: List[str] = [f"{row['d']:,}", f"{plain:.4f}", f"{padded:.4f}"]
+        for values in (row["correlations"], row["cosines"]):
+            mean, error = statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
+            cells += [f"{mean:.4f} +- {error:.4f}", f"{100 * (mean / plain - 1):+.2f} %"]
         rows.append(cells)
     return markdown(rows, 0)
 

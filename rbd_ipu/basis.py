@@ -9,7 +9,7 @@ import functools
 from typing import Any, Optional, Tuple
 
 from rbd_ipu._stack import tf
-from rbd_ipu.checks import positive_int
+from rbd_ipu.checks import flag, positive_int
 from rbd_ipu.directions import Compiled, check_distribution, make_source, resolve
 from rbd_ipu.seeds import fold_in
 
@@ -22,13 +22,6 @@ def check_normalize(normalize: Any) -> str:
         accepted = ", ".join(repr(name) for name in NORMALIZATIONS)
         raise ValueError(f"unknown normalize {normalize!r}; accepted: {accepted}")
     return normalize
-
-
-def check_flag(name: str, value: Any) -> bool:
-    """``value``, if it is a bool."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return value
 
 
 @functools.lru_cache(maxsize=256)
@@ -64,7 +57,7 @@ class BasisGroup:
         self.distribution = check_distribution(distribution)
         self.normalize = check_normalize(normalize)
         self.source = resolve(source)
-        self.orthogonalize = check_flag("orthogonalize", orthogonalize)
+        self.orthogonalize = flag("orthogonalize", orthogonalize)
         rows = 0 if block is None else min(positive_int("block", block), self.dim)
         self._source = _source(
             self.source, groups, self.size, self.dim, self.distribution, normalize, rows, orthogonalize

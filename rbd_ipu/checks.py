@@ -51,3 +51,10 @@ def seed(value: Any) -> int:
     if not -(2**63) <= value < 2**64:
         raise ValueError(f"seed must be an integer of at most 64 bits, got {value!r}")
     return int(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """``value`` if it is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value

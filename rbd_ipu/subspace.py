@@ -35,7 +35,7 @@ class Subspace:
       ValueError: an unknown distribution, normalisation or source, or one that does not fit a compartment.
 
     Example:
-      >>> from rbd_ipu.compartments import Compartments, parse_scheme
+      >>> from rbd_ipu.compartments import Compartments
       >>> subspace = Subspace(Compartments.of([(30, 20), (20,)], "variable", 8))
       >>> subspace.dim, subspace.size, subspace.directions(seed=0, step=3).shape.as_list()
       (8, 620, [8, 620])

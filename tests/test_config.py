@@ -287,7 +287,7 @@ def test_options_are_those_of_the_method():
     }
     assert set(resolve({"learning_rate": 1.0}).options()) == {
         "learning_rate", "momentum", "dim", "distribution", "compartments", "normalize", "source",
-        "redraw_every", "seed",
+        "redraw_every", "seed", "orthogonalize",
     }  # fmt: skip
 
 

@@ -72,6 +72,9 @@ class Config:
         "what draws the directions: TensorFlow ops or, on a CPU, Numba; the same numbers",
         RANDOM,
     )
+    orthogonalize: Optional[bool] = _key(
+        False, Boolean(), "make the directions orthonormal; for dense bases of at most 1024 directions", RANDOM
+    )
     redraw_every: Optional[int] = _key(1, Integer(1), "steps between two draws of directions", ("rbd",))
     momentum: float = _key(0.0, Real(0.0, 1.0), "0 for none, as in the paper")
     learning_rate: float = _key(

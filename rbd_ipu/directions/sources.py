@@ -66,14 +66,14 @@ def resolve(source: str) -> str:
     from rbd_ipu.directions import native
 
     if source == "auto":
-        return "native" if _only_cpus() and native.available() else "counter"
+        return "native" if only_cpus() and native.available() else "counter"
     if source not in SOURCES:
         accepted = ", ".join(repr(name) for name in ("auto", *SOURCES.names()))
         raise ValueError(f"unknown source {source!r}; accepted: {accepted}")
     return source
 
 
-def _only_cpus() -> bool:
+def only_cpus() -> bool:
     """Whether a CPU is all there is. Asks for visible devices: listing logical ones would fix their number."""
     # Graphcore's TensorFlow shows its devices only once they are configured.
     if importlib.util.find_spec("tensorflow.python.ipu") is not None:

@@ -14,7 +14,7 @@ class FPD(RBD):
     Momentum in the full space, as the training loop applies it, is momentum in the coordinates: both are linear.
 
     Args:
-      learning_rate, dim, distribution, compartments, normalize, momentum, seed, source: as for :class:`RBD`.
+      learning_rate, dim, distribution, compartments, normalize, momentum, seed, source, orthogonalize: as for :class:`RBD`.
 
     Example:
       >>> int(FPD(learning_rate=0.5, dim=16).basis_index(1000))
@@ -33,6 +33,7 @@ class FPD(RBD):
         momentum: float = 0.0,
         seed: int = 0,
         source: str = "auto",
+        orthogonalize: bool = False,
     ):
         super().__init__(
             learning_rate,
@@ -43,6 +44,7 @@ class FPD(RBD):
             momentum=momentum,
             seed=seed,
             source=source,
+            orthogonalize=orthogonalize,
         )
 
     def basis_index(self, step: Any) -> Any:

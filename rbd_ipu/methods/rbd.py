@@ -24,7 +24,7 @@ class RBD(Method):
     Args:
       learning_rate, momentum: as for every method.
       dim: d, the number of directions of all compartments together; None where "factor:f" fixes it.
-      distribution, normalize, source: as for :class:`rbd_ipu.RandomBasis`.
+      distribution, normalize, source, orthogonalize: as for :class:`rbd_ipu.RandomBasis`.
       compartments: a scheme of :meth:`rbd_ipu.Compartments.of`.
       redraw_every: a basis serves this many steps.
       seed: of the bases, an int of at most 64 bits.
@@ -52,6 +52,7 @@ class RBD(Method):
         momentum: float = 0.0,
         seed: int = 0,
         source: str = "auto",
+        orthogonalize: bool = False,
     ):
         super().__init__(learning_rate, momentum)
         self.wanted_dim = None if dim is None else checks.positive_int("dim", dim)
@@ -61,12 +62,13 @@ class RBD(Method):
         self.redraw_every = checks.positive_int("redraw_every", redraw_every)
         self.seed = checks.seed(seed)
         self.source = source
+        self.orthogonalize = checks.flag("orthogonalize", orthogonalize)
         # Wrong names are refused now, whatever the model; what depends on it waits for build.
         check_names(distribution, compartments, normalize, source)
 
     def build(self, variables: Sequence[Any]) -> None:
         cut = Compartments.of(variables, self.compartments, self.wanted_dim)
-        self.subspace = subspace(cut, self.distribution, self.normalize, self.source)
+        self.subspace = subspace(cut, self.distribution, self.normalize, self.source, self.orthogonalize)
         self.size, self.dim = cut.size, cut.dim
 
     def basis_index(self, step: Any) -> Any:

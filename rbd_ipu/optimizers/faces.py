@@ -39,7 +39,7 @@ class RandomBasesDescent(SubspaceSGD):
     Args:
       learning_rate: a finite float >= 0, or a Keras schedule.
       dim: d, the number of directions of all compartments together; None where "factor:f" fixes it.
-      distribution, normalize, source: as for :class:`rbd_ipu.RandomBasis`.
+      distribution, normalize, source, orthogonalize: as for :class:`rbd_ipu.RandomBasis`.
       compartments: a scheme of :meth:`rbd_ipu.Compartments.of`.
       redraw_every: a basis serves this many steps.
       momentum: in [0, 1]; it costs a velocity of the size of the model.
@@ -76,6 +76,7 @@ class RandomBasesDescent(SubspaceSGD):
         seed: int = 0,
         normalize: str = "unit",
         source: str = "auto",
+        orthogonalize: bool = False,
         nesterov: bool = False,
         name: Optional[str] = None,
         **kwargs: Any,
@@ -89,6 +90,7 @@ class RandomBasesDescent(SubspaceSGD):
             "seed": checks.seed(seed),
             "normalize": normalize,
             "source": source,
+            "orthogonalize": checks.flag("orthogonalize", orthogonalize),
         }
         check_names(distribution, compartments, normalize, source)
         if dim is None and not compartments.startswith("factor:"):
@@ -122,7 +124,7 @@ class RandomBasesDescent(SubspaceSGD):
         """The subspace for these variables: its ``directions(seed, basis_index)`` are what a step uses."""
         own = self._subspace_config
         cut = Compartments.of(self.described(variables), own["compartments"], own["dim"])
-        return subspace(cut, own["distribution"], own["normalize"], own["source"])
+        return subspace(cut, own["distribution"], own["normalize"], own["source"], own["orthogonalize"])
 
     def get_config(self) -> Dict[str, Any]:
         return {**super().get_config(), **self._subspace_config}
@@ -141,8 +143,8 @@ class FixedProjectionDescent(RandomBasesDescent):
     which is momentum in the full space exactly, for P is linear and fixed.
 
     Args:
-      learning_rate, dim, distribution, compartments, momentum, seed, normalize, source, nesterov, name, **kwargs:
-        as for :class:`RandomBasesDescent`.
+      learning_rate, dim, distribution, compartments, momentum, seed, normalize, source, orthogonalize, nesterov,
+        name, **kwargs: as for :class:`RandomBasesDescent`.
 
     Example:
       >>> FixedProjectionDescent(0.1, dim=4, momentum=0.9).get_config()["momentum"]
@@ -159,6 +161,7 @@ class FixedProjectionDescent(RandomBasesDescent):
         seed: int = 0,
         normalize: str = "unit",
         source: str = "auto",
+        orthogonalize: bool = False,
         nesterov: bool = False,
         name: Optional[str] = None,
         **kwargs: Any,
@@ -172,6 +175,7 @@ class FixedProjectionDescent(RandomBasesDescent):
             seed=seed,
             normalize=normalize,
             source=source,
+            orthogonalize=orthogonalize,
             nesterov=nesterov,
             name=name,
             **kwargs,

@@ -63,10 +63,10 @@ def test_tables_of_accuracies():
     text = tables.against_sgd({"sgd": sgd, "rbd": {**sgd, "power": -2}, "d": 60_000})
     assert "| SGD | 2^-3 | 71.00 | 1.41 | 2 | 2^-4: 50.0, 2^-3: 70.0, 2^-2: diverged |" in text
     assert "| RBD, hadamard, d=60,000 | 2^-2 |" in text
-    rows = [{"d": 64, "correlations": [0.49, 0.51, 0.53]}]
+    rows = [{"d": 64, "correlations": [0.49, 0.51, 0.53], "cosines": [0.5, 0.5, 0.5]}]
     text = tables.correlation({"rows": rows, "D": 256, "padded": 512})
     # sqrt(64 / 256) = 1/2; with padding sqrt(64 / (256 + 32)) = 0.4714
-    assert "| 64 | 0.5100 | 0.0115 | 0.5000 | +2.00 % | 0.4714 | +8.19 % |" in text
+    assert "| 64 | 0.5000 | 0.4714 | 0.5100 +- 0.0115 | +2.00 % | 0.5000 +- 0.0000 | +0.00 % |" in text
 
 
 def test_the_best_rate_is_inside_the_grid_and_never_one_that_diverged():

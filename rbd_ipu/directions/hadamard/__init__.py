@@ -5,7 +5,8 @@ With N >= n the least order admitted (``orders.py``), H the symmetric Hadamard m
 
     x_i = row R_i of H diag(s), its first n columns            entries +-1
 
-    project   c = scale (H diag(s) pad(v))_R                    expand   u = scale diag(s) H^T (c placed at R), cropped
+    project   c = scale (H diag(s) pad(v))_R
+    expand    u = scale diag(s) H (c placed at R), cropped
 
 for O(N log N) time and O(N) memory, whatever d is (Ailon and Chazelle 2009, "The fast Johnson-Lindenstrauss
 transform", without its sparse matrix; Yu et al. 2016, "Orthogonal random features").
@@ -45,14 +46,14 @@ def make(source: str, groups: int, size: int, dim: int, normalize: str, rows: in
             f"distribution 'hadamard' has {a * b} orthogonal directions for {size} parameters, so dim must be "
             f"at most that, got {dim}; other distributions take any dim"
         )
-    if source == "native" and _vectorises():
+    if source == "native" and vectorises():
         from rbd_ipu.directions.hadamard.native import NativeHadamard
 
         return NativeHadamard(groups, size, dim, normalize)
     return Hadamard(groups, size, dim, normalize)
 
 
-def _vectorises() -> bool:
+def vectorises() -> bool:
     """Whether Numba's LLVM turns the butterflies into vector code: 11, that of Python 3.8, does not.
 
     There the compiled TensorFlow operations, which compute the same, are faster.
@@ -66,4 +67,4 @@ STRUCTURED.register("hadamard")(
     Structure("hadamard", make, None, "orthogonal directions at a cost that does not depend on dim")
 )
 
-__all__ = ["Hadamard", "make"]
+__all__ = ["Hadamard", "make", "vectorises"]
