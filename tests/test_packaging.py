@@ -45,7 +45,8 @@ def package_files(folder):
     return {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix not in (".pyc", ".pyo") and not path.name.startswith(".")
+        # Numba keeps what it compiles beside Python's own byte code.
+        if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
     }
 
 
