@@ -14,7 +14,8 @@ class FPD(RBD):
     Momentum in the full space, as the training loop applies it, is momentum in the coordinates: both are linear.
 
     Args:
-      learning_rate, dim, distribution, compartments, normalize, momentum, seed, source, orthogonalize: as for :class:`RBD`.
+      learning_rate, dim, distribution, compartments, normalize, momentum, seed, source, orthogonalize: as for
+        :class:`RBD`.
 
     Example:
       >>> int(FPD(learning_rate=0.5, dim=16).basis_index(1000))

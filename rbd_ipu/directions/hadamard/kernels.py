@@ -19,7 +19,7 @@ from numba import njit
 from rbd_ipu.directions.distributions import PLANE
 from rbd_ipu.directions.hadamard.butterflies import LANE_BITS, LANES, copy, transform
 from rbd_ipu.directions.hadamard.permutation import ROUNDS
-from rbd_ipu.directions.native.kernels import _compile, _digest
+from rbd_ipu.directions.native.kernels import compile_loop, digest
 from rbd_ipu.directions.native.loops import fill_words, loop
 from rbd_ipu.directions.native.stream import SIGN, bits_of, float_of, fold_in, hash32, schedule, u32
 
@@ -161,7 +161,7 @@ def _exchange(tables, A, B, b, scale, gather, scatter, c, y, z):
 
 def _digest_here() -> str:
     text = "".join(path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py")))
-    return hashlib.sha256((_digest() + text).encode("utf-8")).hexdigest()
+    return hashlib.sha256((digest() + text).encode("utf-8")).hexdigest()
 
 
 def _build(digest: str) -> Any:
@@ -195,7 +195,7 @@ def _build(digest: str) -> Any:
                 _columns(x, a, b, base_a, panel)
                 _apply_signs(words, scale, x[:n], out[g])
 
-    return _compile(sketch)
+    return compile_loop(sketch)
 
 
 def work_length(a: int, b: int) -> int:

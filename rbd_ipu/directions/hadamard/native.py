@@ -10,8 +10,8 @@ from rbd_ipu.directions.hadamard import kernels
 from rbd_ipu.directions.hadamard.butterflies import first_base
 from rbd_ipu.directions.hadamard.permutation import grid
 from rbd_ipu.directions.hadamard.source import Hadamard
-from rbd_ipu.directions.native.launch import BUFFERS, _empty, _plain
-from rbd_ipu.directions.native.source import _call
+from rbd_ipu.directions.native.launch import BUFFERS, empty, plain
+from rbd_ipu.directions.native.source import call_from_graph
 from rbd_ipu.directions.native.threads import run_tasks, thread_count
 from rbd_ipu.directions.sources import Source
 
@@ -38,35 +38,35 @@ class NativeHadamard(Source):
     def project(self, vectors: Any, seeds: Any) -> Any:
         if inside_xla():
             return self._ops.project(vectors, seeds)
-        return _call(self._gather, [vectors, seeds], [self._shapes["coordinates"]])[0]
+        return call_from_graph(self._gather, [vectors, seeds], [self._shapes["coordinates"]])[0]
 
     def expand(self, coordinates: Any, seeds: Any) -> Any:
         if inside_xla():
             return self._ops.expand(coordinates, seeds)
-        return _call(self._scatter, [coordinates, seeds], [self._shapes["vectors"]])[0]
+        return call_from_graph(self._scatter, [coordinates, seeds], [self._shapes["vectors"]])[0]
 
     def sketch(self, vectors: Any, seeds: Any) -> Any:
         if inside_xla():
             return self._ops.sketch(vectors, seeds)
-        return tuple(_call(self._both, [vectors, seeds], list(self._shapes.values())))
+        return tuple(call_from_graph(self._both, [vectors, seeds], list(self._shapes.values())))
 
     def _gather(self, vectors: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        coordinates = _empty(self.groups, self.dim)
-        self._run(seeds, _plain(vectors), coordinates, _empty(self.groups, 0), True, False)
+        coordinates = empty(self.groups, self.dim)
+        self._run(seeds, plain(vectors), coordinates, empty(self.groups, 0), True, False)
         return coordinates
 
     def _scatter(self, coordinates: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        out = _empty(self.groups, self.size)
-        self._run(seeds, out, _plain(coordinates), out, False, True)
+        out = empty(self.groups, self.size)
+        self._run(seeds, out, plain(coordinates), out, False, True)
         return out
 
     def _both(self, vectors: np.ndarray, seeds: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        coordinates, out = _empty(self.groups, self.dim), _empty(self.groups, self.size)
-        self._run(seeds, _plain(vectors), coordinates, out, True, True)
+        coordinates, out = empty(self.groups, self.dim), empty(self.groups, self.size)
+        self._run(seeds, plain(vectors), coordinates, out, True, True)
         return coordinates, out
 
     def _run(self, seeds: np.ndarray, *arguments: Any) -> None:
-        seeds, threads = _plain(seeds), thread_count()
+        seeds, threads = plain(seeds), thread_count()
         vectors, coordinates, out, gather, scatter = arguments
         tasks = min(threads, self.groups)
         ends = np.arange(tasks + 1) * self.groups // tasks

@@ -114,7 +114,7 @@ def _pair(seeds, g, i):
     return schedule(k0, k1)
 
 
-def _compile(function: Callable) -> Any:
+def compile_loop(function: Callable) -> Any:
     """Compiles without the GIL, cached on disk where that is possible."""
     try:
         return njit(nogil=True, cache=True, error_model="numpy")(function)
@@ -122,7 +122,7 @@ def _compile(function: Callable) -> Any:
         return njit(nogil=True, error_model="numpy")(function)
 
 
-def _digest() -> str:
+def digest() -> str:
     """Of all code that ends up in the kernels: Numba's cache looks at one file only."""
     folder = Path(__file__).parent
     files = [folder.parent / "hashing.py", folder.parent / "normal.py", folder.parent.parent / "seeds.py"]
@@ -168,7 +168,7 @@ def _build(digest: str) -> Any:
         digest  # noqa: B018
         add(f32(1), head, out)
 
-    return _compile(walk), _compile(rows), _compile(join)
+    return compile_loop(walk), compile_loop(rows), compile_loop(join)
 
 
-walk, rows, join = _build(_digest())
+walk, rows, join = _build(digest())

@@ -32,24 +32,24 @@ class Launcher:
         self._tasks = tasks
 
     def project(self, vectors: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        coordinates = _empty(self.groups, self.dim)
-        self._walk(seeds, vectors, coordinates, _empty(0, self.size), True, False)
+        coordinates = empty(self.groups, self.dim)
+        self._walk(seeds, vectors, coordinates, empty(0, self.size), True, False)
         return coordinates
 
     def expand(self, coordinates: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        update = _empty(self.groups, self.size)
+        update = empty(self.groups, self.size)
         self._walk(seeds, update, coordinates, update, False, True)
         return update
 
     def sketch(self, vectors: np.ndarray, seeds: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        coordinates, update = _empty(self.groups, self.dim), _empty(self.groups, self.size)
+        coordinates, update = empty(self.groups, self.dim), empty(self.groups, self.size)
         self._walk(seeds, vectors, coordinates, update, True, True)
         return coordinates, update
 
     def directions(self, seeds: np.ndarray, start: int, count: int) -> np.ndarray:
         out = np.empty((self.groups, count, self.size), np.float32)
         z = np.empty(scratch_length(self._row[0], self.size, True), np.float32)
-        rows(*self._row, _plain(seeds), start, out, z)
+        rows(*self._row, plain(seeds), start, out, z)
         return out
 
     def tasks(self, threads: int) -> int:
@@ -62,7 +62,7 @@ class Launcher:
         return max(1, min(wanted, directions))
 
     def _walk(self, seeds, vectors, coordinates, update, gather, scatter) -> None:  # type: ignore[no-untyped-def]
-        seeds, vectors, coordinates = _plain(seeds), _plain(vectors), _plain(coordinates)
+        seeds, vectors, coordinates = plain(seeds), plain(vectors), plain(coordinates)
         threads = thread_count()
         tasks = self._tasks or self.tasks(threads)
         ends = np.arange(tasks + 1) * (self.groups * self.dim) // tasks
@@ -81,12 +81,12 @@ class Launcher:
             BUFFERS.give(head)
 
 
-def _plain(array: np.ndarray) -> np.ndarray:
+def plain(array: np.ndarray) -> np.ndarray:
     """The array as kernels were compiled for: writeable, aligned, in C order; a copy only if it is not."""
     return np.require(array, requirements=["C", "A", "W"])
 
 
-def _empty(rows: int, columns: int) -> np.ndarray:
+def empty(rows: int, columns: int) -> np.ndarray:
     """float32 [rows, columns] at a multiple of 64 bytes: TensorFlow then takes it over without a copy."""
     room = np.empty(rows * columns + 16, np.float32)
     skip = -room.ctypes.data % 64 // 4

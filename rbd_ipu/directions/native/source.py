@@ -37,26 +37,26 @@ class Native(Source):
         if inside_xla():
             return self._ops.directions(seeds, start, count)
         groups, size = self._shapes["vectors"]
-        return _call(draw, [seeds], [[groups, count, size]])[0]
+        return call_from_graph(draw, [seeds], [[groups, count, size]])[0]
 
     def project(self, vectors: Any, seeds: Any) -> Any:
         if inside_xla():
             return self._ops.project(vectors, seeds)
-        return _call(self._kernels.project, [vectors, seeds], [self._shapes["coordinates"]])[0]
+        return call_from_graph(self._kernels.project, [vectors, seeds], [self._shapes["coordinates"]])[0]
 
     def expand(self, coordinates: Any, seeds: Any) -> Any:
         if inside_xla():
             return self._ops.expand(coordinates, seeds)
-        return _call(self._kernels.expand, [coordinates, seeds], [self._shapes["vectors"]])[0]
+        return call_from_graph(self._kernels.expand, [coordinates, seeds], [self._shapes["vectors"]])[0]
 
     def sketch(self, vectors: Any, seeds: Any) -> Any:
         if inside_xla():
             return self._ops.sketch(vectors, seeds)
         shapes = [self._shapes["coordinates"], self._shapes["vectors"]]
-        return tuple(_call(self._kernels.sketch, [vectors, seeds], shapes))
+        return tuple(call_from_graph(self._kernels.sketch, [vectors, seeds], shapes))
 
 
-def _call(function: Callable, arguments: Any, shapes: Any) -> Any:
+def call_from_graph(function: Callable, arguments: Any, shapes: Any) -> Any:
     """Applies a function of NumPy arrays to tensors; its results are float32 tensors of these shapes."""
     results = tf.numpy_function(function, arguments, [tf.float32] * len(shapes))
     if not isinstance(results, (list, tuple)):  # one result, in eager mode
