@@ -70,6 +70,7 @@ class Subspace:
         self._project = _compile(self._project_pieces, jit)
         self._expand = _compile(self._expand_pieces, jit)
         self._sketch = _compile(self._sketch_pieces, jit)
+        self._filter = _compile(self._filter_pieces, jit)
 
     def project(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """c = P^T v: float32 [D] -> [d]."""
@@ -82,6 +83,10 @@ class Subspace:
     def sketch(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Tuple[Any, Any]:
         """(c, P c) with c = P^T v, in one pass over each direction: [D] -> [d], [D]."""
         return self._sketch(vector, *_tensors(seed, step, worker))
+
+    def filter(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
+        """P P^T v, for those who do not need the coordinates: [D] -> [D]."""
+        return self._filter(vector, *_tensors(seed, step, worker))
 
     def directions(self, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """P^T, dense, zeros outside the compartments: [d, D]. For tests and analysis only."""
@@ -113,6 +118,10 @@ class Subspace:
         pieces = _cut(vector, [piece.size for piece in self.compartments])
         c, u = self._each(lambda s, v, seeds: s.sketch(v, seeds), pieces, self._seeds(*key))
         return c, u
+
+    def _filter_pieces(self, vector: Any, *key: Any) -> Any:
+        pieces = _cut(vector, [piece.size for piece in self.compartments])
+        return self._each(lambda s, v, seeds: (s.filter(v, seeds),), pieces, self._seeds(*key))[0]
 
     def _each(self, apply: Callable, pieces: List[Any], seeds: List[Any]) -> List[Any]:
         """Applies a function to every group's stacked pieces; joins each result in compartment order."""

@@ -14,6 +14,8 @@ from rbd_ipu.loop import evaluate_all, train_steps
 from rbd_ipu.losses import default_loss, loss_of, per_batch
 from rbd_ipu.methods import Method
 
+# At every so many steps of an epoch, from its first, the update is compared with the gradient.
+COMPARE_EVERY = 8
 # A call of the loop should last about this long: short enough to answer Ctrl-C, long enough to cost nothing.
 CALL_SECONDS = 0.5
 
@@ -85,7 +87,8 @@ class Trainer:
             optimizer = keras.optimizers.SGD(method.learning_rate, momentum=method.momentum)
             model.compile(optimizer=optimizer, loss=self.loss, metrics=["accuracy"])
             create_variables(optimizer, model.trainable_variables)
-        self._run = train_steps(model, mean_loss, method, optimizer, model.trainable_variables)
+        variables = model.trainable_variables
+        self._run = train_steps(model, mean_loss, method, optimizer, variables, COMPARE_EVERY)
         self._evaluate = evaluate_all(model, mean_loss)
         self._rate = 0.0  # steps a second, as last measured
         self._traced = False  # the first call traces and compiles: its time says nothing
@@ -118,7 +121,7 @@ class Trainer:
         Returns:
           The Keras History. Each epoch has: ``loss``, ``accuracy`` (means over its steps), ``val_loss``,
           ``val_accuracy``, ``correlation`` and ``cosine`` (of the update with the full gradient, means over
-          steps), ``images_per_second`` (of training alone, without the first call, which traces), ``seconds``
+          every eighth step), ``images_per_second`` (of training alone, without the first call, which traces), ``seconds``
           (all of the epoch) and ``step`` (updates so far). ``accuracy`` is absent where outputs are not classes.
 
         Raises:
@@ -171,13 +174,13 @@ class Trainer:
         return int(self.model.optimizer.iterations)
 
     def _train_epoch(self, epoch: int, iterator: Any, source: Feed, hooks: Any, history: Any) -> Dict[str, float]:
-        sums = np.zeros(5)
+        sums = np.zeros(6)
         done, timed_steps, timed_seconds = 0, 0, 0.0
         while done < source.steps_per_epoch and not self.model.stop_training:
             n = min(max(1, int(self._rate * CALL_SECONDS)), source.steps_per_epoch - done)
             hooks.on_train_batch_begin(done)
             started = time.perf_counter()
-            *totals, finite = self._call(iterator, n)
+            *totals, finite = self._call(iterator, n, done)
             seconds = time.perf_counter() - started
             sums += totals
             if not finite:
@@ -194,18 +197,19 @@ class Trainer:
             logs["images_per_second"] = source.batch_size * timed_steps / timed_seconds
         return logs
 
-    def _call(self, iterator: Any, n: int) -> Any:
+    def _call(self, iterator: Any, n: int, done: int) -> Any:
         # strategy.run wants a plain function around the compiled one.
         with self.device:
             totals = self.device.strategy.run(
-                lambda iterator, n: self._run(iterator, n), args=(iterator, tf.constant(n))
+                lambda *arguments: self._run(*arguments), args=(iterator, tf.constant(n), tf.constant(done))
             )
         return [float(value) for value in totals]
 
 
 def _means(sums: np.ndarray) -> Dict[str, float]:
     """Metrics of an epoch from sums over its steps, in the order of ``Totals``."""
-    steps, *totals = sums
-    names = ("loss", "accuracy", "cosine", "correlation")
-    means = {name: float(total / steps) for name, total in zip(names, totals)}
+    steps, compared, loss, accuracy, cosine, correlation = (float(total) for total in sums)
+    means = {"loss": loss / steps, "accuracy": accuracy / steps}
+    if compared:
+        means.update(cosine=cosine / compared, correlation=correlation / compared)
     return {name: value for name, value in means.items() if not math.isnan(value)}

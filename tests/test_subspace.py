@@ -32,6 +32,7 @@ def test_against_the_dense_matrix(scheme, distribution):
     coordinates, update = space.sketch(g, 3, 7, 1)
     close(coordinates, c, 2e-6)
     close(update, P.T @ c, 2e-6)
+    close(space.filter(g, 3, 7, 1), P.T @ c, 2e-6)
     close(space.project(g, 3, 7, 1), c, 2e-6)
     close(space.expand(c.astype(np.float32), 3, 7, 1), P.T @ c, 2e-6)
 
@@ -74,3 +75,14 @@ def test_equal_arguments_share_one_program():
     cut = Compartments.of(SHAPES, "layer", 20)
     again = Compartments.of(SHAPES, "layer", 20)
     assert subspace(cut, "normal", "unit", "auto") is subspace(again, "normal", "unit", "auto")
+
+
+@pytest.mark.parametrize("source", ["counter", "native"])
+@pytest.mark.parametrize("size", [1, 2, 17, 400, 1000, 4097])
+def test_a_hadamard_filter_is_its_sketch_for_few_and_for_nearly_all_directions(size, source):
+    if source == "native":
+        pytest.importorskip("numba")
+    g = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+    for dim in sorted({1, max(1, size // 2), max(1, size // 2 + 1), max(1, size - 1), size}):
+        space = Subspace(Compartments.of([size], "global", dim), "hadamard", "unit", source)
+        close(space.filter(g, 5, 1), space.sketch(g, 5, 1)[1], 2e-6)

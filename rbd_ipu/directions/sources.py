@@ -20,6 +20,7 @@ class Source:
         project(vectors [G, n], seeds)    [G, d]          c_i = <v, phi_i>
         expand(coordinates [G, d], seeds) [G, n]          sum_i c_i phi_i
         sketch(vectors [G, n], seeds)     [G, d], [G, n]  both, in one pass over each direction
+        filter(vectors [G, n], seeds)     [G, n]          the second of sketch alone, for those who need no more
 
     A source is a pure function of its arguments: the same seeds give the same directions in every method.
 
@@ -41,6 +42,9 @@ class Source:
     def sketch(self, vectors: Any, seeds: Any) -> Any:
         coordinates = self.project(vectors, seeds)
         return coordinates, self.expand(coordinates, seeds)
+
+    def filter(self, vectors: Any, seeds: Any) -> Any:
+        return self.sketch(vectors, seeds)[1]
 
 
 class Compiled(Source):

@@ -85,4 +85,4 @@ class RBD(Method):
         return tf.add_n(updates) / workers
 
     def step(self, state: Any, batch: Any, step: Any) -> Any:
-        return self.subspace.sketch(state.gradient(batch), self.seed, self.basis_index(step), 0)[1]
+        return self.subspace.filter(state.gradient(batch), self.seed, self.basis_index(step), 0)

@@ -110,7 +110,7 @@ class RandomBasesDescent(SubspaceSGD):
         vector = flatten(gradients)
         seed, index = self._subspace_config["seed"], self.basis_index()
         if _replicas() == 1:
-            update = space.sketch(vector, seed, index)[1]
+            update = space.filter(vector, seed, index)
         else:
             # Keras divided the loss by the number of replicas, so the sum is the mean.
             update = space.expand(_sum_over_replicas(space.project(vector, seed, index)), seed, index)

@@ -141,6 +141,46 @@ def _put(places, c, z):
         z[places[j]] = c[j]
 
 
+@loop
+def _pass(places, scale, y, z):
+    for j in range(places.shape[0]):
+        z[places[j]] = y[places[j]] * scale
+
+
+@loop
+def _copy(scale, y, z):
+    for j in range(z.shape[0]):
+        z[j] = y[j] * scale
+
+
+@loop
+def _drop(places, z):
+    for j in range(places.shape[0]):
+        z[places[j]] = 0
+
+
+@njit(error_model="numpy")
+def _select(tables, A, B, b, scale, d, y, z):
+    """z = scale y in the rows of the ranks below d, 0 in the others; walks along the fewer of the two."""
+    N = A * B
+    keep = 2 * d <= N
+    first, last = (0, d) if keep else (d, N)
+    if keep:
+        z[:] = 0
+    else:
+        _copy(scale, y, z)
+    places = np.empty(B, np.uint64)
+    for i in range(first // B, -(-last // B)):
+        _places(tables[0], tables[1], tables[2], tables[3], tables[4], tables[5], u64(A), u64(B), u64(i), places)
+        if b != B:
+            _to_grid(A, B, b, places)
+        here = places[max(first - i * B, 0) : min(last - i * B, B)]
+        if keep:
+            _pass(here, scale, y, z)
+        else:
+            _drop(here, z)
+
+
 @njit(error_model="numpy")
 def _exchange(tables, A, B, b, scale, gather, scatter, c, y, z):
     """Coordinates from their places in y (gather), coordinates to their places in z (scatter)."""
@@ -167,8 +207,11 @@ def _digest_here() -> str:
 def _build(digest: str) -> Any:
     """The kernel; ``digest`` of all its code becomes a part of the key of Numba's cache."""
 
-    def sketch(seeds, first, last, shape, scale, vectors, coordinates, out, work, words, gather, scatter):
-        """Bases first ... last - 1: coordinates of the vectors (gather), update from coordinates (scatter)."""
+    def sketch(seeds, first, last, shape, dim, scale, vectors, coordinates, out, work, words, gather, scatter):
+        """Bases first ... last - 1: coordinates of the vectors (gather), update from coordinates (scatter).
+
+        Where both are wanted and there is no room for coordinates, they are not written down.
+        """
         digest  # noqa: B018
         a, b, base_a, base_b, A, B = shape
         n = vectors.shape[1] if gather else out.shape[1]
@@ -187,9 +230,12 @@ def _build(digest: str) -> Any:
                 x[n:] = 0
                 _columns(x, a, b, base_a, panel)
                 _rows(x, a, b, base_b, panel, y)
-            if scatter:
-                z[:length] = 0
-            _exchange(tables, A, B, b, scale, gather, scatter, coordinates[g], y, z)
+            if coordinates.shape[1] == 0:
+                _select(tables, A, B, b, scale, dim, y, z[:length])
+            else:
+                if scatter:
+                    z[:length] = 0
+                _exchange(tables, A, B, b, scale, gather, scatter, coordinates[g], y, z)
             if scatter:
                 _rows_back(z, a, b, base_b, panel, x)
                 _columns(x, a, b, base_a, panel)

@@ -50,6 +50,16 @@ class NativeHadamard(Source):
             return self._ops.sketch(vectors, seeds)
         return tuple(call_from_graph(self._both, [vectors, seeds], list(self._shapes.values())))
 
+    def filter(self, vectors: Any, seeds: Any) -> Any:
+        if inside_xla():
+            return self._ops.filter(vectors, seeds)
+        return call_from_graph(self._through, [vectors, seeds], [self._shapes["vectors"]])[0]
+
+    def _through(self, vectors: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+        out = empty(self.groups, self.size)
+        self._run(seeds, plain(vectors), empty(self.groups, 0), out, True, True)
+        return out
+
     def _gather(self, vectors: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         coordinates = empty(self.groups, self.dim)
         self._run(seeds, plain(vectors), coordinates, empty(self.groups, 0), True, False)
@@ -76,7 +86,7 @@ class NativeHadamard(Source):
             work = BUFFERS.take(kernels.work_length(*self._shape[:2]))
             words = np.empty(-(-self.size // (32 * PLANE)) * PLANE, np.uint32)
             kernels.sketch(
-                seeds, ends[t], ends[t + 1], self._shape, scale, vectors, coordinates, out, work, words,
+                seeds, ends[t], ends[t + 1], self._shape, self.dim, scale, vectors, coordinates, out, work, words,
                 gather, scatter,
             )  # fmt: skip
             BUFFERS.give(work)
