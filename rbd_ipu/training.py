@@ -121,8 +121,9 @@ class Trainer:
         Returns:
           The Keras History. Each epoch has: ``loss``, ``accuracy`` (means over its steps), ``val_loss``,
           ``val_accuracy``, ``correlation`` and ``cosine`` (of the update with the full gradient, means over
-          every eighth step), ``images_per_second`` (of training alone, without the first call, which traces), ``seconds``
-          (all of the epoch) and ``step`` (updates so far). ``accuracy`` is absent where outputs are not classes.
+          every eighth step), ``images_per_second`` (of training alone, without the first call, which traces),
+          ``seconds`` (all of the epoch) and ``step`` (updates so far). ``accuracy`` is absent where outputs are not
+          classes.
 
         Raises:
           NonFiniteError: a loss or update was NaN or infinite. The weights are those of the last finite step.
