@@ -14,7 +14,7 @@ the compartment, j parameters of it.
 import functools
 from typing import Any, Callable, List, Tuple
 
-from rbd_ipu._stack import tf
+from rbd_ipu._stack import inside_xla, tf
 from rbd_ipu.basis import check_normalize
 from rbd_ipu.compartments import Compartments, parse_scheme
 from rbd_ipu.directions import Source, check_distribution, make_source, resolve
@@ -66,6 +66,7 @@ class Subspace:
         # Seeds are hashed under XLA, inside the compiled program or in one of their own: as single operations, the
         # rounds of Threefry would take longer than a network.
         jit = all(source.jit for _, source in self._groups)
+        self._together = _together(self.source, compartments, self._groups)
         self._seeds = _compile(self._hash_seeds, not jit)
         self._project = _compile(self._project_pieces, jit)
         self._expand = _compile(self._expand_pieces, jit)
@@ -107,19 +108,28 @@ class Subspace:
         return tf.split(seeds, [len(members) for members, _ in self._groups])
 
     def _project_pieces(self, vector: Any, *key: Any) -> Any:
+        if self._together and not inside_xla():
+            return self._together.run("project", vector, tf.concat(self._seeds(*key), axis=0))[0]
         pieces = _cut(vector, [piece.size for piece in self.compartments])
         return self._each(lambda s, v, seeds: (s.project(v, seeds),), pieces, self._seeds(*key))[0]
 
     def _expand_pieces(self, coordinates: Any, *key: Any) -> Any:
+        if self._together and not inside_xla():
+            return self._together.run("expand", coordinates, tf.concat(self._seeds(*key), axis=0))[0]
         pieces = _cut(coordinates, [piece.dim for piece in self.compartments])
         return self._each(lambda s, c, seeds: (s.expand(c, seeds),), pieces, self._seeds(*key))[0]
 
     def _sketch_pieces(self, vector: Any, *key: Any) -> Tuple[Any, Any]:
+        if self._together and not inside_xla():
+            c, u = self._together.run("sketch", vector, tf.concat(self._seeds(*key), axis=0))
+            return c, u
         pieces = _cut(vector, [piece.size for piece in self.compartments])
         c, u = self._each(lambda s, v, seeds: s.sketch(v, seeds), pieces, self._seeds(*key))
         return c, u
 
     def _filter_pieces(self, vector: Any, *key: Any) -> Any:
+        if self._together and not inside_xla():
+            return self._sketch_pieces(vector, *key)[1]
         pieces = _cut(vector, [piece.size for piece in self.compartments])
         return self._each(lambda s, v, seeds: (s.filter(v, seeds),), pieces, self._seeds(*key))[0]
 
@@ -157,6 +167,17 @@ def check_names(distribution: str, scheme: str, normalize: str, source: str) -> 
     parse_scheme(scheme)
     check_normalize(normalize)
     resolve(source)
+
+
+def _together(name: str, compartments: Compartments, groups: List[Tuple[List[int], Source]]) -> Any:
+    """What runs several groups in one operation, where all of them are Numba's; otherwise None."""
+    if name != "native" or len(groups) < 2:
+        return None
+    from rbd_ipu.directions.native.source import Native  # late: it needs Numba
+    from rbd_ipu.directions.native.together import Together
+
+    kernels = [(members, source.kernels) for members, source in groups if isinstance(source, Native)]
+    return Together(compartments, kernels) if len(kernels) == len(groups) else None
 
 
 def _compile(function: Callable, jit: bool) -> Callable:

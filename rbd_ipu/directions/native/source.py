@@ -28,11 +28,11 @@ class Native(Source):
         scale = 1.0
         if normalize == "expected":
             scale = 1.0 / math.sqrt(size * DISTRIBUTIONS.get(distribution).second_moment)
-        self._kernels = Launcher(groups, size, dim, distribution, normalize == "unit", scale)
+        self.kernels = Launcher(groups, size, dim, distribution, normalize == "unit", scale)
 
     def directions(self, seeds: Any, start: int, count: int) -> Any:
         def draw(seeds: Any) -> Any:
-            return self._kernels.directions(seeds, start, count)
+            return self.kernels.directions(seeds, start, count)
 
         if inside_xla():
             return self._ops.directions(seeds, start, count)
@@ -42,18 +42,18 @@ class Native(Source):
     def project(self, vectors: Any, seeds: Any) -> Any:
         if inside_xla():
             return self._ops.project(vectors, seeds)
-        return call_from_graph(self._kernels.project, [vectors, seeds], [self._shapes["coordinates"]])[0]
+        return call_from_graph(self.kernels.project, [vectors, seeds], [self._shapes["coordinates"]])[0]
 
     def expand(self, coordinates: Any, seeds: Any) -> Any:
         if inside_xla():
             return self._ops.expand(coordinates, seeds)
-        return call_from_graph(self._kernels.expand, [coordinates, seeds], [self._shapes["vectors"]])[0]
+        return call_from_graph(self.kernels.expand, [coordinates, seeds], [self._shapes["vectors"]])[0]
 
     def sketch(self, vectors: Any, seeds: Any) -> Any:
         if inside_xla():
             return self._ops.sketch(vectors, seeds)
         shapes = [self._shapes["coordinates"], self._shapes["vectors"]]
-        return tuple(call_from_graph(self._kernels.sketch, [vectors, seeds], shapes))
+        return tuple(call_from_graph(self.kernels.sketch, [vectors, seeds], shapes))
 
 
 def call_from_graph(function: Callable, arguments: Any, shapes: Any) -> Any:
