@@ -1,4 +1,4 @@
-"""The stream is random enough: moments, distribution and tails of the normal, and no correlation between directions."""
+"""The stream is random enough: moments and tails of the normal, and no correlation between directions."""
 
 import math
 
