@@ -11,7 +11,7 @@ Everything in the package that needs TensorFlow takes it from here, so that a mi
 reported once, in words.
 """
 
-from typing import Any, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 _INSTALL = (
     'rbd_ipu needs TensorFlow, which it never installs by itself: pip install "rbd-ipu[cpu]" for a CPU, '
@@ -65,6 +65,11 @@ def apply_update(optimizer: Any, pairs: Sequence[Tuple[Any, Any]]) -> None:
         optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
 
 
+def tensors(variables: Sequence[Any]) -> List[Any]:
+    """The tf.Variables behind the variables of either Keras."""
+    return [v if isinstance(v, tf.Variable) or not hasattr(v, "value") else v.value for v in variables]
+
+
 def current_rate(optimizer: Any) -> float:
     """The learning rate of the next step; a schedule is asked for it."""
     rate = optimizer.learning_rate
@@ -84,4 +89,4 @@ def inside_xla() -> bool:
     return control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
 
 
-__all__ = ["KERAS_3", "apply_update", "create_variables", "current_rate", "inside_xla", "keras", "tf"]
+__all__ = ["KERAS_3", "apply_update", "create_variables", "current_rate", "inside_xla", "keras", "tensors", "tf"]

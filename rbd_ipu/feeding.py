@@ -1,6 +1,6 @@
 """Feeds: the kinds of training data that users have, behind one face."""
 
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Callable, Iterator, Optional, Tuple
 
 from rbd_ipu import checks
 from rbd_ipu._stack import tf
@@ -18,8 +18,11 @@ class Feed:
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = batch_size
 
-    def iterators(self, epoch: int) -> Iterator[Any]:
-        """An iterator over batches for each epoch from ``epoch`` on."""
+    def iterators(self, epoch: int, step: int = 0, iterate: Callable[[Any], Any] = iter) -> Iterator[Any]:
+        """An iterator over batches for each epoch from ``epoch`` on, the first of them from ``step`` on.
+
+        ``iterate(dataset)`` makes it, on a device that has a way of its own.
+        """
         raise NotImplementedError
 
 
@@ -30,8 +33,8 @@ class _Stream(Feed):
         super().__init__(batches.steps_per_epoch, batches.batch_size)
         self._batches = batches
 
-    def iterators(self, epoch: int) -> Iterator[Any]:
-        iterator = iter(self._batches.dataset(epoch, 0))
+    def iterators(self, epoch: int, step: int = 0, iterate: Callable[[Any], Any] = iter) -> Iterator[Any]:
+        iterator = iterate(self._batches.dataset(epoch, step))
         while True:
             yield iterator
 
@@ -58,9 +61,10 @@ class _Dataset(Feed):
         super().__init__(steps, size)
         self._dataset = dataset
 
-    def iterators(self, epoch: int) -> Iterator[Any]:
+    def iterators(self, epoch: int, step: int = 0, iterate: Callable[[Any], Any] = iter) -> Iterator[Any]:
+        yield iterate(self._dataset.skip(step) if step else self._dataset)
         while True:
-            yield iter(self._dataset)
+            yield iterate(self._dataset)
 
 
 def feed(data: Any, batch_size: int, seed: int, steps_per_epoch: Optional[int] = None) -> Feed:

@@ -1,97 +1,38 @@
 """The loop of many steps on the device: one function, run by the strategy, n steps a call."""
 
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict
 
-from rbd_ipu._stack import apply_update, tf
+from rbd_ipu._stack import tf
 from rbd_ipu.losses import hits
-from rbd_ipu.methods import Method
-from rbd_ipu.state import State, unflatten
-from rbd_ipu.statistics import likeness
+from rbd_ipu.steps import MEASURES, Step
 
 
-class Totals(NamedTuple):
-    """Sums over the steps of a call, float32 scalars; each divided by ``steps`` is a mean over steps.
+def train_steps(step: Step) -> Callable[[Any, Any, Any], Any]:
+    """The compiled function ``(iterator, n, done) -> sums`` that trains for n steps, after ``done`` of the epoch.
 
-    But ``cosine`` and ``correlation`` are sums over the ``compared`` steps: to compare the update with the gradient
-    takes five passes over both, which is as long as a small network takes.
-
-    ``finite`` is 1 as long as every loss and update was finite. The step at which one is not changes nothing,
-    is not counted, and ends the loop: the weights are those of the last finite step.
-    """
-
-    steps: Any
-    compared: Any
-    loss: Any
-    accuracy: Any
-    cosine: Any
-    correlation: Any
-    finite: Any
-
-
-def train_steps(
-    model: Any,
-    loss: Callable[[Any, Any], Any],
-    method: Method,
-    optimizer: Any,
-    variables: List[Any],
-    compare_every: int,
-) -> Callable[[Any, Any, Any], Totals]:
-    """The compiled function ``(iterator, n, done) -> Totals`` that trains for n steps, after ``done`` of the epoch.
+    The sums over these steps come in the order of ``MEASURES``, float32 scalars, with ``finite`` after them: 1 as
+    long as every loss and update was finite. The step at which one is not is not counted and ends the loop: the
+    weights are those of the last finite step.
 
     n is a tensor, so that calls of any length share one trace. On a CPU the network is a plain graph (ten times
     faster there than XLA); methods compile their bases.
     """
 
-    def one_step(batch: Any, place: Any) -> Dict[str, Any]:
-        state = State(model, loss, variables)
-        step = tf.cast(optimizer.iterations, tf.int32)
-        update = method.step(state, batch, step)
-        seen = state.evaluate(batch)
-        compared = tf.equal(place % compare_every, 0)
-        if method.follows_gradient:
-            cosine = correlation = tf.cast(compared, tf.float32)
-        else:
-            cosine, correlation = tf.cond(
-                compared,
-                lambda: likeness(update, seen.gradient),
-                lambda: (tf.constant(0.0), tf.constant(0.0)),
-            )
-        right = hits(batch[1], seen.outputs)
-        accuracy = tf.constant(float("nan")) if right is None else tf.reduce_mean(right)
-        # A sum is not finite when an entry is not.
-        finite = tf.math.is_finite(seen.loss) & tf.math.is_finite(tf.reduce_sum(update))
-        tf.cond(finite, lambda: apply(update), lambda: tf.constant(0))
-        return {
-            "steps": tf.constant(1.0),
-            "compared": tf.cast(compared, tf.float32),
-            "loss": tf.cast(seen.loss, tf.float32),
-            "accuracy": accuracy,
-            "cosine": cosine,
-            "correlation": correlation,
-            "finite": tf.cast(finite, tf.float32),
-        }
-
-    def apply(update: Any) -> Any:
-        apply_update(optimizer, list(zip(unflatten(update, variables), variables)))
-        return tf.constant(0)
-
     @tf.function
-    def run(iterator: Any, n: Any, done: Any) -> Totals:
-        def body(i: Any, totals: Totals) -> Any:
-            new = one_step(next(iterator), done + i)
-            good = new.pop("finite")
-            sums = {name: getattr(totals, name) + tf.where(good > 0.0, value, 0.0) for name, value in new.items()}
-            return i + 1, Totals(finite=good, **sums)
+    def run(iterator: Any, n: Any, done: Any) -> Any:
+        def body(i: Any, sums: Any, _: Any) -> Any:
+            new = step(lambda: next(iterator), done + i)
+            good = new["finite"] > 0.0
+            sums = tuple(total + tf.where(good, new[name], 0.0) for name, total in zip(MEASURES, sums))
+            return i + 1, sums, new["finite"]
 
-        zero = tf.constant(0.0)
-        start = Totals(zero, zero, zero, zero, zero, zero, tf.constant(1.0))
-        _, totals = tf.while_loop(
-            lambda i, totals: (i < n) & (totals.finite > 0.0),
+        _, sums, finite = tf.while_loop(
+            lambda i, _, finite: (i < n) & (finite > 0.0),
             body,
-            (tf.constant(0), start),
+            (tf.constant(0), (tf.constant(0.0),) * len(MEASURES), tf.constant(1.0)),
             parallel_iterations=1,
         )
-        return totals
+        return (*sums, finite)
 
     return run
 

@@ -1,8 +1,8 @@
 """State: a model at its present weights, and what a method may ask of it."""
 
-from typing import Any, Callable, List, NamedTuple, Sequence
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence
 
-from rbd_ipu._stack import tf
+from rbd_ipu._stack import tensors, tf
 
 
 class Evaluation(NamedTuple):
@@ -20,12 +20,20 @@ class State:
       model: a Keras model.
       loss: ``loss(y, outputs) -> []``, the mean over the mini-batch.
       variables: the trainable variables, in the order in which they make the flat vector.
+      next_batch: gives a further mini-batch, for methods whose step takes several.
     """
 
-    def __init__(self, model: Any, loss: Callable[[Any, Any], Any], variables: Sequence[Any]):
+    def __init__(
+        self,
+        model: Any,
+        loss: Callable[[Any, Any], Any],
+        variables: Sequence[Any],
+        next_batch: Optional[Callable[[], Any]] = None,
+    ):
         self.model = model
         self.loss = loss
         self.variables = list(variables)
+        self.next_batch = next_batch
         self._seen: List[Any] = []
 
     def evaluate(self, batch: Any) -> Evaluation:
@@ -47,15 +55,6 @@ class State:
     def gradient(self, batch: Any) -> Any:
         """g = grad L(theta) on a mini-batch: float32 [D]."""
         return self.evaluate(batch).gradient
-
-
-def tensors(variables: Sequence[Any]) -> List[Any]:
-    """The tf.Variables behind the variables of either Keras."""
-    return [getattr(variable, "value", variable) if _is_keras_3(variable) else variable for variable in variables]
-
-
-def _is_keras_3(variable: Any) -> bool:
-    return not isinstance(variable, tf.Variable) and hasattr(variable, "value")
 
 
 def flatten(arrays: Sequence[Any]) -> Any:

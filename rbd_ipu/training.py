@@ -4,15 +4,15 @@ import math
 import time
 from typing import Any, Dict, Iterable, Optional, Union
 
-import numpy as np
-
 from rbd_ipu import checks
-from rbd_ipu._stack import create_variables, current_rate, keras, tf
+from rbd_ipu._stack import create_variables, current_rate, keras
 from rbd_ipu.devices import Device, open_device
 from rbd_ipu.feeding import Feed, feed, in_order
-from rbd_ipu.loop import evaluate_all, train_steps
+from rbd_ipu.loop import evaluate_all
 from rbd_ipu.losses import default_loss, loss_of, per_batch
 from rbd_ipu.methods import Method
+from rbd_ipu.progress import Progress, means
+from rbd_ipu.steps import one_step
 
 # At every so many steps of an epoch, from its first, the update is compared with the gradient.
 COMPARE_EVERY = 8
@@ -82,16 +82,19 @@ class Trainer:
         self.device = open_device(device) if isinstance(device, str) else device
         self.loss = loss or loss_of(model) or default_loss()
         mean_loss = per_batch(self.loss)
-        self.method.build(model.trainable_variables)
         with self.device:
+            self.method.build(model.trainable_variables)
             optimizer = keras.optimizers.SGD(method.learning_rate, momentum=method.momentum)
             model.compile(optimizer=optimizer, loss=self.loss, metrics=["accuracy"])
             create_variables(optimizer, model.trainable_variables)
         variables = model.trainable_variables
-        self._run = train_steps(model, mean_loss, method, optimizer, variables, COMPARE_EVERY)
+        step = one_step(model, mean_loss, method, optimizer, variables, self.device.exchange, COMPARE_EVERY)
+        self._run = self.device.loop(step)
         self._evaluate = evaluate_all(model, mean_loss)
         self._rate = 0.0  # steps a second, as last measured
         self._traced = False  # the first call traces and compiles: its time says nothing
+        #: Where the training is: a checkpoint keeps it, and ``fit(start=...)`` goes on from there.
+        self.progress = Progress()
 
     def fit(
         self,
@@ -104,6 +107,7 @@ class Trainer:
         batch_size: int = 32,
         steps_per_epoch: Optional[int] = None,
         seed: int = 0,
+        start: Optional[Progress] = None,
     ) -> Any:
         """Trains for some epochs.
 
@@ -117,6 +121,8 @@ class Trainer:
           initial_epoch: the epoch to start at.
           batch_size, seed: for arrays only.
           steps_per_epoch: cuts epochs of a tf.data.Dataset; required where its length is unknown or infinite.
+          start: where to go on, also in the middle of an epoch: the ``progress`` of an earlier trainer, whose weights
+            and optimizer this one has been given. It overrides ``initial_epoch``.
 
         Returns:
           The Keras History. Each epoch has: ``loss``, ``accuracy`` (means over its steps), ``val_loss``,
@@ -144,14 +150,16 @@ class Trainer:
         self.model.stop_training = False
         hooks.on_train_begin()
         try:
-            iterators = source.iterators(initial_epoch)
-            for epoch in range(initial_epoch, epochs):
+            self.progress = start or Progress(epoch=initial_epoch)
+            iterators = source.iterators(self.progress.epoch, self.progress.step, self.device.iterate)
+            for epoch in range(self.progress.epoch, epochs):
                 hooks.on_epoch_begin(epoch)
-                started = time.perf_counter()
                 logs = self._train_epoch(epoch, next(iterators), source, hooks, history)
+                started = time.perf_counter()
                 if held_out is not None:
                     logs.update({f"val_{k}": v for k, v in self.evaluate(held_out).items()})
-                logs["seconds"] = time.perf_counter() - started
+                logs["seconds"] = self.progress.seconds + time.perf_counter() - started
+                self.progress = Progress(epoch=epoch + 1)
                 hooks.on_epoch_end(epoch, logs)
                 if self.model.stop_training:
                     break
@@ -175,42 +183,22 @@ class Trainer:
         return int(self.model.optimizer.iterations)
 
     def _train_epoch(self, epoch: int, iterator: Any, source: Feed, hooks: Any, history: Any) -> Dict[str, float]:
-        sums = np.zeros(6)
-        done, timed_steps, timed_seconds = 0, 0, 0.0
-        while done < source.steps_per_epoch and not self.model.stop_training:
+        while self.progress.step < source.steps_per_epoch and not self.model.stop_training:
+            done = self.progress.step
             n = min(max(1, int(self._rate * CALL_SECONDS)), source.steps_per_epoch - done)
             hooks.on_train_batch_begin(done)
             started = time.perf_counter()
-            *totals, finite = self._call(iterator, n, done)
+            *sums, finite = self._run(iterator, n, done)
             seconds = time.perf_counter() - started
-            sums += totals
+            self.progress = self.progress.after(int(sums[0]), sums, seconds, timed=self._traced)
             if not finite:
                 raise NonFiniteError(epoch, self.step, current_rate(self.model.optimizer), history)
-            done += n
             if self._traced:
                 self._rate = n / seconds
-                timed_steps, timed_seconds = timed_steps + n, timed_seconds + seconds
             self._traced = True
-            hooks.on_train_batch_end(done - 1, _means(np.asarray(totals)))
-        logs = _means(sums)
+            hooks.on_train_batch_end(done + n - 1, means(sums))
+        logs = means(self.progress.sums)
         logs["step"] = self.step
-        if timed_steps:
-            logs["images_per_second"] = source.batch_size * timed_steps / timed_seconds
+        if self.progress.timed_steps:
+            logs["images_per_second"] = source.batch_size * self.progress.timed_steps / self.progress.timed_seconds
         return logs
-
-    def _call(self, iterator: Any, n: int, done: int) -> Any:
-        # strategy.run wants a plain function around the compiled one.
-        with self.device:
-            totals = self.device.strategy.run(
-                lambda *arguments: self._run(*arguments), args=(iterator, tf.constant(n), tf.constant(done))
-            )
-        return [float(value) for value in totals]
-
-
-def _means(sums: np.ndarray) -> Dict[str, float]:
-    """Metrics of an epoch from sums over its steps, in the order of ``Totals``."""
-    steps, compared, loss, accuracy, cosine, correlation = (float(total) for total in sums)
-    means = {"loss": loss / steps, "accuracy": accuracy / steps}
-    if compared:
-        means.update(cosine=cosine / compared, correlation=correlation / compared)
-    return {name: value for name, value in means.items() if not math.isnan(value)}

@@ -1,9 +1,12 @@
 """The devices of this machine: its CPU, and a GPU."""
 
-from typing import Any, List
+from typing import Any, Callable, List
 
 from rbd_ipu._stack import tf
+from rbd_ipu.exchange import Alone, Exchange
+from rbd_ipu.loop import train_steps
 from rbd_ipu.registry import Registry
+from rbd_ipu.steps import Step
 
 DEVICES = Registry("device")
 DEVICES.register("cpu")("CPU")
@@ -19,7 +22,10 @@ class Device:
     Attributes:
       name: "cpu" or "gpu".
       strategy: a ``tf.distribute`` strategy.
+      exchange: what the workers of this device tell each other.
     """
+
+    exchange: Exchange = Alone()
 
     def __init__(self, name: str, place: str):
         self.name = name
@@ -35,6 +41,24 @@ class Device:
 
     def __exit__(self, *exception: Any) -> None:
         self._entered.pop().__exit__(*exception)
+
+    def iterate(self, dataset: Any) -> Any:
+        """The iterator that the loop reads from."""
+        return iter(dataset)
+
+    def loop(self, step: Step) -> Callable[[Any, int, int], List[float]]:
+        """``(iterator, n, done) -> sums``: runs n steps on the device; see :func:`rbd_ipu.loop.train_steps`."""
+        compiled = train_steps(step)
+
+        def run(iterator: Any, n: int, done: int) -> List[float]:
+            # strategy.run wants a plain function around the compiled one.
+            with self:
+                sums = self.strategy.run(
+                    lambda *arguments: compiled(*arguments), args=(iterator, tf.constant(n), tf.constant(done))
+                )
+            return [float(value) for value in sums]
+
+        return run
 
 
 def open_device(name: str = "cpu") -> Device:

@@ -1,7 +1,7 @@
 """What every method is: two pure functions, and the hyper-parameters they need."""
 
 import inspect
-from typing import Any, Sequence, Tuple
+from typing import Any, Dict, Sequence, Tuple
 
 from rbd_ipu import checks
 from rbd_ipu.registry import Registry
@@ -20,6 +20,9 @@ class Method:
       size: D, the number of trainable parameters; known after :meth:`build`.
       dim: d, the number of coordinates, which is also the length m of a message.
       follows_gradient: whether the update *is* the gradient, so that comparing the two is idle.
+      batches: how many mini-batches a step takes; those after the first come from ``state.next_batch()``.
+      slots: small variables that a method keeps from step to step, by name; ``build`` makes them, checkpoints keep
+        them.
 
     Raises:
       TypeError, ValueError: a hyper-parameter is not as above.
@@ -27,12 +30,14 @@ class Method:
 
     name = ""
     follows_gradient = False
+    batches = 1
 
     def __init__(self, learning_rate: Any, momentum: float = 0.0):
         self.learning_rate = checks.learning_rate(learning_rate)
         self.momentum = checks.finite_float("momentum", momentum, 0.0, 1.0)
         self.size = 0
         self.dim = 0
+        self.slots: Dict[str, Any] = {}
 
     def build(self, variables: Sequence[Any]) -> None:
         """Fits the method to the trainable variables of a model; sets ``size`` and ``dim``."""

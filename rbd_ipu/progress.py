@@ -1,0 +1,49 @@
+"""Where a training is, in plain numbers: a checkpoint keeps them, and a resumed epoch ends with the same metrics."""
+
+import math
+from typing import Dict, NamedTuple, Sequence, Tuple
+
+from rbd_ipu.steps import MEASURES
+
+
+class Progress(NamedTuple):
+    """A place in a run, between two calls of the loop.
+
+    Attributes:
+      epoch: finished epochs.
+      step: finished steps of the present one.
+      sums: over these steps, of what ``MEASURES`` names.
+      seconds: training of the present epoch so far.
+      timed_steps, timed_seconds: those that count for the speed: not the first call, which traces.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    sums: Tuple[float, ...] = (0.0,) * len(MEASURES)
+    seconds: float = 0.0
+    timed_steps: int = 0
+    timed_seconds: float = 0.0
+
+    def after(self, steps: int, sums: Sequence[float], seconds: float, timed: bool) -> "Progress":
+        """The place after a call of the loop."""
+        return self._replace(
+            step=self.step + steps,
+            sums=tuple(old + new for old, new in zip(self.sums, sums)),
+            seconds=self.seconds + seconds,
+            timed_steps=self.timed_steps + (steps if timed else 0),
+            timed_seconds=self.timed_seconds + (seconds if timed else 0.0),
+        )
+
+
+def means(sums: Sequence[float]) -> Dict[str, float]:
+    """Metrics of an epoch from sums over its steps; ``accuracy`` only where outputs are classes.
+
+    Example:
+      >>> means([4.0, 0.0, 2.0, 3.0, 0.0, 0.0])
+      {'loss': 0.5, 'accuracy': 0.75}
+    """
+    total = dict(zip(MEASURES, sums))
+    means = {name: total[name] / total["steps"] for name in ("loss", "accuracy")}
+    if total["compared"]:
+        means.update({name: total[name] / total["compared"] for name in ("cosine", "correlation")})
+    return {name: value for name, value in means.items() if name == "loss" or not math.isnan(value)}
