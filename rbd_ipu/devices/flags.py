@@ -1,0 +1,111 @@
+"""``TF_POPLAR_FLAGS``: what Graphcore's TensorFlow reads from the environment, assembled from known flags only.
+
+TensorFlow ends the process at a flag that it does not know, and reads the variable once, when the first program is
+compiled. (Flags from ``driver/tools/flags.cc`` of the commit named in the record.)
+"""
+
+import difflib
+from typing import Any, Dict, Mapping, NamedTuple, Optional
+
+from rbd_ipu.config.kinds import Boolean, Choice, ConfigError, Integer, Kind, Text
+
+VARIABLE = "TF_POPLAR_FLAGS"
+_PATH = Text("a path without white space", r"\S+")
+
+
+class Flag(NamedTuple):
+    """A flag: what it may be, what it does, and the key of a description that sets it in its place."""
+
+    kind: Kind
+    meaning: str
+    key: Optional[str] = None
+
+
+FLAGS: Dict[str, Flag] = {
+    "use_ipu_model": Flag(Boolean(), "run on Poplar's emulator", "emulator"),
+    "executable_cache_path": Flag(_PATH, "the folder that keeps compiled programs", "executable_cache"),
+    "max_compilation_threads": Flag(Integer(-1), "of the compiler; -1: as many as it likes"),
+    "max_infeed_threads": Flag(Integer(-1), "that fetch each input; -1: as many as it likes"),
+    "log_cycle_count": Flag(Integer(-1, 1471), "the tile whose cycles are logged; -1: none"),
+    "use_synthetic_data": Flag(Boolean(), "no transfers to and from the host: for timings alone"),
+    "synthetic_data_initializer": Flag(
+        Text("random | uniform | normal | an integer", r"random|uniform|normal|-?[0-9]{1,9}"),
+        "what synthetic data is filled with",
+    ),
+    "while_loop_brute_force_max_trip_count": Flag(Integer(0), "trips simulated to find the length of a loop; 128"),
+    "show_progress_bar": Flag(Choice("auto", "true", "false"), "of the compilation"),
+    "on_demand_device_timeout": Flag(Integer(0), "milliseconds to wait for an IPU with connection on_demand"),
+    "on_demand_device_poll_time": Flag(Integer(100), "milliseconds between two looks for one"),
+    "ipu_model_tiles": Flag(Integer(1, 1472), "tiles of the emulator"),
+    "sync_replica_start": Flag(Boolean(), "start all replicas together"),
+    "disable_poplar_version_check": Flag(Boolean(), "run programs that another SDK compiled"),
+}
+
+
+def check(given: Any) -> Dict[str, Any]:
+    """The flags of a description, each in its own type.
+
+    Raises:
+      ConfigError: not a mapping, an unknown flag, one that has a key of its own, or a wrong value.
+
+    Example:
+      >>> check({"max_compilation_threads": 8})
+      {'max_compilation_threads': 8}
+    """
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"must be a mapping such as {{max_compilation_threads: 8}}, not {given!r}")
+    return {name: _value(name, value) for name, value in given.items()}
+
+
+def _value(name: str, value: Any) -> Any:
+    if name not in FLAGS:
+        close = difflib.get_close_matches(str(name), FLAGS, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        accepted = ", ".join(flag for flag, facts in FLAGS.items() if facts.key is None)
+        raise ConfigError(f"unknown flag {name!r}; {hint}accepted: {accepted}")
+    flag = FLAGS[name]
+    if flag.key is not None:
+        raise ConfigError(f"{name} is set by the key {flag.key}; leave it out here")
+    if name == "show_progress_bar" and isinstance(value, bool):
+        value = str(value).lower()  # a plain true of YAML is no text
+    if name == "synthetic_data_initializer" and isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    try:
+        return flag.kind.check(value)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+def text(flags: Mapping[str, Any]) -> str:
+    """The flags as TensorFlow reads them.
+
+    Example:
+      >>> text({"max_compilation_threads": 8, "use_ipu_model": True, "sync_replica_start": False})
+      '--max_compilation_threads=8 --use_ipu_model=true --sync_replica_start=false'
+    """
+    return " ".join(f"--{name}={_written(value)}" for name, value in flags.items())
+
+
+def merged(flags: Mapping[str, Any], inherited: str = "") -> str:
+    """The flags together with those that the environment has already.
+
+    Raises:
+      ConfigError: both set a flag, differently.
+
+    Example:
+      >>> merged({"use_ipu_model": True}, "--max_compilation_threads=8 --use_ipu_model=true")
+      '--max_compilation_threads=8 --use_ipu_model=true'
+    """
+    present = {}
+    for word in inherited.split():
+        name, equals, value = word.partition("=")
+        present[name.lstrip("-")] = value if equals else "true"
+    for name, value in flags.items():
+        ours = _written(value)
+        if present.setdefault(name, ours) != ours:
+            raise ConfigError(f"{VARIABLE} says {name}={present[name]}, the description {ours}; make them agree")
+    return text(present)
+
+
+def _written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,115 @@
+"""From a Description to Graphcore's ``IPUConfig``: the one place that knows which key sets which option.
+
+Nothing here imports Graphcore's TensorFlow: :func:`settings` is pure, and :func:`make_config` is handed the package
+``tensorflow.python.ipu``, or what stands in for it.
+"""
+
+import os
+from typing import TYPE_CHECKING, Any, Dict, Optional
+
+from rbd_ipu.config.kinds import ConfigError
+from rbd_ipu.devices import flags, record
+
+if TYPE_CHECKING:
+    from rbd_ipu.devices.description import Description
+
+WITHOUT_DEVICE = ("pre_compile", "never")  # the connections that must be told what to compile for
+
+
+def derived(description: "Description", popdist: bool) -> Dict[str, Any]:
+    """The options that the keys of a description decide, whatever its ``options`` say."""
+    values: Dict[str, Any] = {}
+    # Under poprun each process is given its IPUs by PopDist; elsewhere they are taken, or named by select_ipus.
+    if not popdist and "select_ipus" not in description.options:
+        values["auto_select_ipus"] = description.ipus
+    values["device_connection.type"] = description.connection.upper()
+    if description.connection in WITHOUT_DEVICE:
+        values["device_connection.version"] = description.chip.version
+    values["experimental.enable_prng_stability"] = description.prng_stability
+    values["floating_point_behaviour.esr"] = description.stochastic_rounding.upper()
+    if description.emulator:
+        values["ipu_model.version"] = description.chip.version
+    return values
+
+
+def settings(description: "Description", popdist: Optional[bool] = None) -> Dict[str, Any]:
+    """What to set in an ``IPUConfig``: dotted path -> value, in the record's order; enums by their members' names.
+
+    Args:
+      description: of an IPU, checked by :mod:`rbd_ipu.devices.description`.
+      popdist: whether poprun started this process; None: it must have where there are several instances. PopDist
+        chooses the IPUs then (``popdist.tensorflow.set_ipu_config``), and refuses a config that chose others.
+
+    Raises:
+      ConfigError: the device is no IPU, its instances can only be started by poprun, or poprun started a process
+        that names its IPUs itself.
+
+    Example:
+      >>> from rbd_ipu.devices import description
+      >>> settings(description.check({"device": "ipu", "replicas": 4}))["auto_select_ipus"]
+      4
+    """
+    if description.device != "ipu":
+        raise ConfigError(f"device: an IPUConfig is for device ipu, not {description.device}")
+    if popdist is None:
+        popdist = description.instances > 1
+    if description.instances > 1 and not popdist:
+        raise ConfigError(f"instances: {description.instances} are started by poprun: use scripts/poprun.sh")
+    values = {**derived(description, popdist), **description.options}
+    if popdist:
+        if "select_ipus" in values:
+            raise ConfigError("options: select_ipus: under poprun PopDist chooses the IPUs; leave it out")
+        values.pop("auto_select_ipus", None)
+    return {path: values[path] for path in record.options()["options"] if path in values}
+
+
+def make_config(description: "Description", ipu: Any, popdist: Optional[bool] = None) -> Any:
+    """An ``IPUConfig`` with the description's settings; nothing is attached or compiled yet.
+
+    Args:
+      description, popdist: as for :func:`settings`.
+      ipu: the package ``tensorflow.python.ipu``, or one like it.
+    """
+    config = ipu.config.IPUConfig()
+    known = record.options()
+    for path, value in settings(description, popdist).items():
+        kind = known["options"][path]["type"]
+        if kind in known["enums"]:
+            value = getattr(ipu.config, kind)[value]
+        *categories, name = path.split(".")
+        target = config
+        for category in categories:
+            target = getattr(target, category)
+        setattr(target, name, dict(value) if isinstance(value, dict) else value)
+    return config
+
+
+def poplar_flags(description: "Description") -> Dict[str, Any]:
+    """The flags of ``TF_POPLAR_FLAGS``: those that keys set, then those that were given."""
+    values: Dict[str, Any] = {}
+    if description.emulator:
+        values["use_ipu_model"] = True
+    if description.executable_cache is not None:
+        values["executable_cache_path"] = os.path.expanduser(description.executable_cache)
+    return {**values, **description.poplar_flags}
+
+
+def environment(description: "Description", inherited: str = "") -> Dict[str, str]:
+    """The environment that must be set before TensorFlow compiles its first program.
+
+    Args:
+      description: of any device; only an IPU needs anything.
+      inherited: what ``TF_POPLAR_FLAGS`` says already; its other flags are kept.
+
+    Raises:
+      ConfigError: ``inherited`` sets a flag differently.
+
+    Example:
+      >>> from rbd_ipu.devices import description
+      >>> environment(description.check({"device": "ipu", "executable_cache": "/tmp/programs"}))
+      {'TF_POPLAR_FLAGS': '--executable_cache_path=/tmp/programs'}
+    """
+    if description.device != "ipu":
+        return {}
+    text = flags.merged(poplar_flags(description), inherited)
+    return {flags.VARIABLE: text} if text else {}

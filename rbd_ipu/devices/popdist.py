@@ -1,0 +1,169 @@
+"""One process among several, started by ``poprun``: who it is, which batches it reads, whether it writes files.
+
+PopDist is a closed part of the Poplar SDK; it is imported here when it is asked for, and where there is none, or
+poprun has not started this process, there is one instance: this one. The replicas of instance i are the global
+replicas i L ... (i + 1) L - 1, with L local replicas.
+"""
+
+import dataclasses
+import importlib
+from typing import Any, List, Optional
+
+import numpy as np
+
+from rbd_ipu.config.kinds import ConfigError
+from rbd_ipu.devices.description import Description
+from rbd_ipu.devices.ipu_config import WITHOUT_DEVICE
+from rbd_ipu.seeds import fold_in_numpy
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """This process and its replicas.
+
+    Attributes:
+      index: which process this is, from 0.
+      count: how many there are.
+      local_replicas: replicas of each.
+    """
+
+    index: int = 0
+    count: int = 1
+    local_replicas: int = 1
+
+    @property
+    def replicas(self) -> int:
+        """Replicas of all processes."""
+        return self.count * self.local_replicas
+
+    @property
+    def writes_files(self) -> bool:
+        """Whether this is the one process that writes checkpoints, metrics and messages."""
+        return self.index == 0
+
+
+def running() -> Optional[Any]:
+    """The module ``popdist`` in a process that poprun has started, ready for use; elsewhere None."""
+    try:
+        popdist = importlib.import_module("popdist")
+    except ModuleNotFoundError as error:
+        if error.name != "popdist":
+            raise
+        return None
+    if not popdist.isPopdistEnvSet():
+        return None
+    popdist.init()
+    return popdist
+
+
+def instance(description: Description, popdist: Optional[Any] = None) -> Instance:
+    """This process' part of a description.
+
+    Args:
+      description: of an IPU.
+      popdist: what :func:`running` gave.
+
+    Raises:
+      ConfigError: poprun was told other numbers than the description has, or is needed and did not start this
+        process.
+
+    Example:
+      >>> from rbd_ipu.devices import description
+      >>> instance(description.check({"device": "ipu", "replicas": 4}))
+      Instance(index=0, count=1, local_replicas=4)
+    """
+    if popdist is None:
+        if description.instances > 1:
+            raise ConfigError(
+                f"instances: {description.instances} processes are started by poprun, and this one was not; use "
+                "scripts/poprun.sh, or give instances 1"
+            )
+        return Instance(0, 1, description.local_replicas)
+    told = {
+        "instances": popdist.getNumInstances(),
+        "replicas": popdist.getNumTotalReplicas(),
+        "ipus_per_replica": popdist.getNumIpusPerReplica(),
+    }
+    for key, value in told.items():
+        wanted = getattr(description, key)
+        if value != wanted:
+            raise ConfigError(f"{key}: the description has {wanted}, but poprun was started with {value}")
+    return Instance(popdist.getInstanceIndex(), told["instances"], popdist.getNumLocalReplicas())
+
+
+def poprun_arguments(description: Description) -> List[str]:
+    """The counts that poprun must be started with, so that :func:`instance` finds what the description says.
+
+    Raises:
+      ConfigError: poprun starts processes on IPUs; the description is for something else.
+
+    Example:
+      >>> from rbd_ipu.devices import description
+      >>> poprun_arguments(description.check({"device": "ipu", "replicas": 16, "instances": 2}))
+      ['--num-instances=2', '--num-replicas=16', '--ipus-per-replica=1']
+    """
+    if description.device != "ipu" or description.emulator:
+        what = "the emulator" if description.emulator else description.device
+        raise ConfigError(f"device: poprun starts processes on IPUs, not on {what}")
+    counts = {
+        "num-instances": description.instances,
+        "num-replicas": description.replicas,
+        "ipus-per-replica": description.ipus_per_replica,
+    }
+    words = [f"--{name}={count}" for name, count in counts.items()]
+    return words + (["--offline-mode=yes"] if description.connection in WITHOUT_DEVICE else [])
+
+
+def configure(config: Any, description: Description) -> None:
+    """Tells an ``IPUConfig`` which IPUs and which part of the replicas are this process'; only under poprun."""
+    module = importlib.import_module("popdist.tensorflow")
+    module.set_ipu_config(config, ipus_per_replica=description.ipus_per_replica, configure_device=True)
+
+
+def batches_of(here: Instance, batches: int) -> np.ndarray:
+    """Which of the batches 0 ... ``batches`` - 1 of the whole stream this process reads, in order: int64 [n].
+
+    Step t of R replicas takes the batches t R ... (t + 1) R - 1, replica r the r-th of them: so the replicas see the
+    same batches however many processes they are spread over. What does not fill a step of all replicas is left out.
+
+    Example:
+      >>> batches_of(Instance(index=1, count=2, local_replicas=2), batches=9).tolist()
+      [2, 3, 6, 7]
+    """
+    whole = np.arange(batches - batches % here.replicas, dtype=np.int64)
+    return whole[whole % here.replicas // here.local_replicas == here.index]
+
+
+def share(dataset: Any, here: Instance) -> Any:
+    """This process' part of a ``tf.data.Dataset`` of batches, as :func:`batches_of` has it.
+
+    The dataset must be the same, and in the same order, in all processes. Its batches are all prepared and most of
+    them dropped; cut a dataset of indices, before images are gathered, where that costs too much.
+    """
+    if here.count == 1:
+        return dataset
+    mine = dataset.enumerate().filter(lambda i, _: i % here.replicas // here.local_replicas == here.index)
+    return mine.map(lambda _, batch: batch)
+
+
+def broadcast_seed(seed: Any, collectives: Any, here: Instance) -> np.ndarray:
+    """The seed of instance 0, in all of them: int32 [2].
+
+    Two int32 words are sent, the only integers that every part of the IPU stack knows.
+
+    Args:
+      seed: an int or int32 [2]; only that of instance 0 counts.
+      collectives: the module ``tensorflow.python.ipu.distributed.host_collective_ops``, which the package ``ipu``
+        does not import by itself; one instance alone does not look at it.
+      here: this process.
+
+    Example:
+      >>> broadcast_seed(5, None, Instance()).tolist()
+      [0, 5]
+    """
+    words = fold_in_numpy(seed)
+    if here.count == 1:
+        return words
+    from rbd_ipu._stack import tf
+
+    return np.asarray(collectives.broadcast(tf.constant(words, tf.int32), root_rank=0), dtype=np.int32)

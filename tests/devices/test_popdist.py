@@ -1,0 +1,129 @@
+"""One instance among several: who it is, its batches, its seed."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from rbd_ipu._stack import tf
+from rbd_ipu.config import ConfigError
+from rbd_ipu.devices import description, popdist
+from rbd_ipu.devices.popdist import Instance
+from rbd_ipu.seeds import fold_in_numpy
+
+
+def stand_in(instances=4, index=1, replicas=16, ipus=1, started=True):
+    calls = []
+    return types.SimpleNamespace(
+        isPopdistEnvSet=lambda: started,
+        init=lambda: calls.append("init"),
+        getNumInstances=lambda: instances,
+        getInstanceIndex=lambda: index,
+        getNumTotalReplicas=lambda: replicas,
+        getNumLocalReplicas=lambda: replicas // instances,
+        getNumIpusPerReplica=lambda: ipus,
+        calls=calls,
+    )
+
+
+def pod(**keys):
+    return description.check({"device": "ipu", "replicas": 16, "instances": 4, **keys})
+
+
+def test_without_popdist_there_is_one_instance(monkeypatch):
+    monkeypatch.setitem(sys.modules, "popdist", None)
+    assert popdist.running() is None
+    assert popdist.instance(pod(instances=1), None) == Instance(0, 1, 16)
+
+
+def test_popdist_counts_only_where_poprun_started_the_process(monkeypatch):
+    module = stand_in(started=False)
+    monkeypatch.setitem(sys.modules, "popdist", module)
+    assert popdist.running() is None and module.calls == []
+    module = stand_in()
+    monkeypatch.setitem(sys.modules, "popdist", module)
+    assert popdist.running() is module and module.calls == ["init"]
+
+
+def test_a_broken_popdist_is_not_taken_for_none(monkeypatch, tmp_path):
+    (tmp_path / "popdist.py").write_text("import a_library_that_is_missing\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "popdist", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="a_library_that_is_missing"):
+        popdist.running()
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_an_instance_learns_its_place(index):
+    here = popdist.instance(pod(), stand_in(index=index))
+    assert here == Instance(index, 4, 4) and here.replicas == 16
+    assert here.writes_files == (index == 0)
+
+
+@pytest.mark.parametrize(
+    ("told", "key"),
+    [({"instances": 2}, "instances"), ({"replicas": 8}, "replicas"), ({"ipus": 2}, "ipus_per_replica")],
+)
+def test_poprun_and_the_description_must_agree(told, key):
+    with pytest.raises(ConfigError, match=f"^{key}: the description has .*, but poprun was started with"):
+        popdist.instance(pod(), stand_in(**told))
+
+
+def test_several_instances_are_started_by_poprun():
+    with pytest.raises(ConfigError, match="instances: 4 processes are started by poprun, and this one was not"):
+        popdist.instance(pod(), None)
+
+
+def test_set_ipu_config_is_called_as_graphcores_examples_call_it(monkeypatch):
+    calls = []
+    module = types.SimpleNamespace(set_ipu_config=lambda *args, **kwargs: calls.append((args, kwargs)))
+    monkeypatch.setitem(sys.modules, "popdist", types.SimpleNamespace(tensorflow=module))
+    monkeypatch.setitem(sys.modules, "popdist.tensorflow", module)
+    popdist.configure("config", pod(ipus_per_replica=2))
+    assert calls == [(("config",), {"ipus_per_replica": 2, "configure_device": True})]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+def test_replicas_see_the_same_batches_however_many_processes_hold_them(count):
+    replicas, batches = 8, 35
+    parts = [popdist.batches_of(Instance(i, count, replicas // count), batches) for i in range(count)]
+    steps = batches // replicas
+    # Each process deals its batches to its replicas in turn: [step, local replica].
+    seen = np.concatenate([part.reshape(steps, replicas // count) for part in parts], axis=1)
+    np.testing.assert_array_equal(seen, np.arange(steps * replicas).reshape(steps, replicas))
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_dataset_is_shared_out_like_its_batches(index):
+    here = Instance(index, 2, 2)
+    x = np.arange(8 * 3, dtype=np.float32).reshape(8, 3)
+    dataset = tf.data.Dataset.from_tensor_slices((x, np.arange(8)))
+    got = [int(y) for _, y in popdist.share(dataset, here)]
+    assert got == popdist.batches_of(here, 8).tolist()
+    assert popdist.share(dataset, here).element_spec == dataset.element_spec
+    assert popdist.share(dataset, Instance()) is dataset
+
+
+def test_the_seed_is_that_of_the_first_instance():
+    sent = []
+
+    def broadcast(value, root_rank=0, tensor_name=None):
+        sent.append((value.dtype, value.shape.as_list(), root_rank))
+        return tf.constant(fold_in_numpy(2**40 + 7))
+
+    collectives = types.SimpleNamespace(broadcast=broadcast)
+    got = popdist.broadcast_seed(3, collectives, Instance(1, 2, 1))
+    assert got.dtype == np.int32 and got.tolist() == fold_in_numpy(2**40 + 7).tolist()
+    assert sent == [(tf.int32, [2], 0)]
+    alone = popdist.broadcast_seed(3, None, Instance())
+    assert alone.tolist() == fold_in_numpy(3).tolist()
+
+
+def test_poprun_is_told_what_the_description_says():
+    assert popdist.poprun_arguments(pod()) == ["--num-instances=4", "--num-replicas=16", "--ipus-per-replica=1"]
+    offline = pod(connection="pre_compile", executable_cache="/tmp/c")
+    assert popdist.poprun_arguments(offline)[-1] == "--offline-mode=yes"
+    for keys in ({"device": "cpu"}, {"device": "ipu", "emulator": True}):
+        with pytest.raises(ConfigError, match="device: poprun starts processes on IPUs, not on"):
+            popdist.poprun_arguments(description.check(keys))
