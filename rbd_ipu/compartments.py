@@ -80,7 +80,7 @@ class Compartments(Tuple[Compartment, ...]):
             layer/2      start=100480  size=1280    dim=62
             layer/3      start=101760  size=10      dim=62
         """
-        known = [_describe(variable, index) for index, variable in enumerate(variables)]
+        known = [describe(variable, index) for index, variable in enumerate(variables)]
         if not known:
             raise ValueError("there are no trainable variables to cut into compartments")
         cut, argument = parse_scheme(scheme)
@@ -179,7 +179,7 @@ def _shares(total: int, count: int) -> List[int]:
     return [share + (k < rest) for k in range(count)]
 
 
-def _describe(variable: Any, index: int) -> Variable:
+def describe(variable: Any, index: int) -> Variable:
     """Name, layer and size of a variable of either Keras, an array, or a shape."""
     name = getattr(variable, "path", None) or getattr(variable, "name", None) or str(index)
     name = name.split(":")[0]

@@ -18,6 +18,7 @@ from rbd_ipu._stack import inside_xla, tf
 from rbd_ipu.basis import check_normalize
 from rbd_ipu.compartments import Compartments, parse_scheme
 from rbd_ipu.directions import Source, check_distribution, make_source, resolve
+from rbd_ipu.directions.walk import Walk
 from rbd_ipu.seeds import fold_in
 
 
@@ -55,12 +56,10 @@ class Subspace:
         self.distribution = check_distribution(distribution)
         self.normalize = check_normalize(normalize)
         self.source = resolve(source)
+        self._orthogonalize = orthogonalize
         # Compartments of one size and dimension share a source, and with it every operation.
         self._groups: List[Tuple[List[int], Source]] = [
-            (
-                members,
-                make_source(self.source, len(members), size, dim, distribution, normalize, 0, orthogonalize),
-            )
+            (members, self._source_of(len(members), size, dim))
             for (size, dim), members in compartments.groups().items()
         ]
         # Seeds are hashed under XLA, inside the compiled program or in one of their own: as single operations, the
@@ -68,26 +67,52 @@ class Subspace:
         jit = all(source.jit for _, source in self._groups)
         self._together = _together(self.source, compartments, self._groups)
         self._seeds = _compile(self._hash_seeds, not jit)
-        self._project = _compile(self._project_pieces, jit)
-        self._expand = _compile(self._expand_pieces, jit)
-        self._sketch = _compile(self._sketch_pieces, jit)
-        self._filter = _compile(self._filter_pieces, jit)
+        self._run = {
+            method: _compile(functools.partial(self._apply, method), jit)
+            for method in ("project", "expand", "sketch", "filter")
+        }
+        self._walks = [
+            Walk(self.size, [compartments[k].start for k in members], size, dim, source, self.source == "counter")
+            for (size, dim), (members, source) in zip(compartments.groups(), self._groups)
+        ]
+
+    def _source_of(self, groups: int, size: int, dim: int) -> Source:
+        kind = (self.distribution, self.normalize, 0, self._orthogonalize)
+        return make_source(self.source, groups, size, dim, *kind)
 
     def project(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """c = P^T v: float32 [D] -> [d]."""
-        return self._project(vector, *_tensors(seed, step, worker))
+        return self._run["project"](vector, *_tensors(seed, step, worker))
 
     def expand(self, coordinates: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """u = P c: float32 [d] -> [D]."""
-        return self._expand(coordinates, *_tensors(seed, step, worker))
+        return self._run["expand"](coordinates, *_tensors(seed, step, worker))
 
     def sketch(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Tuple[Any, Any]:
-        """(c, P c) with c = P^T v, in one pass over each direction: [D] -> [d], [D]."""
-        return self._sketch(vector, *_tensors(seed, step, worker))
+        """c = P^T v and P c, in one pass over each direction: [D] -> [d], [D]."""
+        return self._run["sketch"](vector, *_tensors(seed, step, worker))
 
     def filter(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """P P^T v, for those who do not need the coordinates: [D] -> [D]."""
-        return self._filter(vector, *_tensors(seed, step, worker))
+        return self._run["filter"](vector, *_tensors(seed, step, worker))
+
+    def visit(
+        self, function: Callable[[Any, int, Any], Any], width: int, seed: Any, step: Any = 0, worker: Any = 0
+    ) -> Any:
+        """What ``function(phi, n, place) -> [width]`` gives for each direction in turn: float32 [d, width].
+
+        phi [D] is zero outside its compartment, which has n parameters. One block of directions is held at a time.
+        They come one after the other, ``place`` counting them from 0: compartments of equal size and dimension
+        together, block by block; where there is one compartment, in the order of its directions.
+        """
+        seeds = self._seeds(*_tensors(seed, step, worker))
+        rows: List[Any] = [None] * len(self.compartments)
+        place = 0
+        for (members, _), walk, own in zip(self._groups, self._walks, seeds):
+            for k, values in zip(members, tf.unstack(walk(function, width, own, place))):
+                rows[k] = values
+            place += len(members) * walk.dim
+        return tf.concat(rows, axis=0)
 
     def directions(self, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """P^T, dense, zeros outside the compartments: [d, D]. For tests and analysis only."""
@@ -107,37 +132,23 @@ class Subspace:
         seeds = fold_in(seed, "compartment", tf.constant(order, tf.int32))
         return tf.split(seeds, [len(members) for members, _ in self._groups])
 
-    def _project_pieces(self, vector: Any, *key: Any) -> Any:
+    def _apply(self, method: str, operand: Any, *key: Any) -> Any:
+        """A method of the sources, on all compartments: the result, or a list of two for ``sketch``."""
+        seeds = self._seeds(*key)
         if self._together and not inside_xla():
-            return self._together.run("project", vector, tf.concat(self._seeds(*key), axis=0))[0]
-        pieces = _cut(vector, [piece.size for piece in self.compartments])
-        return self._each(lambda s, v, seeds: (s.project(v, seeds),), pieces, self._seeds(*key))[0]
+            whole = "sketch" if method == "filter" else method
+            results = self._together.run(whole, operand, tf.concat(seeds, axis=0))[-1 if method == "filter" else 0 :]
+        else:
+            sizes = [piece.dim if method == "expand" else piece.size for piece in self.compartments]
+            results = self._each(method, _cut(operand, sizes), seeds)
+        return results if method == "sketch" else results[0]
 
-    def _expand_pieces(self, coordinates: Any, *key: Any) -> Any:
-        if self._together and not inside_xla():
-            return self._together.run("expand", coordinates, tf.concat(self._seeds(*key), axis=0))[0]
-        pieces = _cut(coordinates, [piece.dim for piece in self.compartments])
-        return self._each(lambda s, c, seeds: (s.expand(c, seeds),), pieces, self._seeds(*key))[0]
-
-    def _sketch_pieces(self, vector: Any, *key: Any) -> Tuple[Any, Any]:
-        if self._together and not inside_xla():
-            c, u = self._together.run("sketch", vector, tf.concat(self._seeds(*key), axis=0))
-            return c, u
-        pieces = _cut(vector, [piece.size for piece in self.compartments])
-        c, u = self._each(lambda s, v, seeds: s.sketch(v, seeds), pieces, self._seeds(*key))
-        return c, u
-
-    def _filter_pieces(self, vector: Any, *key: Any) -> Any:
-        if self._together and not inside_xla():
-            return self._sketch_pieces(vector, *key)[1]
-        pieces = _cut(vector, [piece.size for piece in self.compartments])
-        return self._each(lambda s, v, seeds: (s.filter(v, seeds),), pieces, self._seeds(*key))[0]
-
-    def _each(self, apply: Callable, pieces: List[Any], seeds: List[Any]) -> List[Any]:
-        """Applies a function to every group's stacked pieces; joins each result in compartment order."""
+    def _each(self, method: str, pieces: List[Any], seeds: List[Any]) -> List[Any]:
+        """Applies a method of the source to every group's stacked pieces; joins each result in compartment order."""
         results: List[List[Any]] = []
         for (members, source), own in zip(self._groups, seeds):
-            outputs = apply(source, tf.stack([pieces[k] for k in members]), own)
+            outputs = getattr(source, method)(tf.stack([pieces[k] for k in members]), own)
+            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
             results = results or [[None] * len(pieces) for _ in outputs]
             for slot, output in zip(results, outputs):
                 for k, row in zip(members, tf.unstack(output)):
@@ -145,7 +156,6 @@ class Subspace:
         return [tf.concat(slot, axis=0) for slot in results]
 
 
-@functools.lru_cache(maxsize=64)
 def subspace(
     compartments: Compartments,
     distribution: str,
@@ -154,7 +164,11 @@ def subspace(
     orthogonalize: bool = False,
 ) -> Subspace:
     """The subspace with these arguments; equal ones share their compiled programs."""
-    return Subspace(compartments, distribution, normalize, source, orthogonalize)
+    # "auto" is another source on another device: what is shared goes by what it stands for here.
+    return _shared(compartments, distribution, normalize, resolve(source), orthogonalize)
+
+
+_shared = functools.lru_cache(maxsize=64)(Subspace)
 
 
 def check_names(distribution: str, scheme: str, normalize: str, source: str) -> None:
@@ -181,7 +195,11 @@ def _together(name: str, compartments: Compartments, groups: List[Tuple[List[int
 
 
 def _compile(function: Callable, jit: bool) -> Callable:
-    return tf.function(function, jit_compile=True) if jit else function
+    """A program of its own, except inside one that XLA compiles as a whole, as those of an IPU are."""
+    if not jit:
+        return function
+    compiled = tf.function(function, jit_compile=True)
+    return lambda *arguments: (function if inside_xla() else compiled)(*arguments)
 
 
 def _tensors(seed: Any, step: Any, worker: Any) -> Tuple[Any, Any, Any]:

@@ -2,28 +2,30 @@
 
 import numpy as np
 import pytest
-from nets import blobs, crossentropy, dense, gradient
+import steps
+from nets import gradient
 from reference import close
+from steps import batch
 
 from rbd_ipu import methods
 from rbd_ipu._stack import tf
-from rbd_ipu.losses import per_batch
 from rbd_ipu.methods import METHODS
-from rbd_ipu.state import State
 
-BASES = {"rbd": {"dim": 7}, "fpd": {"dim": 7}, "sgd": {}}
+BASES = {
+    "sgd": {},
+    "rbd": {"dim": 7},
+    "fpd": {"dim": 7},
+    "nes": {"dim": 7},
+    "hybrid": {"dim": 7},
+    "gradients": {"dim": 7, "gradients": "present"},
+    "switch": {"dim": 7, "sgd_learning_rate": 0.25, "switch_step": 5},
+}
+PARALLEL = [name for name in BASES if name not in ("gradients", "switch")]
 
 
 def make(name, **options):
-    method = methods.create(name, learning_rate=0.5, **{**BASES[name], **options})
-    model = dense()
-    method.build(model.trainable_variables)
-    return method, model, State(model, per_batch(crossentropy()), model.trainable_variables)
-
-
-def batch(seed=0, n=16):
-    x, y = blobs(n, seed=seed)
-    return tf.constant(x), tf.constant(y)
+    method, model, state = steps.make(name, next_batch=lambda: batch(1), **{**BASES[name], **options})
+    return method, model, state()
 
 
 def test_every_row_is_tested():
@@ -31,13 +33,34 @@ def test_every_row_is_tested():
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_shapes_and_one_worker(name):
-    method, model, state = make(name)
-    message = method.message(state, batch(), tf.constant(3), tf.constant(0))
-    assert message.shape == [method.dim] and method.size == 214
-    update = method.update(message[None], tf.constant(3))
+def test_a_step_is_a_float32_vector_in_graphs_too(name):
+    method, model, _ = make(name)
+
+    @tf.function
+    def run(step):
+        return method.step(make_state(), batch(), step)
+
+    def make_state():
+        return steps.State(model, steps.per_batch(steps.crossentropy()), model.trainable_variables, lambda: batch(1))
+
+    update = run(tf.constant(3))
+    assert method.size == 214 and update.shape == [214] and update.dtype == tf.float32
+    assert np.isfinite(update).all() and np.abs(update).max() > 0
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_a_method_says_whether_workers_can_share_it(name):
+    method, _, state = make(name)
+    assert method.parallel == (name in PARALLEL) == (not method.not_parallel_because)
+    if not method.parallel:
+        return
+    messages = [method.message(state, batch(), tf.constant(3), tf.constant(k)) for k in range(2)]
+    assert all(message.shape == [method.dim] for message in messages)
+    update = method.update(tf.stack(messages), tf.constant(3))
     assert update.shape == [214] and update.dtype == tf.float32
-    close(method.step(state, batch(), tf.constant(3)), update, 2e-6)
+    # The mean of the steps of single workers is the same.
+    alone = [method.step(state, batch(), tf.constant(3), tf.constant(k)) for k in range(2)]
+    close(tf.add_n(alone) / 2, update, 2e-5)
 
 
 def test_sgd_is_the_gradient_and_its_mean():
@@ -96,6 +119,7 @@ def test_the_seed_decides():
         ("adam", {"learning_rate": 1.0}, ValueError, "unknown method 'adam'; accepted: "),
         ("rbd", {"dim": 3}, TypeError, "method 'rbd' needs learning_rate"),
         ("sgd", {"learning_rate": 1.0, "dim": 3}, TypeError, "method 'sgd' does not take dim; it takes"),
+        ("fpd", {"learning_rate": 1.0, "top_k": 2}, TypeError, "does not take top_k"),
         ("fpd", {"learning_rate": 1.0, "redraw_every": 2}, TypeError, "does not take redraw_every"),
         ("rbd", {"learning_rate": float("nan"), "dim": 3}, ValueError, "learning_rate must be .*got nan"),
         ("rbd", {"learning_rate": -1.0, "dim": 3}, ValueError, "learning_rate must be .*got -1.0"),

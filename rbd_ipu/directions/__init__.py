@@ -5,7 +5,10 @@ where the bits come from and how the work is done. Both are registry rows. *Stru
 directions are made as a whole, bring sources of their own (``structured.py``).
 """
 
+import rbd_ipu.directions.counter
 import rbd_ipu.directions.hadamard
+import rbd_ipu.directions.native
+import rbd_ipu.directions.poprand
 import rbd_ipu.directions.sparse  # noqa: F401
 from rbd_ipu.directions.distributions import DISTRIBUTIONS, Distribution
 from rbd_ipu.directions.sources import SOURCES, Compiled, Source, resolve

@@ -34,7 +34,7 @@ class Counter(BlockSource):
         return self.distribution.draw(pairs, self.size)
 
 
-class _Keyed(Counter):
+class Keyed(Counter):
     """Takes the keys of its directions where others take seeds."""
 
     def keys(self, seeds: Any) -> Any:
@@ -58,7 +58,7 @@ class Parts(Source):
 
     def _part(self, dim: int) -> Counter:
         w = self._whole
-        return _Keyed(w.groups, w.size, dim, w.distribution, w.normalize, min(w.rows, dim))
+        return Keyed(w.groups, w.size, dim, w.distribution, w.normalize, min(w.rows, dim))
 
     def directions(self, seeds: Any, start: int, count: int) -> Any:
         return self._whole.directions(seeds, start, count)

@@ -4,6 +4,7 @@ import importlib.util
 from typing import Any
 
 from rbd_ipu._stack import tf
+from rbd_ipu.place import on_ipu
 from rbd_ipu.registry import Registry
 
 SOURCES = Registry("source")
@@ -26,12 +27,18 @@ class Source:
 
     Attributes:
       jit: whether its arithmetic is TensorFlow ops that XLA should compile, on a device that has XLA.
+      block_rows: directions of the blocks that its stream is cut into; 0 where it is not, and any are drawn alike.
     """
 
     jit = False
+    block_rows = 0
 
     def directions(self, seeds: Any, start: int, count: int) -> Any:
         raise NotImplementedError
+
+    def block_at(self, seeds: Any, start: Any, count: int) -> Any:
+        """Directions of the one block that begins at ``start``: :meth:`directions`, for a stream that is cut up."""
+        return self.directions(seeds, start, count)
 
     def project(self, vectors: Any, seeds: Any) -> Any:
         raise NotImplementedError
@@ -60,18 +67,24 @@ class Compiled(Source):
 def resolve(source: str) -> str:
     """The name of the source that ``source`` stands for here.
 
-    ``"auto"`` is ``"native"`` where TensorFlow sees CPUs only and Numba can be imported, else ``"counter"``; the two
-    draw the same numbers. Where only Numba is missing, a warning in the log says so, once.
+    ``"auto"`` is ``"poprand"`` under a strategy of Graphcore's; elsewhere ``"native"`` where TensorFlow sees CPUs
+    only and Numba can be imported, else ``"counter"``, and these two draw the same numbers. Where only Numba is
+    missing, a warning in the log says so, once. ``"poprand"`` becomes ``"poprand:B"`` on a device whose memory asks
+    for it.
 
     Raises:
       ValueError: an unknown name, quoted with the accepted ones.
     """
-    import rbd_ipu.directions.counter  # noqa: F401  (their rows)
-    from rbd_ipu.directions import native
+    from rbd_ipu.directions import native, poprand  # late: they import this module
 
+    if source == "poprand" or (source == "auto" and on_ipu()):
+        return poprand.name_here()
     if source == "auto":
         return "native" if only_cpus() and native.available() else "counter"
-    if source not in SOURCES:
+    name, colon, parameter = source.partition(":") if isinstance(source, str) else ("", "", "")
+    if name == "poprand" and colon:
+        poprand.parse(parameter)
+    elif source not in SOURCES:
         accepted = ", ".join(repr(name) for name in ("auto", *SOURCES.names()))
         raise ValueError(f"unknown source {source!r}; accepted: {accepted}")
     return source

@@ -72,7 +72,7 @@ def make_source(
     """The source of G bases of ``dim`` directions in R^size.
 
     Args:
-      source: a row of ``SOURCES``; a structured distribution runs on what that source runs on.
+      source: a row of ``SOURCES``, or "poprand:B"; a structured distribution runs on what that source runs on.
       rows: directions in a block, 0 for as many as suit.
       orthogonalize: whether the directions of a basis are made orthonormal.
 
@@ -83,7 +83,9 @@ def make_source(
         from rbd_ipu.directions.orthogonal import make  # late: it is rarely wanted
 
         return make(groups, size, dim, distribution, normalize)
+    source, _, entries = source.partition(":")
     if distribution in DISTRIBUTIONS:
-        return SOURCES.get(source)(groups, size, dim, distribution, normalize, rows)
+        parameters = {"entries": int(entries)} if entries else {}
+        return SOURCES.get(source)(groups, size, dim, distribution, normalize, rows, **parameters)
     row, parameter = _structure(distribution)
     return row.make(source, groups, size, dim, normalize, rows, parameter)

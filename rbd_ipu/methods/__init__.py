@@ -8,7 +8,11 @@ These are the two halves of Algorithm 1 of the paper; between them stands one ex
 
 from rbd_ipu.methods.base import METHODS, Method, create
 from rbd_ipu.methods.fpd import FPD
+from rbd_ipu.methods.gradients import Gradients
+from rbd_ipu.methods.hybrid import Hybrid
+from rbd_ipu.methods.nes import NES
 from rbd_ipu.methods.rbd import RBD
 from rbd_ipu.methods.sgd import SGD
+from rbd_ipu.methods.switch import Switch, Switched
 
-__all__ = ["FPD", "METHODS", "RBD", "SGD", "Method", "create"]
+__all__ = ["FPD", "METHODS", "NES", "RBD", "SGD", "Gradients", "Hybrid", "Method", "Switch", "Switched", "create"]

@@ -20,9 +20,11 @@ class Method:
       size: D, the number of trainable parameters; known after :meth:`build`.
       dim: d, the number of coordinates, which is also the length m of a message.
       follows_gradient: whether the update *is* the gradient, so that comparing the two is idle.
+      forward_only: whether it never asks for a gradient.
       batches: how many mini-batches a step takes; those after the first come from ``state.next_batch()``.
       slots: small variables that a method keeps from step to step, by name; ``build`` makes them, checkpoints keep
         them.
+      parallel: whether several workers can share it; where not, ``not_parallel_because`` says why.
 
     Raises:
       TypeError, ValueError: a hyper-parameter is not as above.
@@ -30,7 +32,10 @@ class Method:
 
     name = ""
     follows_gradient = False
+    forward_only = False
     batches = 1
+    parallel = True
+    not_parallel_because = ""
 
     def __init__(self, learning_rate: Any, momentum: float = 0.0):
         self.learning_rate = checks.learning_rate(learning_rate)
@@ -62,7 +67,11 @@ class Method:
         raise NotImplementedError
 
     def step(self, state: Any, batch: Any, step: Any) -> Any:
-        """The update of a worker on its own: ``update([message], step)``, perhaps by a shorter way."""
+        """The update of a worker on its own: ``update([message], step)``, perhaps by a shorter way.
+
+        A method whose update is the mean of its workers' own ones says so by a further argument, ``worker=0``: the
+        basis to use. Workers can then exchange updates instead of messages.
+        """
         return self.update(self.message(state, batch, step, 0)[None], step)
 
 

@@ -2,15 +2,17 @@
 
 from typing import Any, Optional, Sequence
 
-from rbd_ipu import checks
 from rbd_ipu._stack import tf
-from rbd_ipu.compartments import Compartments
-from rbd_ipu.methods.base import METHODS, Method
-from rbd_ipu.subspace import check_names, subspace
+from rbd_ipu.methods import choices, options
+from rbd_ipu.methods.base import METHODS
+from rbd_ipu.methods.layers import Layers
+from rbd_ipu.methods.projected import Projected
+from rbd_ipu.methods.transforms import TRANSFORMS, top
+from rbd_ipu.redrawn import redrawn
 
 
 @METHODS.register("rbd")
-class RBD(Method):
+class RBD(Projected):
     """Descent in a random subspace that is drawn anew at every step.
 
     With P_t^k the directions that worker k draws at step t, and g^k its gradient (Algorithm 1; one worker on
@@ -21,6 +23,9 @@ class RBD(Method):
 
     The paper sums over workers; the mean keeps the learning rate independent of K.
 
+    The options from ``transform`` on are off by default. They are those of the first public implementation, each a
+    change to the step above, made in the order of the list.
+
     Args:
       learning_rate, momentum: as for every method.
       dim: d, the number of directions of all compartments together; None where "factor:f" fixes it.
@@ -28,9 +33,20 @@ class RBD(Method):
       compartments: a scheme of :meth:`rbd_ipu.Compartments.of`.
       redraw_every: a basis serves this many steps.
       seed: of the bases, an int of at most 64 bits.
+      sgd_layers: names or patterns of layers or variables, separated by commas, that take plain SGD; the others are
+        cut into compartments. A message is then d + n numbers long, with n parameters in these layers.
+      transform: "rank" or "range" instead of the coordinates themselves, see ``methods/transforms.py``.
+      accumulate: coordinates of so many steps are summed up, at unchanged weights, before they are projected back;
+        ``redraw_every`` must be a multiple of it.
+      top_k: only so many coordinates are used, the largest in magnitude.
+      sgd_below: where the correlation (Pearson's) of the update with the gradient is lower, the step is one of SGD.
+      redraw_lowest: at each redraw only this share of the directions is drawn anew, in (0, 1): those whose
+        coordinates are lowest in magnitude.
+      sgd_learning_rate: of ``sgd_layers`` or ``sgd_below``; it changes in proportion to the learning rate.
 
     Raises:
-      TypeError, ValueError: a hyper-parameter is wrong; here or, where it depends on the model, in ``build``.
+      TypeError, ValueError: a hyper-parameter is wrong, or contradicts another; here or, where it depends on the
+        model, in ``build``.
 
     Example:
       >>> method = RBD(learning_rate=2.0, dim=16)
@@ -53,36 +69,101 @@ class RBD(Method):
         seed: int = 0,
         source: str = "auto",
         orthogonalize: bool = False,
+        sgd_layers: Optional[str] = None,
+        transform: str = "none",
+        accumulate: int = 1,
+        top_k: Optional[int] = None,
+        sgd_below: Optional[float] = None,
+        redraw_lowest: Optional[float] = None,
+        sgd_learning_rate: Optional[float] = None,
     ):
-        super().__init__(learning_rate, momentum)
-        self.wanted_dim = None if dim is None else checks.positive_int("dim", dim)
-        self.distribution = distribution
-        self.compartments = compartments
-        self.normalize = normalize
-        self.redraw_every = checks.positive_int("redraw_every", redraw_every)
-        self.seed = checks.seed(seed)
-        self.source = source
-        self.orthogonalize = checks.flag("orthogonalize", orthogonalize)
-        # Wrong names are refused now, whatever the model; what depends on it waits for build.
-        check_names(distribution, compartments, normalize, source)
+        super().__init__(
+            learning_rate, dim, distribution, compartments, normalize, redraw_every, momentum, seed, source,
+            orthogonalize,
+        )  # fmt: skip
+        self.shape = TRANSFORMS.get(transform)
+        self.options = options.checked(
+            self, sgd_layers, transform, accumulate, top_k, sgd_below, redraw_lowest, sgd_learning_rate
+        )
+        self.not_parallel_because = self.options.not_parallel_because()
+        self.parallel = not self.not_parallel_because
 
     def build(self, variables: Sequence[Any]) -> None:
-        cut = Compartments.of(variables, self.compartments, self.wanted_dim)
-        self.subspace = subspace(cut, self.distribution, self.normalize, self.source, self.orthogonalize)
-        self.size, self.dim = cut.size, cut.dim
+        use = self.options
+        self.layers = Layers(variables, use.sgd_layers) if use.sgd_layers else None
+        super().build(variables if self.layers is None else self.layers.rest)
+        use.check_dim(self.dim)
+        self.slots = {}
+        if use.redraw_lowest is not None:
+            self.slots["draws"] = tf.Variable(tf.zeros([self.dim], tf.int32), trainable=False, name="draws")
+        if self.layers is not None:
+            self.size, self.dim = self.size + self.layers.size, self.dim + self.layers.size
+        if use.accumulate > 1:
+            self.slots["sum"] = tf.Variable(tf.zeros([self.dim]), trainable=False, name="sum")
+
+    def draw_from(self, cut: Any) -> Any:
+        if self.options.redraw_lowest is None:
+            return super().draw_from(cut)
+        return redrawn(cut, self.distribution, self.normalize)
 
     def basis_index(self, step: Any) -> Any:
-        """How many bases were drawn before the one of this step."""
-        return step // self.redraw_every
+        """What stands for the step in the seed: how many bases were drawn before, or how often each direction."""
+        return tf.identity(self.slots["draws"]) if "draws" in self.slots else super().basis_index(step)
 
     def message(self, state: Any, batch: Any, step: Any, worker: Any) -> Any:
-        return self.subspace.project(state.gradient(batch), self.seed, self.basis_index(step), worker)
+        message = self._message(state, batch, step, worker)
+        return message if self.options.accumulate > 1 else self._top(message)
 
-    def update(self, messages: Any, step: Any) -> Any:
-        index = self.basis_index(step)
-        workers = messages.shape[0]
-        updates = [self.subspace.expand(messages[k], self.seed, index, k) for k in range(workers)]
-        return tf.add_n(updates) / workers
+    def expand(self, message: Any, step: Any, worker: Any) -> Any:
+        if self.layers is None:
+            return super().expand(message, step, worker)
+        c, chosen = self._parts(message)
+        return self.layers.join(super().expand(c, step, worker), chosen)
 
-    def step(self, state: Any, batch: Any, step: Any) -> Any:
-        return self.subspace.filter(state.gradient(batch), self.seed, self.basis_index(step), 0)
+    def step(self, state: Any, batch: Any, step: Any, worker: Any = 0) -> Any:
+        use = self.options
+        if use.filters:
+            u = self.subspace.filter(state.gradient(batch), self.seed, self.basis_index(step), worker)
+        else:
+            message = self._message(state, batch, step, worker)
+            if use.accumulate > 1:
+                due = tf.equal((step + 1) % use.accumulate, 0)
+                message, kept = choices.gathered(tf.identity(self.slots["sum"]), message, due)
+                self.slots["sum"].assign(kept)
+                u = tf.cond(due, lambda: self.expand(self._top(message), step, worker), self._nothing)
+            else:
+                u = self.expand(self._top(message), step, worker)
+            if use.redraw_lowest is not None:
+                self._redraw(use.redraw_lowest, self._parts(message)[0], step)
+        if use.sgd_below is None:
+            return u
+        return choices.unless_alike(u, state.gradient(batch), use.sgd_below, use.ratio)
+
+    def _message(self, state: Any, batch: Any, step: Any, worker: Any) -> Any:
+        """Coordinates, and the gradient of the layers that take SGD behind them: [m]."""
+        g = state.gradient(batch)
+        if self.layers is None:
+            return self.shape(self.subspace.project(g, self.seed, self.basis_index(step), worker))
+        rest, chosen = self.layers.split(g)
+        c = self.shape(self.subspace.project(rest, self.seed, self.basis_index(step), worker))
+        return tf.concat([c, self.options.ratio * chosen], axis=0)
+
+    def _parts(self, message: Any) -> Any:
+        """The two parts of a message: [d], [m - d]."""
+        return message[: self.subspace.dim], message[self.subspace.dim :]
+
+    def _top(self, message: Any) -> Any:
+        """The message with its largest coordinates only."""
+        if self.options.top_k is None:
+            return message
+        c, chosen = self._parts(message)
+        return tf.concat([top(c, self.options.top_k), chosen], axis=0)
+
+    def _nothing(self) -> Any:
+        return tf.zeros([self.size])
+
+    def _redraw(self, share: float, c: Any, step: Any) -> None:
+        """Counts one more draw of the directions that c found of least use, where the time has come."""
+        draws = tf.identity(self.slots["draws"])
+        due = tf.equal((step + 1) % self.redraw_every, 0)
+        self.slots["draws"].assign(tf.where(due, choices.lowest_again(draws, c, share), draws))

@@ -28,5 +28,5 @@ class SGD(Method):
     def update(self, messages: Any, step: Any) -> Any:
         return tf.reduce_mean(messages, axis=0)
 
-    def step(self, state: Any, batch: Any, step: Any) -> Any:
+    def step(self, state: Any, batch: Any, step: Any, worker: Any = 0) -> Any:
         return state.gradient(batch)

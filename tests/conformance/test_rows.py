@@ -9,16 +9,18 @@ from rbd_ipu import methods
 from rbd_ipu.compartments import SCHEMES
 from rbd_ipu.directions import DISTRIBUTIONS, SOURCES
 from rbd_ipu.methods import METHODS
+from rbd_ipu.methods.gradients import WHICH
+from rbd_ipu.methods.transforms import TRANSFORMS
 from rbd_ipu.optimizers import OPTIMIZERS
 
 SCHEME_ARGUMENTS = {"even:K": "even:2", "factor:f": "factor:8"}
 DIM = 16
+METHOD_ARGUMENTS = {"sgd": {}, "nes": {"dim": 3}, "switch": {"dim": DIM, "sgd_learning_rate": 0.25, "switch_step": 2}}
 
 
 def trained(name, **options):
     x, y = blobs(96)
-    if name != "sgd":
-        options.setdefault("dim", DIM)
+    options = {**METHOD_ARGUMENTS.get(name, {"dim": DIM}), **options}
     t = rbd_ipu.Trainer(dense(), methods.create(name, learning_rate=0.5, **options), "cpu")
     history = t.fit((x, y), epochs=1, verbose=0).history
     moved = flat(t.model) - flat(dense())
@@ -30,6 +32,16 @@ def trained(name, **options):
 @pytest.mark.parametrize("name", METHODS)
 def test_methods(name):
     trained(name)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_transforms(transform):
+    trained("rbd", transform=transform)
+
+
+@pytest.mark.parametrize("gradients", WHICH)
+def test_choices_of_gradients(gradients):
+    trained("gradients", dim=2, gradients=gradients)
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)

@@ -34,7 +34,7 @@ class Hadamard(Source):
 
     def directions(self, seeds: Any, start: int, count: int) -> Any:
         signs, pairs = self._draw(seeds)
-        rows = self._rows.rows(pairs, tf.range(start, start + count))
+        rows = self._rows.rows(pairs, start + tf.range(count))
         outer = tf.gather(hadamard_matrix(self.a), rows // self.b)  # [G, count, a]
         inner = tf.gather(hadamard_matrix(self.b), rows % self.b)  # [G, count, b]
         entries = outer[..., :, tf.newaxis] * inner[..., tf.newaxis, :]

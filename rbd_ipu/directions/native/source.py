@@ -31,13 +31,13 @@ class Native(Source):
         self.kernels = Launcher(groups, size, dim, distribution, normalize == "unit", scale)
 
     def directions(self, seeds: Any, start: int, count: int) -> Any:
-        def draw(seeds: Any) -> Any:
-            return self.kernels.directions(seeds, start, count)
+        def draw(seeds: Any, start: Any) -> Any:
+            return self.kernels.directions(seeds, int(start), count)
 
         if inside_xla():
             return self._ops.directions(seeds, start, count)
         groups, size = self._shapes["vectors"]
-        return call_from_graph(draw, [seeds], [[groups, count, size]])[0]
+        return call_from_graph(draw, [seeds, start], [[groups, count, size]])[0]
 
     def project(self, vectors: Any, seeds: Any) -> Any:
         if inside_xla():
