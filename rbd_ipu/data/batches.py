@@ -6,6 +6,7 @@ and augmented as a whole: image by image, TensorFlow's overhead for an element w
 than a training step.
 """
 
+import copy
 import numbers
 from typing import Any, Callable, Optional
 
@@ -33,7 +34,7 @@ class Batches:
         or a pair of arrays (x, y): x [n, ...] numbers, which become float32 and are otherwise left
         as they are, whole numbers too; y [n] classes.
       batch_size: images a step.
-      seed: an int or int32 [2]; parallel workers each take their own.
+      seed: an int or int32 [2]; the same for all of several workers, see :meth:`shard`.
       augment: None, a name from AUGMENTATIONS, or a function (float32 [b, h, w, c], seed int32 [2])
         -> images of the same shape, written in TensorFlow operations.
 
@@ -63,11 +64,50 @@ class Batches:
         self.shape = tuple(self._samples.x.shape[1:])
         self._augment = _augmentation(augment, self.shape)
         self._x, self._y = self._samples.resident()
+        self._part = (0, 1)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches in an epoch."""
-        return self.size // self.batch_size
+        """Full batches in an epoch, for each worker as many."""
+        return self.size // (self.batch_size * self._part[1])
+
+    def shard(self, worker: int, workers: int) -> "Batches":
+        """The stream of one of K workers that go through the same epochs together, no image read by two of them.
+
+        Step t of worker k is step ``t K + k`` of the whole stream, image by image and with the same augmentation. So
+        K workers together take ``K * batch_size`` consecutive images of the same order whatever K is.
+
+        Args:
+          worker: k, from 0.
+          workers: K.
+
+        Raises:
+          ValueError: k is not below K, or the images do not fill one batch for each worker.
+
+        Example:
+          >>> from rbd_ipu.data import load
+          >>> whole = load("digits").batches(32, seed=1)
+          >>> part = whole.shard(1, 4)
+          >>> part.steps_per_epoch
+          9
+          >>> first, second = [next(iter(b.dataset(step=s)))[1] for b, s in ((part, 2), (whole, 2 * 4 + 1))]
+          >>> first.numpy().tolist() == second.numpy().tolist()
+          True
+        """
+        if not (_is_count(worker) and _is_count(workers) and 0 <= worker < workers):
+            raise ValueError(f"worker must be a whole number from 0 and below workers, got {worker!r} of {workers!r}")
+        if (worker, workers) == (0, 1):
+            return self
+        if self._part != (0, 1):
+            raise ValueError("this stream is a worker's part already; cut up the whole one")
+        if self.batch_size * workers > self.size:
+            raise ValueError(
+                f"{workers} workers with batch_size {self.batch_size} need {self.batch_size * workers} inputs, "
+                f"there are {self.size}"
+            )
+        part = copy.copy(self)
+        part._part = (worker, workers)
+        return part
 
     def dataset(self, epoch: int = 0, step: int = 0) -> Any:
         """The stream from (epoch, step) on, without end.
@@ -96,10 +136,12 @@ class Batches:
 
     def _plan(self, epoch: Any) -> Any:
         """What an epoch needs: indices [steps, batch_size], seeds int32 [steps, 2]."""
-        steps = self.steps_per_epoch
+        worker, workers = self._part
+        batches = self.steps_per_epoch * workers
         order = permutation(self.size, fold_in(self.seed, "shuffle", epoch))
-        indices = tf.reshape(order[: steps * self.batch_size], [steps, self.batch_size])
-        return indices, fold_in(self.seed, "augment", epoch, tf.range(steps))
+        indices = tf.reshape(order[: batches * self.batch_size], [batches, self.batch_size])
+        seeds = fold_in(self.seed, "augment", epoch, tf.range(batches))
+        return indices[worker::workers], seeds[worker::workers]
 
     def _batch(self, indices: Any, seed: Any) -> Any:
         images = self._samples.scaled(tf.gather(self._x, indices))

@@ -1,9 +1,13 @@
 """Labelled images in memory: a split, and a data set of three splits."""
 
 import dataclasses
+import numbers
 from typing import Any, Callable, Tuple, Union
 
 import numpy as np
+
+from rbd_ipu.data.order import permutation_numpy
+from rbd_ipu.seeds import fold_in_numpy
 
 Augment = Union[None, str, Callable[[Any, Any], Any]]
 WHICH = ("train", "validation", "test")
@@ -123,6 +127,33 @@ class ImageData:
         labels = np.concatenate([self.train.labels, self.validation.labels])
         train = dataclasses.replace(self.train, images=images, labels=labels)
         return dataclasses.replace(self, train=train, validation=self.test)
+
+    def for_tuning(self, share: float = 0.25, seed: int = 0) -> "ImageData":
+        """The same data with a share of the training images held out, as the validation images.
+
+        What a setting is chosen by must not be what the result is judged by: the true validation images are left out.
+
+        Args:
+          share: of the training images, above 0 and below 1; the paper chooses learning rates on 0.25 (Section C.1).
+            Rounded to whole images, at least one on either side.
+          seed: decides which. No part of a run's seed, so that all runs are compared on the same images.
+
+        Raises:
+          ValueError: the share is not above 0 and below 1.
+
+        Example:
+          >>> from rbd_ipu.data import load
+          >>> tuning = load("digits").for_tuning()
+          >>> len(tuning.train), len(tuning.validation)
+          (898, 299)
+        """
+        if isinstance(share, bool) or not isinstance(share, numbers.Real) or not 0 < share < 1:
+            raise ValueError(f"share must be a number above 0 and below 1, got {share!r}")
+        count = len(self.train)
+        held_out = min(max(1, round(share * count)), count - 1)
+        order = permutation_numpy(count, fold_in_numpy(seed, "tuning"))
+        train, validation = np.sort(order[held_out:]), np.sort(order[:held_out])
+        return dataclasses.replace(self, train=self.train.take(train), validation=self.train.take(validation))
 
     def batches(self, batch_size: int, seed: Any = 0, augment: Union[bool, Augment] = True) -> Any:
         """:class:`rbd_ipu.data.Batches` over the training split.

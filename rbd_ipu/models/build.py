@@ -6,19 +6,24 @@ import numpy as np
 
 from rbd_ipu.models.cnn import cnn
 from rbd_ipu.models.fc import fc
+from rbd_ipu.models.resnet import resnet8, resnet32
 from rbd_ipu.registry import Registry
 from rbd_ipu.seeds import fold_in_numpy
 
-NETWORKS = Registry("network")  # rows: (shape, classes, seed) -> layers
+# Rows: (shape, classes, seed) -> the layers, where they are a chain; else the function from images to logits.
+NETWORKS = Registry("network")
 NETWORKS.register("fc")(fc)
 NETWORKS.register("cnn")(cnn)
+NETWORKS.register("resnet8")(resnet8)
+NETWORKS.register("resnet32")(resnet32)
 
 
 def build(name: str, shape: Tuple[int, int, int], classes: int = 10, seed: Any = 0) -> Any:
     """Builds a network of the paper with fresh weights.
 
     Args:
-      name: "fc" or "cnn", see :func:`rbd_ipu.models.fc.fc` and :func:`rbd_ipu.models.cnn.cnn`.
+      name: "fc", "cnn", "resnet8" or "resnet32", see :func:`rbd_ipu.models.fc.fc`,
+        :func:`rbd_ipu.models.cnn.cnn` and :func:`rbd_ipu.models.resnet.resnet`.
       shape: (height, width, channels) of an image.
       classes: how many logits there are.
       seed: an int or int32 [2]; the same seed gives the same weights on the same software.
@@ -42,11 +47,14 @@ def build(name: str, shape: Tuple[int, int, int], classes: int = 10, seed: Any =
     if not _from_1(classes) or classes < 2:
         raise ValueError(f"classes must be a whole number from 2, got {classes!r}")
     fold_in_numpy(seed)
-    layers = network(tuple(map(int, shape)), int(classes), seed)
+    body = network(tuple(map(int, shape)), int(classes), seed)
 
     from rbd_ipu._stack import keras
 
-    return keras.Sequential([keras.Input(shape, name="image"), *layers], name=name)
+    image = keras.Input(shape, name="image")
+    if callable(body):
+        return keras.Model(image, body(image), name=name)
+    return keras.Sequential([image, *body], name=name)
 
 
 def _from_1(value: Any) -> bool:
