@@ -3,12 +3,12 @@
 import contextlib
 import errno
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Union
 
 from rbd_ipu._stack import keras, tf
 from rbd_ipu.interrupt import Interrupt
 from rbd_ipu.records import metrics
-from rbd_ipu.records.atomic import check_room, draft_of, naming, replacing
+from rbd_ipu.records.atomic import check_room, draft_of, replacing
 from rbd_ipu.records.optional import installed
 
 Logs = Optional[Mapping[str, Any]]
@@ -37,13 +37,21 @@ class MetricsLog(keras.callbacks.Callback):
         metrics.append(self.path, _row(epoch, logs))
 
 
-class MetricsTable(keras.callbacks.CSVLogger):
-    """Keras' CSVLogger with epochs that count from 1, as in metrics.jsonl."""
+class MetricsTable(keras.callbacks.Callback):
+    """The same as a table of comma-separated values.
+
+    Keras' CSVLogger would not do: that of Keras 2 fails where an epoch measures less than the first one did.
+
+    Raises:
+      OSError: with the path, when the line cannot be written; the lines before stay.
+    """
+
+    def __init__(self, path: Union[str, Path]):
+        super().__init__()
+        self.path = Path(path)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        row = _row(epoch, logs)
-        with naming(self.filename):
-            super().on_epoch_end(row.pop("epoch"), row)
+        metrics.append_csv(self.path, _row(epoch, logs))
 
 
 class AtomicCheckpoint(keras.callbacks.ModelCheckpoint):
@@ -53,13 +61,14 @@ class AtomicCheckpoint(keras.callbacks.ModelCheckpoint):
       path: ends in ``.weights.h5``; ``model.load_weights(path)`` reads it.
       monitor: a key of the epoch's logs; the file then holds the epoch where it was highest (an
         accuracy) or lowest (a loss). None: the last epoch.
+      best: its best value so far, in a run that goes on; None: there is none.
 
     Raises:
       OSError: with the path, when the weights cannot be written (a full disk); the file before
         stays.
     """
 
-    def __init__(self, path: Union[str, Path], monitor: Optional[str] = None):
+    def __init__(self, path: Union[str, Path], monitor: Optional[str] = None, best: Optional[float] = None):
         self.path = Path(path)
         draft = str(draft_of(self.path)).replace("{", "{{").replace("}", "}}")  # Keras formats the name
         super().__init__(
@@ -69,6 +78,8 @@ class AtomicCheckpoint(keras.callbacks.ModelCheckpoint):
             save_best_only=monitor is not None,
             save_weights_only=True,
         )
+        if best is not None:
+            self.best = best
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         with replacing(self.path) as draft:
@@ -112,7 +123,7 @@ class Events(keras.callbacks.TensorBoard):
 
 
 class StopOnInterrupt(keras.callbacks.Callback):
-    """Ends the training between two chunks of steps once Ctrl-C has been pressed.
+    """Ends the training between two chunks of steps once Ctrl-C has been pressed, or SIGTERM has come.
 
     Raises:
       KeyboardInterrupt: then.
@@ -133,17 +144,25 @@ class StopOnInterrupt(keras.callbacks.Callback):
         self._check()
 
 
-def recorders(folder: Path, interrupt: Interrupt) -> List[Any]:
+def recorders(
+    folder: Path, interrupt: Interrupt, rows: Sequence[Mapping[str, Any]] = (), checkpoints: Sequence[Any] = ()
+) -> List[Any]:
     """The callbacks of a run that is kept in ``folder``; the order is that of their writing.
 
     TensorBoard events are left out where the tensorboard package is missing.
+
+    Args:
+      rows: the epochs that a run which goes on has recorded already.
+      checkpoints: a :class:`rbd_ipu.checkpoints.Checkpoints`, or none: it must come after all that it counts on.
     """
     (folder / "checkpoints").mkdir(exist_ok=True)
+    best = max((row["val_accuracy"] for row in rows if row.get("val_accuracy") is not None), default=None)
     return [
         MetricsLog(folder / "metrics.jsonl"),
-        MetricsTable(str(folder / "metrics.csv")),
+        MetricsTable(folder / "metrics.csv"),
         AtomicCheckpoint(folder / "checkpoints" / "last.weights.h5"),
-        AtomicCheckpoint(folder / "checkpoints" / "best.weights.h5", monitor="val_accuracy"),
+        AtomicCheckpoint(folder / "checkpoints" / "best.weights.h5", monitor="val_accuracy", best=best),
         *([Events(folder / "tensorboard")] if installed("tensorboard") else []),
+        *checkpoints,
         StopOnInterrupt(interrupt),  # the last: an epoch that is over is recorded before the run stops
     ]

@@ -1,6 +1,9 @@
 """From settings to something that trains: data, network, method and Trainer of one run."""
 
+import hashlib
 from typing import Any, Dict, NamedTuple
+
+import numpy as np
 
 from rbd_ipu.config import Config, ConfigError
 
@@ -36,6 +39,15 @@ class Experiment(NamedTuple):
         """Loss and accuracy on the test images."""
         return self.trainer.evaluate(self.data.evaluation("test", EVALUATION_BATCH))
 
+    def fingerprint(self) -> str:
+        """A SHA-256 over all images and labels, in their splits: what a run that goes on must find again."""
+        found = hashlib.sha256()
+        for split in (self.data.train, self.data.validation, self.data.test):
+            for array in (split.images, split.labels):
+                found.update(f"{array.dtype} {array.shape}".encode())
+                found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
+
     @property
     def title(self) -> str:
         """One line that says what is trained."""
@@ -57,7 +69,7 @@ def prepare(config: Config) -> Experiment:
     try:
         from rbd_ipu import data, devices, methods, models, training
 
-        device = devices.open_device(config.device)
+        device = devices.open_device(config.device, **config.place())
     except (ImportError, RuntimeError) as error:  # RuntimeError: no such device here
         raise ConfigError(str(error)) from error
     try:
@@ -72,7 +84,8 @@ def prepare(config: Config) -> Experiment:
         batches = images.batches(config.batch_size, seed=config.seed, augment=config.augment)
         with device:
             model = models.build(config.network, images.shape, images.classes, config.seed)
-        method = methods.create(config.method, **config.options())
+        steps_per_epoch = batches.shard(*device.exchange.shards[0]).steps_per_epoch
+        method = methods.create(config.method, **config.options(steps_per_epoch))
         trainer = training.Trainer(model, method, device=device)
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise ConfigError(str(error)) from error

@@ -1,49 +1,67 @@
 """Feeds: the kinds of training data that users have, behind one face."""
 
-from typing import Any, Callable, Iterator, Optional, Tuple
+from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
 
 from rbd_ipu import checks
 from rbd_ipu._stack import tf
 from rbd_ipu.data import Batches
 
+#: The parts (i, n) of the data that a process reads, one for each worker that it plays: the i-th of n equal ones.
+Shards = Sequence[Tuple[int, int]]
+WHOLE: Shards = ((0, 1),)
+
 
 class Feed:
     """Training data with a known number of steps an epoch.
 
+    A step of a worker takes ``batches`` mini-batches. An epoch has as many steps as it has whole sets of them, and at
+    least one, which then reads on into the next epoch.
+
     Attributes:
-      steps_per_epoch, batch_size: ints; the batch size is that of the first batch.
+      steps_per_epoch, batch_size: ints; the batch size is that of a worker's first batch.
+      images: that all workers together take in a step.
     """
 
-    def __init__(self, steps_per_epoch: int, batch_size: int):
-        self.steps_per_epoch = steps_per_epoch
+    def __init__(self, batches_per_epoch: int, batch_size: int, shards: Shards, batches: int):
+        self.steps_per_epoch = max(1, batches_per_epoch // batches)
         self.batch_size = batch_size
+        self.images = batch_size * shards[0][1] * batches
+        self._batches = batches
 
     def iterators(self, epoch: int, step: int = 0, iterate: Callable[[Any], Any] = iter) -> Iterator[Any]:
         """An iterator over batches for each epoch from ``epoch`` on, the first of them from ``step`` on.
 
-        ``iterate(dataset)`` makes it, on a device that has a way of its own.
+        ``iterate(dataset)`` makes it, on a device that has a way of its own. Where a process plays several workers it
+        is a tuple, an iterator for each.
         """
         raise NotImplementedError
 
 
 class _Stream(Feed):
-    """A :class:`Batches`: one endless stream, a pure function of (seed, epoch, step)."""
+    """A :class:`Batches`: one endless stream for each worker, a pure function of (seed, epoch, step).
 
-    def __init__(self, batches: Batches):
-        super().__init__(batches.steps_per_epoch, batches.batch_size)
-        self._batches = batches
+    What sets of batches leave over of an epoch is where the next one begins.
+    """
+
+    def __init__(self, stream: Batches, shards: Shards, batches: int):
+        self._parts = [stream.shard(*shard) for shard in shards]
+        super().__init__(self._parts[0].steps_per_epoch, stream.batch_size, shards, batches)
 
     def iterators(self, epoch: int, step: int = 0, iterate: Callable[[Any], Any] = iter) -> Iterator[Any]:
-        iterator = iterate(self._batches.dataset(epoch, step))
+        before = (epoch * self.steps_per_epoch + step) * self._batches
+        place = divmod(before, self._parts[0].steps_per_epoch)
+        iterator = _one_or_all([iterate(part.dataset(*place)) for part in self._parts])
         while True:
             yield iterator
 
 
 class _Dataset(Feed):
-    """A tf.data.Dataset, started again for every epoch."""
+    """A tf.data.Dataset, started again for every epoch; of n workers, the i-th reads batches i, i + n, i + 2n, ..."""
 
-    def __init__(self, dataset: Any, steps_per_epoch: Optional[int]):
+    def __init__(self, dataset: Any, steps_per_epoch: Optional[int], shards: Shards, batches: int):
         steps = int(dataset.cardinality())
+        if steps > 0:
+            steps //= shards[0][1]
         if steps_per_epoch is not None:
             wanted = checks.positive_int("steps_per_epoch", steps_per_epoch)
             if 0 <= steps < wanted:
@@ -58,28 +76,44 @@ class _Dataset(Feed):
         size = x.shape[0] if x.shape.rank else None
         if size is None:
             size = int(tf.shape(next(iter(dataset.take(1)))[0])[0])
-        super().__init__(steps, size)
-        self._dataset = dataset
+        super().__init__(steps, size, shards, batches)
+        parts = [dataset if n == 1 else dataset.shard(n, i) for i, n in shards]
+        self._parts = parts if batches <= steps else [part.repeat() for part in parts]
 
     def iterators(self, epoch: int, step: int = 0, iterate: Callable[[Any], Any] = iter) -> Iterator[Any]:
-        yield iterate(self._dataset.skip(step) if step else self._dataset)
         while True:
-            yield iterate(self._dataset)
+            gone = step * self._batches
+            yield _one_or_all([iterate(part.skip(gone) if gone else part) for part in self._parts])
+            step = 0
 
 
-def feed(data: Any, batch_size: int, seed: int, steps_per_epoch: Optional[int] = None) -> Feed:
+def feed(
+    data: Any,
+    batch_size: int,
+    seed: int,
+    steps_per_epoch: Optional[int] = None,
+    shards: Shards = WHOLE,
+    batches: int = 1,
+) -> Feed:
     """The feed for what a user passed: a Batches, a pair of arrays, or a tf.data.Dataset of batches.
+
+    ``shards`` are the parts of it that this process reads, and ``batches`` how many mini-batches a step takes.
 
     Raises:
       TypeError, ValueError: it is none of these, empty, or of unknown length.
     """
     if isinstance(data, tf.data.Dataset):
-        return _Dataset(data, steps_per_epoch)
+        return _Dataset(data, steps_per_epoch, shards, batches)
     if steps_per_epoch is not None:
         raise ValueError(f"steps_per_epoch={steps_per_epoch} is for a tf.data.Dataset; other data has a length")
     if isinstance(data, Batches):
-        return _Stream(data)
-    return _Stream(Batches(_pair_of(data), checks.positive_int("batch_size", batch_size), checks.seed(seed)))
+        return _Stream(data, shards, batches)
+    stream = Batches(_pair_of(data), checks.positive_int("batch_size", batch_size), checks.seed(seed))
+    return _Stream(stream, shards, batches)
+
+
+def _one_or_all(iterators: Sequence[Any]) -> Any:
+    return iterators[0] if len(iterators) == 1 else tuple(iterators)
 
 
 def in_order(data: Any, batch_size: int) -> Any:

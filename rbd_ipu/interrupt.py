@@ -1,40 +1,50 @@
-"""Ctrl-C at a moment when nothing is half done.
+"""Ctrl-C and SIGTERM at a moment when nothing is half done.
 
-Python raises KeyboardInterrupt between any two operations, in the middle of a line of metrics too.
-Here the first Ctrl-C is only noted, and the training stops after the chunk of steps it is in; the
-second one kills the process as the operating system does, even where TensorFlow holds the
-interpreter.
+Python raises KeyboardInterrupt between any two operations, in the middle of a line of metrics too, and SIGTERM, which
+schedulers send before they kill, ends a process on the spot. Here the first of them is only noted, and the training
+stops after the chunk of steps it is in; the second one kills the process as the operating system does, even where
+TensorFlow holds the interpreter.
 """
 
 import contextlib
 import os
 import signal
 import threading
-from typing import Any, Iterator
+from typing import Any, Dict, Iterator
+
+#: What asks a run to stop, and what is said of it.
+SIGNALS: Dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 class Interrupt:
-    """Whether Ctrl-C has been pressed."""
+    """Whether the run has been asked to stop, and by which signal (0: not yet)."""
 
-    requested = False
+    number = 0
 
-    def request(self, *_: Any) -> None:
-        self.requested = True
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    @property
+    def requested(self) -> bool:
+        return self.number != 0
+
+    def request(self, number: int, *_: Any) -> None:
+        self.number = self.number or number
+        signal.signal(number, signal.SIG_DFL)
         # print() is not safe in a signal handler that may have interrupted a print().
-        os.write(2, b"\nrbd-ipu: Ctrl-C: stopping and writing the results; once more aborts\n")
+        said = f"\nrbd-ipu: {SIGNALS[number]}: stopping and writing the results; once more aborts\n"
+        with contextlib.suppress(OSError):
+            os.write(2, said.encode())
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Interrupt]:
-    """Notes Ctrl-C instead of raising it (in the main thread, unless Ctrl-C is ignored)."""
+    """Notes these signals instead of obeying them (in the main thread; those that are ignored stay so)."""
     interrupt = Interrupt()
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield interrupt
-        return
-    before = signal.signal(signal.SIGINT, interrupt.request)
+    before: Dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, interrupt.request)
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

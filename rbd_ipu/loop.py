@@ -7,34 +7,44 @@ from rbd_ipu.losses import hits
 from rbd_ipu.steps import MEASURES, Step
 
 
-def train_steps(step: Step) -> Callable[[Any, Any, Any], Any]:
-    """The compiled function ``(iterator, n, done) -> sums`` that trains for n steps, after ``done`` of the epoch.
+def train_steps(step: Step) -> Callable[[Any, Any, Any, Any], Any]:
+    """The compiled function ``(iterator, n, done, sums) -> sums`` that trains for n steps, ``done`` into the epoch.
 
-    The sums over these steps come in the order of ``MEASURES``, float32 scalars, with ``finite`` after them: 1 as
-    long as every loss and update was finite. The step at which one is not is not counted and ends the loop: the
-    weights are those of the last finite step.
+    ``sums``, a float vector in the order of ``MEASURES``, are those over the steps of the epoch before; the steps are
+    added to them one by one, so that no bit depends on where the epoch is cut into calls. They come back as scalars
+    of their type, with ``finite`` after them: 1 as long as every loss and update was finite. The step at which one is
+    not is not counted and ends the loop: the weights are those of the last finite step.
+
+    ``iterator`` is a tuple of iterators where a process plays several workers, one for each.
 
     n is a tensor, so that calls of any length share one trace. On a CPU the network is a plain graph (ten times
     faster there than XLA); methods compile their bases.
     """
 
     @tf.function
-    def run(iterator: Any, n: Any, done: Any) -> Any:
+    def run(iterator: Any, n: Any, done: Any, sums: Any) -> Any:
         def body(i: Any, sums: Any, _: Any) -> Any:
-            new = step(lambda: next(iterator), done + i)
+            new = step(_next(iterator), done + i)
             good = new["finite"] > 0.0
-            sums = tuple(total + tf.where(good, new[name], 0.0) for name, total in zip(MEASURES, sums))
-            return i + 1, sums, new["finite"]
+            added = (tf.cast(tf.where(good, new[name], 0.0), total.dtype) for name, total in zip(MEASURES, sums))
+            return i + 1, tuple(total + value for total, value in zip(sums, added)), new["finite"]
 
         _, sums, finite = tf.while_loop(
             lambda i, _, finite: (i < n) & (finite > 0.0),
             body,
-            (tf.constant(0), (tf.constant(0.0),) * len(MEASURES), tf.constant(1.0)),
+            (tf.constant(0), tuple(tf.unstack(sums, len(MEASURES))), tf.constant(1.0)),
             parallel_iterations=1,
         )
         return (*sums, finite)
 
     return run
+
+
+def _next(iterator: Any) -> Callable[..., Any]:
+    """What gives the next mini-batch; of several iterators, that of the i-th."""
+    if isinstance(iterator, tuple):
+        return lambda i: next(iterator[i])
+    return lambda: next(iterator)
 
 
 def evaluate_all(model: Any, loss: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:

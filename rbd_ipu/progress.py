@@ -12,6 +12,7 @@ class Progress(NamedTuple):
     Attributes:
       epoch: finished epochs.
       step: finished steps of the present one.
+      steps_per_epoch: how many it has; 0 is unknown.
       sums: over these steps, of what ``MEASURES`` names.
       seconds: training of the present epoch so far.
       timed_steps, timed_seconds: those that count for the speed: not the first call, which traces.
@@ -19,20 +20,34 @@ class Progress(NamedTuple):
 
     epoch: int = 0
     step: int = 0
+    steps_per_epoch: int = 0
     sums: Tuple[float, ...] = (0.0,) * len(MEASURES)
     seconds: float = 0.0
     timed_steps: int = 0
     timed_seconds: float = 0.0
 
     def after(self, steps: int, sums: Sequence[float], seconds: float, timed: bool) -> "Progress":
-        """The place after a call of the loop."""
+        """The place after a call of the loop that took so many steps; ``sums`` are the epoch's up to there."""
         return self._replace(
             step=self.step + steps,
-            sums=tuple(old + new for old, new in zip(self.sums, sums)),
+            sums=tuple(sums),
             seconds=self.seconds + seconds,
             timed_steps=self.timed_steps + (steps if timed else 0),
             timed_seconds=self.timed_seconds + (seconds if timed else 0.0),
         )
+
+    def within(self, steps_per_epoch: int) -> "Progress":
+        """This place in epochs of so many steps.
+
+        Raises:
+          ValueError: it is a place in epochs of another number of steps.
+        """
+        if self.steps_per_epoch not in (0, steps_per_epoch) or not 0 <= self.step <= steps_per_epoch:
+            raise ValueError(
+                f"start is at step {self.step} of an epoch of {self.steps_per_epoch or '(unknown)'} steps, but the "
+                f"data give {steps_per_epoch} steps an epoch: they are not those that were trained on"
+            )
+        return self._replace(steps_per_epoch=steps_per_epoch)
 
 
 def means(sums: Sequence[float]) -> Dict[str, float]:

@@ -8,7 +8,6 @@ from rbd_ipu import checks
 from rbd_ipu._stack import create_variables, current_rate, keras
 from rbd_ipu.devices import Device, open_device
 from rbd_ipu.feeding import Feed, feed, in_order
-from rbd_ipu.loop import evaluate_all
 from rbd_ipu.losses import default_loss, loss_of, per_batch
 from rbd_ipu.methods import Method
 from rbd_ipu.progress import Progress, means
@@ -21,12 +20,14 @@ CALL_SECONDS = 0.5
 
 
 class NonFiniteError(ArithmeticError):
-    """Training met a loss or an update that is NaN or infinite, and stopped before applying it.
+    """Training met a loss or an update that is NaN or infinite, and stopped before applying it; all workers did.
 
     Attributes:
       epoch, step: where; the step counts from 0 over the whole run.
       history: the Keras History of the epochs before.
     """
+
+    agreed = True  # see rbd_ipu.devices.Device.leave
 
     def __init__(self, epoch: int, step: int, learning_rate: float, history: Any):
         super().__init__(
@@ -90,7 +91,7 @@ class Trainer:
         variables = model.trainable_variables
         step = one_step(model, mean_loss, method, optimizer, variables, self.device.exchange, COMPARE_EVERY)
         self._run = self.device.loop(step)
-        self._evaluate = evaluate_all(model, mean_loss)
+        self._evaluate = self.device.evaluation(model, mean_loss)
         self._rate = 0.0  # steps a second, as last measured
         self._traced = False  # the first call traces and compiles: its time says nothing
         #: Where the training is: a checkpoint keeps it, and ``fit(start=...)`` goes on from there.
@@ -120,9 +121,11 @@ class Trainer:
           verbose: 0 silent, 1 a progress bar, 2 a line an epoch; "auto" is 1.
           initial_epoch: the epoch to start at.
           batch_size, seed: for arrays only.
-          steps_per_epoch: cuts epochs of a tf.data.Dataset; required where its length is unknown or infinite.
+          steps_per_epoch: cuts epochs of a tf.data.Dataset; required where its length is unknown or infinite. It
+            counts mini-batches, of which a step of some methods takes several.
           start: where to go on, also in the middle of an epoch: the ``progress`` of an earlier trainer, whose weights
-            and optimizer this one has been given. It overrides ``initial_epoch``.
+            and optimizer this one has been given, as by :func:`rbd_ipu.checkpoints.restore`. It overrides
+            ``initial_epoch``. The history then holds the epochs that end from there on.
 
         Returns:
           The Keras History. Each epoch has: ``loss``, ``accuracy`` (means over its steps), ``val_loss``,
@@ -136,7 +139,8 @@ class Trainer:
           TypeError, ValueError: data or an argument is wrong.
         """
         epochs = checks.positive_int("epochs", epochs)
-        source = feed(train, batch_size, seed, steps_per_epoch)
+        shards = self.device.exchange.shards
+        source = feed(train, batch_size, seed, steps_per_epoch, shards, self.method.batches)
         held_out = None if validation is None else in_order(validation, batch_size)
         history = keras.callbacks.History()
         hooks = keras.callbacks.CallbackList(
@@ -148,9 +152,9 @@ class Trainer:
             steps=source.steps_per_epoch,
         )
         self.model.stop_training = False
+        self.progress = (start or Progress(epoch=initial_epoch)).within(source.steps_per_epoch)
         hooks.on_train_begin()
         try:
-            self.progress = start or Progress(epoch=initial_epoch)
             iterators = source.iterators(self.progress.epoch, self.progress.step, self.device.iterate)
             for epoch in range(self.progress.epoch, epochs):
                 hooks.on_epoch_begin(epoch)
@@ -159,10 +163,13 @@ class Trainer:
                 if held_out is not None:
                     logs.update({f"val_{k}": v for k, v in self.evaluate(held_out).items()})
                 logs["seconds"] = self.progress.seconds + time.perf_counter() - started
-                self.progress = Progress(epoch=epoch + 1)
+                self.progress = Progress(epoch=epoch + 1, steps_per_epoch=source.steps_per_epoch)
                 hooks.on_epoch_end(epoch, logs)
-                if self.model.stop_training:
+                if self.device.agree(int(not self.model.stop_training)) == 0:
                     break
+        except BaseException as error:
+            self.device.leave(error)
+            raise
         finally:
             hooks.on_train_end()
         return history
@@ -183,14 +190,19 @@ class Trainer:
         return int(self.model.optimizer.iterations)
 
     def _train_epoch(self, epoch: int, iterator: Any, source: Feed, hooks: Any, history: Any) -> Dict[str, float]:
-        while self.progress.step < source.steps_per_epoch and not self.model.stop_training:
+        while self.progress.step < source.steps_per_epoch:
             done = self.progress.step
-            n = min(max(1, int(self._rate * CALL_SECONDS)), source.steps_per_epoch - done)
+            wanted = self.device.steps_a_call(int(self._rate * CALL_SECONDS), source.steps_per_epoch)
+            wanted = min(wanted, source.steps_per_epoch - done)
+            n = self.device.agree(0 if self.model.stop_training else wanted)
+            if n == 0:  # a callback has stopped the training, perhaps that of another worker
+                self.model.stop_training = True
+                break
             hooks.on_train_batch_begin(done)
             started = time.perf_counter()
-            *sums, finite = self._run(iterator, n, done)
+            *sums, finite = self._run(iterator, n, done, self.progress.sums)
             seconds = time.perf_counter() - started
-            self.progress = self.progress.after(int(sums[0]), sums, seconds, timed=self._traced)
+            self.progress = self.progress.after(int(sums[0]) - done, sums, seconds, timed=self._traced)
             if not finite:
                 raise NonFiniteError(epoch, self.step, current_rate(self.model.optimizer), history)
             if self._traced:
@@ -200,5 +212,6 @@ class Trainer:
         logs = means(self.progress.sums)
         logs["step"] = self.step
         if self.progress.timed_steps:
-            logs["images_per_second"] = source.batch_size * self.progress.timed_steps / self.progress.timed_seconds
+            logs["images_per_second"] = source.images * self.progress.timed_steps / self.progress.timed_seconds
+        logs.update(self.device.measured())
         return logs

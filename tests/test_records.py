@@ -1,5 +1,6 @@
 """The run folder: what it holds, that it is never written over, that nothing is ever lost."""
 
+import contextlib
 import csv
 import errno
 import json
@@ -14,10 +15,12 @@ import types
 import numpy as np
 import pytest
 
+from rbd_ipu import methods
 from rbd_ipu._stack import keras
-from rbd_ipu.callbacks import AtomicCheckpoint, save_weights
+from rbd_ipu.callbacks import AtomicCheckpoint, recorders, save_weights
 from rbd_ipu.config import ConfigError, from_file, resolve
-from rbd_ipu.interrupt import deferred
+from rbd_ipu.interrupt import SIGNALS, deferred
+from rbd_ipu.progress import Progress
 from rbd_ipu.records import (
     RunFolder,
     atomic,
@@ -29,6 +32,7 @@ from rbd_ipu.records import (
     provenance,
     strict_json,
 )
+from rbd_ipu.records.lock import locked
 from rbd_ipu.records.result import summarise
 from rbd_ipu.records.run import record
 from rbd_ipu.training import NonFiniteError
@@ -105,6 +109,42 @@ def test_a_line_of_metrics_is_written_whole_or_not_at_all(tmp_path, file_size_li
     assert [row["epoch"] for row in metrics.read(path)] == [1, 2]
 
 
+def test_the_table_is_the_same_whether_added_to_or_made_anew(tmp_path):
+    lines, table, again = tmp_path / "metrics.jsonl", tmp_path / "metrics.csv", tmp_path / "again.csv"
+    for epoch in (1, 2, 3):
+        row = {"epoch": epoch, "loss": 0.1 * epoch, "val_loss": np.nan}
+        if epoch == 2:  # not every epoch measures everything
+            row["extra"] = np.float32(0.5)
+        metrics.append(lines, row)
+        metrics.append_csv(table, row)
+    with open(table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [*metrics.COLUMNS, "extra"]
+    assert [(row["epoch"], row["loss"], row["val_loss"], row["extra"]) for row in rows] == [
+        ("1", "0.1", "", ""), ("2", "0.2", "", "0.5"), ("3", "0.30000000000000004", "", ""),
+    ]  # fmt: skip
+    assert metrics.cut(lines, again, metrics.extent(lines)) == metrics.read(lines)
+    assert again.read_bytes() == table.read_bytes()
+
+
+def test_metrics_are_cut_back_to_an_earlier_extent(tmp_path):
+    lines, table = tmp_path / "metrics.jsonl", tmp_path / "metrics.csv"
+    nothing = metrics.extent(lines)
+    for epoch in (1, 2, 3):
+        metrics.append(lines, {"epoch": epoch})
+        if epoch == 2:
+            two = metrics.extent(lines)
+    with open(lines, "a") as file:
+        file.write('{"epoch": 4, "lo')
+    assert metrics.holds(lines, two) and metrics.holds(lines, nothing)
+    assert [row["epoch"] for row in metrics.cut(lines, table, two)] == [1, 2]
+    assert metrics.extent(lines) == two and len(table.read_text().splitlines()) == 3
+    assert metrics.cut(lines, table, nothing) == [] and table.read_text() == ""
+    assert not metrics.holds(lines, two)
+    metrics.append(lines, {"epoch": 9})
+    assert not metrics.holds(lines, {**two, "bytes": lines.stat().st_size})
+
+
 # --- the folder ----------------------------------------------------------------------------------
 
 
@@ -120,7 +160,7 @@ def test_default_names_never_collide(tmp_path, monkeypatch):
 def test_an_existing_run_is_never_written_over(tmp_path):
     path = new_folder(tmp_path / "mine")
     for again in (check_free, new_folder):
-        with pytest.raises(ConfigError, match="mine: the folder holds a run; .*choose another path"):
+        with pytest.raises(ConfigError, match="mine: the folder holds a run .*--resume.*; .*choose another path"):
             again(path)
 
 
@@ -208,15 +248,16 @@ def test_without_git_there_is_no_commit(monkeypatch):
 # --- Ctrl-C --------------------------------------------------------------------------------------
 
 
-def test_the_first_ctrl_c_is_noted_and_the_second_kills(capfd):
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_is_noted_and_the_second_kills(capfd, number):
+    before = signal.getsignal(number)
     with deferred() as interrupt:
         assert not interrupt.requested
-        os.kill(os.getpid(), signal.SIGINT)
-        assert interrupt.requested
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-    assert signal.getsignal(signal.SIGINT) is before
-    assert "Ctrl-C" in capfd.readouterr().err
+        os.kill(os.getpid(), number)
+        assert interrupt.requested and interrupt.number == number
+        assert signal.getsignal(number) is signal.SIG_DFL
+    assert signal.getsignal(number) is before
+    assert SIGNALS[number] in capfd.readouterr().err
 
 
 def test_an_ignored_ctrl_c_stays_ignored():
@@ -254,11 +295,18 @@ class Scripted:
         self.model = keras.Model(inputs, keras.layers.Dense(3, kernel_initializer="ones")(inputs))
         self.model.compile(keras.optimizers.SGD(0.5))
         self.config = resolve({"method": "sgd", "learning_rate": 0.5, "epochs": epochs})
-        self.method = types.SimpleNamespace(dim=15, size=15)
+        self.method = methods.create("sgd", learning_rate=0.5)
+        self.method.build(self.model.trainable_variables)
+        self.trainer = types.SimpleNamespace(
+            model=self.model, method=self.method, progress=Progress(), step=0, device=contextlib.nullcontext()
+        )
         self.title = "a line of words"
         self.at = at or {}
 
-    def fit(self, callbacks=(), verbose=0):
+    def fingerprint(self):
+        return "the images"
+
+    def fit(self, callbacks=(), verbose=0, start=None):
         listed = keras.callbacks.CallbackList(list(callbacks), add_history=True, model=self.model)
         listed.on_train_begin()
         try:
@@ -267,7 +315,7 @@ class Scripted:
             listed.on_train_end()
 
     def _epochs(self, listed):
-        for epoch in range(self.config.epochs):
+        for epoch in range(self.trainer.progress.epoch, self.config.epochs):
             listed.on_epoch_begin(epoch)
             if epoch in self.at:
                 self.at[epoch](self)
@@ -278,6 +326,7 @@ class Scripted:
             logs = {"loss": 1.0 / (epoch + 1), "accuracy": accuracy, "step": 10 * (epoch + 1)}
             logs.update(val_loss=2.0, val_accuracy=accuracy, correlation=0.1, cosine=0.1)
             logs.update(images_per_second=100.0, seconds=0.5)
+            self.trainer.progress, self.trainer.step = Progress(epoch=epoch + 1), 10 * (epoch + 1)
             listed.on_epoch_end(epoch, logs)
 
     def test(self):
@@ -286,7 +335,8 @@ class Scripted:
 
 def _record(tmp_path, experiment):
     folder = RunFolder(new_folder(tmp_path / "run"))
-    outcome, result = record(experiment, folder, "rbd-ipu train", verbose=0)
+    with locked(folder.path):
+        outcome, result = record(experiment, folder, "rbd-ipu train", verbose=0)
     return folder, outcome, result
 
 
@@ -307,7 +357,7 @@ def test_a_finished_run_leaves_everything(tmp_path):
     folder, outcome, result = _record(tmp_path, Scripted())
     assert (outcome.name, outcome.status, outcome.message) == ("finished", 0, None)
     assert {path.name for path in folder.path.iterdir()} == {
-        "config.yaml", "run.json", "metrics.jsonl", "metrics.csv", "checkpoints", "result.json",
+        "config.yaml", "run.json", "metrics.jsonl", "metrics.csv", "checkpoints", "result.json", ".lock",
         *(["tensorboard"] if optional.installed("tensorboard") else []),
         *(["curves.png"] if optional.installed("matplotlib") else []),
     }  # fmt: skip
@@ -317,9 +367,10 @@ def test_a_finished_run_leaves_everything(tmp_path):
     assert [row["epoch"] for row in table] == ["1", "2", "3"]
     assert float(table[0]["val_accuracy"]) == 0.5
     assert (_weights(folder, "last"), _weights(folder, "best")) == (3.0, 2.0)
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {
-        "last.weights.h5", "best.weights.h5",
-    }  # fmt: skip
+    names = {path.name for path in (folder / "checkpoints").iterdir()}
+    steps = {name for name in names if name.startswith("step-")}
+    assert names - steps == {"last.weights.h5", "best.weights.h5", ".lock"}
+    assert "step-000000030.checkpoint" in steps
     assert (
         result
         == _json(folder / "result.json")
@@ -366,6 +417,10 @@ def _ctrl_c(_):
     os.kill(os.getpid(), signal.SIGINT)
 
 
+def _sigterm(_):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _not_finite(_):
     error = NonFiniteError.__new__(NonFiniteError)
     ArithmeticError.__init__(error, "the loss is nan in epoch 3, step 21")
@@ -380,6 +435,7 @@ def _bug(_):
     "what, name, status, message",
     [
         (_ctrl_c, "interrupted", 130, "interrupted by Ctrl-C"),
+        (_sigterm, "terminated", 143, "ended by SIGTERM"),
         (_not_finite, "not finite", 3, "the loss is nan in epoch 3, step 21"),
     ],
 )
@@ -429,7 +485,6 @@ def test_a_disk_that_is_full_at_the_checkpoint(tmp_path, monkeypatch):
     # The epoch's metrics were written before; the checkpoints are those of the epoch before.
     assert result["epochs"] == 2
     assert (_weights(folder, "last"), _weights(folder, "best")) == (1.0, 1.0)
-    assert sorted(os.listdir(folder / "checkpoints")) == ["best.weights.h5", "last.weights.h5"]
     assert _json(folder / "run.json")["message"] == outcome.message
 
 
@@ -531,6 +586,26 @@ def test_the_best_checkpoint_is_the_best_by_its_own_measure(tmp_path):
             callback.on_epoch_end(epoch, {monitor: float(value)})
         model.load_weights(str(path))
         assert model.get_weights()[0][0, 0] == best
+
+
+def test_the_best_of_a_run_that_goes_on_is_not_lost(tmp_path):
+    model = Scripted().model
+    path = tmp_path / "checkpoints" / "best.weights.h5"
+    path.parent.mkdir()
+    save_weights(model, path)
+    before = path.read_bytes()
+    rows = [{"val_accuracy": value} for value in (0.5, 0.75, None)]
+    (best,) = [
+        c for c in recorders(tmp_path, deferred(), rows) if c.__class__ is AtomicCheckpoint and c.save_best_only
+    ]
+    best.set_model(model)
+    best.on_epoch_begin(3)
+    best.on_epoch_end(3, {"val_accuracy": 0.625})
+    assert path.read_bytes() == before
+    model.set_weights([weights + 1 for weights in model.get_weights()])
+    best.on_epoch_begin(4)
+    best.on_epoch_end(4, {"val_accuracy": 0.875})
+    assert path.read_bytes() != before
 
 
 def test_tensorboard_has_the_numbers_of_every_epoch(tmp_path):

@@ -60,15 +60,34 @@ def replacing(path: Union[str, Path]) -> Iterator[Path]:
         with naming(path):
             yield draft
             if draft.exists():  # a writer may have had nothing to say
-                with open(draft, "rb") as file:
-                    os.fsync(file.fileno())
+                _flush(draft)
                 os.replace(draft, path)
+                _flush_folder(Path(path).parent)
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
 
 
+def _flush(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    """Makes a new name in a folder survive a loss of power, where folders can be flushed."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that knows no such thing
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def write_text(path: Union[str, Path], text: str) -> None:
-    """Writes a whole UTF-8 file atomically."""
+    """Writes a whole UTF-8 file atomically; ends of lines stay as they are."""
     with replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(text.encode("utf-8"))

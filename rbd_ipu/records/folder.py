@@ -3,16 +3,19 @@
 ====================  =================================================================
 ``config.yaml``       the resolved settings; ``rbd-ipu train --config`` repeats the run
 ``run.json``          command, versions, commit, machine, seed, d and D, times, outcome
-``metrics.jsonl``     one line an epoch (``metrics.csv``: the same by Keras' CSVLogger)
-``checkpoints/``      weights: ``last`` and ``best`` epoch; ``stopped`` where a run broke off
+``metrics.jsonl``     one line an epoch (``metrics.csv``: the same as a table)
+``checkpoints/``      weights: ``last`` and ``best`` epoch; ``stopped`` where a run broke off;
+                      ``step-...checkpoint``: all that ``--resume`` needs, the last few of them
 ``tensorboard/``      events, where the tensorboard package is installed
 ``result.json``       final and best accuracies and losses
 ``curves.png``        where matplotlib is installed
+``.lock``             which process has the folder, while it has it
 ====================  =================================================================
 """
 
 import datetime
 import itertools
+import json
 import os
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Union
@@ -37,9 +40,9 @@ def check_free(path: Union[str, Path]) -> None:
     if path.is_dir() and not any(path.iterdir()):
         return
     if os.path.lexists(path):
-        what = "holds a run" if (path / "run.json").exists() else "exists" + (
-            " and is not empty" if path.is_dir() else ""
-        )  # fmt: skip
+        what = "exists" + (" and is not empty" if path.is_dir() else "")
+        if (path / "run.json").exists():
+            what = "holds a run (`rbd-ipu train --resume` goes on in it)"
         raise ConfigError(
             f"--output {path}: the folder {what}; runs are never written over: choose another "
             "path, or leave --output out for a new folder under runs/"
@@ -86,6 +89,10 @@ def _claim(path: Path) -> None:
         raise ConfigError(f"--output {path.parent}: another run has just taken the folder") from None
 
 
+def _origin() -> Dict[str, Any]:
+    return {"versions": provenance.versions(), **provenance.commit(), "machine": provenance.machine()}
+
+
 class RunFolder:
     """Writes what is known before a run and after it.
 
@@ -102,8 +109,7 @@ class RunFolder:
 
     def begin(self, config: Config, facts: Mapping[str, Any], command: str) -> None:
         """Writes config.yaml and run.json; the outcome is "running" until :meth:`end`."""
-        header = "# The settings of this run; `rbd-ipu train --config` with this file repeats it.\n"
-        atomic.write_text(self / "config.yaml", header + dumps(config.as_dict()))
+        self._write_config(config)
         self._facts = {
             "command": command,
             "outcome": "running",
@@ -112,16 +118,39 @@ class RunFolder:
             "ended": None,
             "seed": config.seed,
             **facts,
-            "versions": provenance.versions(),
-            **provenance.commit(),
-            "machine": provenance.machine(),
+            **_origin(),
+            "resumed": [],
         }
         self._write_facts()
+
+    def go_on(self, config: Config, facts: Mapping[str, Any], command: str, place: Mapping[str, int]) -> None:
+        """Writes into run.json that the run goes on from a place, with what and where; see :meth:`begin`."""
+        known = self.facts()
+        entry = {"command": command, "started": now(), **place, **_origin()}
+        if not known.get("started"):  # killed before it wrote the first
+            self.begin(config, facts, command)
+            return
+        self._write_config(config)
+        resumed = [*known.get("resumed", []), entry]
+        self._facts = {**known, "outcome": "running", "message": None, "ended": None, "resumed": resumed}
+        self._write_facts()
+
+    def facts(self) -> Dict[str, Any]:
+        """What run.json holds; nothing where it cannot be read."""
+        try:
+            known = json.loads((self / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
 
     def end(self, outcome: str, message: Optional[str]) -> None:
         """Writes into run.json how the run went."""
         self._facts.update(outcome=outcome, message=message, ended=now())
         self._write_facts()
+
+    def _write_config(self, config: Config) -> None:
+        header = "# The settings of this run; `rbd-ipu train --config` with this file repeats it.\n"
+        atomic.write_text(self / "config.yaml", header + dumps(config.as_dict()))
 
     def _write_facts(self) -> None:
         atomic.write_text(self / "run.json", strict_json.document(self._facts))

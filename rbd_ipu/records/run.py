@@ -1,11 +1,14 @@
 """One recorded run: trains an experiment; its folder is complete however the training ends."""
 
+import contextlib
+import signal
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
+from rbd_ipu.checkpoints import Checkpoint
 from rbd_ipu.experiment import Experiment
 from rbd_ipu.interrupt import deferred
-from rbd_ipu.records import atomic, curves, metrics, strict_json
+from rbd_ipu.records import atomic, curves, metrics, resume, strict_json
 from rbd_ipu.records.folder import RunFolder
 from rbd_ipu.records.optional import installed
 from rbd_ipu.records.result import summarise
@@ -20,18 +23,19 @@ class Outcome(NamedTuple):
 
 
 def record(
-    experiment: Experiment, folder: RunFolder, command: str, verbose: int = 1
+    experiment: Experiment, folder: RunFolder, command: str, verbose: int = 1, start: Optional[Checkpoint] = None
 ) -> Tuple[Outcome, Dict[str, Any]]:
     """Trains, evaluates on the test images and writes the folder.
 
-    A run that breaks off (Ctrl-C, a number that is not finite, a disk that is full) keeps its
-    finished epochs, the weights it has, the result so far and the picture.
+    A run that breaks off (Ctrl-C, SIGTERM, a number that is not finite, a disk that is full) keeps its
+    finished epochs, the weights it has, the result so far and the picture; and checkpoints, to go on from.
 
     Args:
       experiment: from :func:`rbd_ipu.experiment.prepare`.
-      folder: a new folder.
+      folder: a new folder, or one to go on in; the caller has locked it.
       command: the command line, for run.json.
       verbose: as in Keras: 0 silent, 1 a progress bar, 2 a line an epoch.
+      start: the checkpoint that the run goes on from, one of :func:`rbd_ipu.records.resume.find`.
 
     Returns:
       the outcome and the result (what result.json holds). Errors that are not of these kinds leave
@@ -44,11 +48,18 @@ def record(
         ending = _Ending(experiment, folder)
         try:
             facts = {"d": experiment.method.dim, "D": experiment.method.size}
-            folder.begin(experiment.config, facts, command)
-            experiment.fit(callbacks=recorders(folder.path, interrupt), verbose=verbose)
+            rows: List[Dict[str, Any]] = []
+            if start is None:
+                folder.begin(experiment.config, facts, command)
+            else:
+                place = {"step": start.step, "epochs": start.progress.epoch}
+                folder.go_on(experiment.config, facts, command, place)
+                rows = resume.rewind(experiment, folder, start)
+            callbacks = recorders(folder.path, interrupt, rows, [resume.keeper(experiment, folder)])
+            experiment.fit(callbacks=callbacks, verbose=verbose, start=start and start.progress)
             ending.test = experiment.test()
         except KeyboardInterrupt:
-            return ending.write(Outcome("interrupted", 130, "interrupted by Ctrl-C"))
+            return ending.write(_interrupted(interrupt.number))
         except NonFiniteError as error:
             return ending.write(Outcome("not finite", 3, str(error)))
         except OSError as error:
@@ -57,6 +68,12 @@ def record(
             ending.write(_failed(error))
             raise
         return ending.write(Outcome("finished", 0))
+
+
+def _interrupted(number: int) -> Outcome:
+    if number == signal.SIGTERM:
+        return Outcome("terminated", 128 + number, "ended by SIGTERM")
+    return Outcome("interrupted", 130, "interrupted by Ctrl-C")
 
 
 def _failed(error: BaseException) -> Outcome:
@@ -82,8 +99,7 @@ class _Ending:
         """Takes every step, even after one that fails; the first error is the outcome's."""
         self.outcome = outcome
         steps: List[Callable[[], None]] = [self._rows, self._result, self._picture]
-        if outcome.name != "finished":
-            steps.insert(0, self._stopped)
+        steps.insert(0, self._not_stopped if outcome.name == "finished" else self._stopped)
         unexpected: Optional[Exception] = None
         for step in [*steps, self._facts]:
             try:
@@ -102,6 +118,11 @@ class _Ending:
         from rbd_ipu.callbacks import save_weights
 
         save_weights(self.experiment.model, self.folder / "checkpoints" / "stopped.weights.h5")
+
+    def _not_stopped(self) -> None:
+        """Of a run that broke off, went on and is finished, these weights are of no more use."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / "checkpoints" / "stopped.weights.h5").unlink()
 
     def _rows(self) -> None:
         if (self.folder / "metrics.jsonl").exists():
