@@ -1,9 +1,11 @@
 """One update, from a mini-batch to changed weights: what the loop of every device repeats."""
 
-from typing import Any, Callable, Dict, List
+import functools
+from typing import Any, Callable, Dict, List, NamedTuple
 
-from rbd_ipu._stack import apply_update, tf
-from rbd_ipu.exchange import Exchange
+from rbd_ipu._stack import apply_update, tensors, tf
+from rbd_ipu.exchange import Exchange, talk
+from rbd_ipu.exchange.turns import Turns
 from rbd_ipu.losses import hits
 from rbd_ipu.methods import Method
 from rbd_ipu.state import State, unflatten
@@ -13,17 +15,33 @@ from rbd_ipu.statistics import likeness
 #: ``compared``: to compare the update with the gradient takes five passes over both, as long as a small network.
 MEASURES = ("steps", "compared", "loss", "accuracy", "cosine", "correlation")
 
-Step = Callable[[Callable[[], Any], Any], Dict[str, Any]]
+Run = Callable[..., Dict[str, Any]]
 
 
-def descend(method: Method, state: State, batch: Any, step: Any, exchange: Exchange) -> Any:
-    """The update of this step, in units of the learning rate, the same on all workers: [D].
+class Step(NamedTuple):
+    """A step that can be traced: a call of it is a call of ``run``.
 
-    Algorithm 1 of the paper: every worker's message, one exchange, and the update of all.
+    Attributes:
+      run: ``(next_batch, place, alive=True) -> measures``; a step that is not alive changes no weights, as one that
+        is not finite.
+      model: the model that it trains.
+      method: how.
     """
-    if exchange.workers == 1:
-        return method.step(state, batch, step)
-    return method.update(exchange.gather(method.message(state, batch, step, exchange.worker())), step)
+
+    run: Run
+    model: Any
+    method: Any
+
+    def __call__(self, next_batch: Callable[..., Any], place: Any) -> Dict[str, Any]:
+        return self.run(next_batch, place)
+
+
+class Part(NamedTuple):
+    """A worker's part of a step: its state, its mini-batch, and its report on it, [r]."""
+
+    state: State
+    batch: Any
+    report: Any
 
 
 def one_step(
@@ -37,35 +55,56 @@ def one_step(
 ) -> Step:
     """The function ``(next_batch, place) -> measures`` that makes one update, to be called in a traced function.
 
-    ``next_batch()`` gives this worker's next mini-batch (x, y); ``place`` is the step's number in its epoch. A step
-    whose loss or update is not finite changes no weights; its measures say ``finite`` = 0.
-    """
+    ``next_batch()`` gives this worker's next mini-batch (x, y), ``next_batch(i)`` that of the i-th worker where this
+    process plays several; ``place`` is the step's number in its epoch. Loss and accuracy are means over all workers,
+    cosine and correlation those of the first worker that this process plays. A step at which the loss of a worker or
+    the update is not finite changes no weights, on any worker; its measures say ``finite`` = 0.
 
-    def run(next_batch: Callable[[], Any], place: Any) -> Dict[str, Any]:
-        batch = next_batch()
-        state = State(model, loss, variables, next_batch)
+    Raises:
+      ValueError: the method cannot be shared among workers as planned.
+    """
+    plan = talk.settle(method, exchange) if exchange.workers > 1 else exchange.plan
+
+    def descend(next_batch: Callable[..., Any], step: Any) -> Any:
+        """(the first worker's part, what is known after the exchange)."""
+        if exchange.workers == 1:
+            state, batch = _begun(next_batch)
+            update = method.step(state, batch, step)
+            report = _report(state, batch)
+            # A sum is not finite when an entry is not.
+            finite = tf.math.is_finite(report[0]) & tf.math.is_finite(tf.reduce_sum(update))
+            return Part(state, batch, report), talk.Heard(update, report, finite)
+        told, parts, played = [], [], exchange.played()
+        turns = Turns(tensors(model.non_trainable_variables) if len(played) > 1 else [])
+        for i, worker in enumerate(played):
+            with turns.turn(i):
+                state, batch = _begun(next_batch if len(played) == 1 else functools.partial(next_batch, i))
+                told.append(talk.tell(method, plan, state, batch, step, worker))
+                parts.append(Part(state, batch, _report(state, batch)))
+        return parts[0], talk.hear(method, exchange, plan, told, [part.report for part in parts], step)
+
+    def _begun(next_batch: Callable[[], Any]) -> Any:
+        return State(model, loss, variables, next_batch), next_batch()
+
+    def run(next_batch: Callable[..., Any], place: Any, alive: Any = True) -> Dict[str, Any]:
         step = tf.cast(optimizer.iterations, tf.int32)
-        update = descend(method, state, batch, step, exchange)
-        seen = state.evaluate(batch)
+        part, heard = descend(next_batch, step)
         compared = tf.equal(place % compare_every, 0)
         if method.follows_gradient:
             cosine = correlation = tf.cast(compared, tf.float32)
         else:
             cosine, correlation = tf.cond(
                 compared,
-                lambda: likeness(update, seen.gradient),
+                lambda: likeness(heard.update, part.state.gradient(part.batch)),
                 lambda: (tf.constant(0.0), tf.constant(0.0)),
             )
-        right = hits(batch[1], seen.outputs)
-        accuracy = tf.constant(float("nan")) if right is None else tf.reduce_mean(right)
-        # A sum is not finite when an entry is not.
-        finite = tf.math.is_finite(seen.loss) & tf.math.is_finite(tf.reduce_sum(update))
-        tf.cond(finite, lambda: apply(update), lambda: tf.constant(0))
+        finite = alive & heard.finite & tf.math.is_finite(tf.reduce_sum(heard.update))
+        tf.cond(finite, lambda: apply(heard.update), lambda: tf.constant(0))
         return {
             "steps": tf.constant(1.0),
             "compared": tf.cast(compared, tf.float32),
-            "loss": tf.cast(seen.loss, tf.float32),
-            "accuracy": accuracy,
+            "loss": heard.report[0],
+            "accuracy": heard.report[1] if heard.report.shape[0] > 1 else tf.constant(float("nan")),
             "cosine": cosine,
             "correlation": correlation,
             "finite": tf.cast(finite, tf.float32),
@@ -75,4 +114,12 @@ def one_step(
         apply_update(optimizer, list(zip(unflatten(update, variables), variables)))
         return tf.constant(0)
 
-    return run
+    return Step(run, model, method)
+
+
+def _report(state: State, batch: Any) -> Any:
+    """Loss and, where outputs are classes, accuracy of a mini-batch: float32 [1] or [2]."""
+    seen = state.look(batch)  # evaluated already, unless the method needs no gradient
+    right = hits(batch[1], seen.outputs)
+    values = [tf.cast(seen.loss, tf.float32), *([] if right is None else [tf.reduce_mean(right)])]
+    return tf.stack(values)

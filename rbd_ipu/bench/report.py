@@ -55,17 +55,24 @@ def measured(cases: Sequence[Case], rounds: int, seconds: float, tell: Tell) -> 
     document = {
         "format": FORMAT,
         "note": NOTE,
-        "versions": provenance.versions(),
-        **provenance.commit(),
-        "machine": provenance.machine(),
-        "threads": ceiling.threads(),
-        "load_average": {"begin": began, "end": load()},
+        **surroundings(began),
         "rounds": len(next(iter(times.seconds.values()))),
         "seconds_a_burst": seconds,
         "rows": rows.rows_of(cases, runners, times),
         "ceilings": rows.ceiling_rows(runners, times),
     }
     return document, times.complete
+
+
+def surroundings(began: Any) -> Dict[str, Any]:
+    """Versions, code, machine, threads, and how busy the machine was, ``began`` being the load at the beginning."""
+    return {
+        "versions": provenance.versions(),
+        **provenance.commit(),
+        "machine": provenance.machine(),
+        "threads": ceiling.threads(),
+        "load_average": {"begin": began, "end": load()},
+    }
 
 
 @contextlib.contextmanager

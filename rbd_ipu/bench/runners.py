@@ -44,7 +44,7 @@ class TrainerSteps(Runner):
         network, shape = WORKLOADS[case.network]
         method = methods.create(case.method, learning_rate=RATE, **case.options())
         self._trainer = Trainer(models.build(network, shape, CLASSES), method, "cpu")
-        self._data = _data(shape, case.batch_size)
+        self._data = images(shape, case.batch_size)
         self.parameters = method.size
         cut = getattr(getattr(method, "subspace", None), "compartments", None)
         if cut is not None:
@@ -87,7 +87,7 @@ class KerasSteps(Runner):
             metrics=["accuracy"],
             **({"jit_compile": case.loop == KERAS_JIT} if KERAS_3 else {}),
         )
-        self._data = _data(shape, case.batch_size)
+        self._data = images(shape, case.batch_size)
         self._watch = Stopwatch()
         self.parameters = self._model.count_params()
 
@@ -118,7 +118,7 @@ def _optimizer(case: Case) -> Any:
     return make_one(RATE, **case.options())
 
 
-def _data(shape: Any, batch_size: int) -> Any:
+def images(shape: Any, batch_size: int) -> Any:
     """One batch of random images and labels, over and over."""
     from rbd_ipu._stack import tf
 

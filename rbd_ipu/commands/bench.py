@@ -1,6 +1,7 @@
 """``rbd-ipu bench``: what a step costs, beside a plain SGD step."""
 
 import argparse
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ DEFAULTS = {
     "compartments": ["global"],
 }
 PRESETS = ("targets",)
+WORKER_STEPS = 100  # of a round with several processes
 EPILOG = """Lists are separated by commas. Images are random numbers: speed does not depend on them. A plain SGD step
 is measured for every network, all cases in turn in every round; the first step of each, which compiles, is not
 counted. Exit status: 0 measured, 1 a target is not met, 2 wrong choices, 4 a file cannot be written, 130 Ctrl-C
@@ -46,6 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of each case a round, at least 3 steps; default 0.5",
     )
     add("--keras", action="store_true", help="plain SGD by Keras' own fit as well")
+    add("--workers", type=_dims, metavar="NUMBERS", help="instead: images/s of so many processes, such as 1,2,4")
+    add("--exchanges", type=_names, metavar="NAMES", help="of --workers: auto,coordinates,update; default auto")
+    add("--parallel", type=_names, metavar="NAMES", help="of --workers: such as own,shared; default own")
     add("--memory", action="store_true", help="peak memory too; a new process for each case, so it takes a while")
     add("--output", type=Path, metavar="FILE.json", help="everything that was measured")
     add("--plot", type=Path, metavar="FILE.png", help="ms a step against d")
@@ -54,6 +59,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measures, prints the table, writes the files; returns the exit status."""
     _check_files(arguments)
+    if arguments.workers:
+        return _by_workers(arguments)
+    if arguments.exchanges or arguments.parallel:
+        raise ConfigError("--exchanges and --parallel are for --workers")
     cases = _target_cases(arguments) if arguments.preset else _grid(arguments)
 
     from rbd_ipu.bench import report, table, targets
@@ -80,6 +89,34 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"rbd-ipu: interrupted by Ctrl-C after {document['rounds']} rounds", file=sys.stderr)
         return 130
     return 1 if any(verdict["met"] is False for verdict in verdicts) else 0
+
+
+def _by_workers(arguments: argparse.Namespace) -> int:
+    """Measures teams of processes, one after the other; returns the exit status."""
+    from rbd_ipu.bench import report, table, workers
+    from rbd_ipu.exchange import plan
+
+    wanted = itertools.product(arguments.exchanges or ["auto"], arguments.parallel or ["own"])
+    plans = [{"exchange": exchange, "parallel": parallel} for exchange, parallel in wanted]
+    try:
+        for one in plans:
+            plan(**one)
+    except ValueError as error:
+        raise ConfigError(f"--exchanges, --parallel: {error}") from None
+    if arguments.preset or arguments.plot or arguments.memory or arguments.keras:
+        raise ConfigError("--workers measures the Trainer; leave out --preset, --plot, --memory and --keras")
+    began, rows = report.load(), []
+    for case, team in workers.teams(_grid(arguments), arguments.workers, plans):
+        _tell(f"{case}, {team.workers} workers")
+        rows.append(workers.measure(case, team, arguments.rounds, WORKER_STEPS))
+    document = {
+        "command": command_line(arguments.words),
+        **report.surroundings(began),
+        "rows": rows,
+    }
+    print(f"{report.machine_line(document)}\n\n{table.text(workers.table(rows), left=1)}")
+    _write(arguments, document)
+    return 0
 
 
 def _grid(arguments: argparse.Namespace) -> List[Case]:

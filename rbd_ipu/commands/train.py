@@ -5,8 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any, Mapping
 
-from rbd_ipu.config import describe_keys, from_assignments, from_file, resolve
-from rbd_ipu.records import RunFolder, check_free, new_folder
+from rbd_ipu import workers
+from rbd_ipu.config import ConfigError, describe_keys, from_assignments, from_file, resolve
+from rbd_ipu.config.resolve import Given
+from rbd_ipu.records import RunFolder, check_free, new_folder, resume
+from rbd_ipu.records.lock import locked
 from rbd_ipu.records.optional import missing
 from rbd_ipu.records.provenance import command_line
 
@@ -23,11 +26,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output", metavar="DIR", type=Path,
         help="the folder to make; default runs/DATASET-NETWORK-METHOD-TIME-N",
     )  # fmt: skip
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="go on in the folder --output with its own settings, from where it last saved; "
+        f"of those only {', '.join(resume.MAY_CHANGE)} may be given anew",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", metavar="N", type=int,
+        help="train with N processes on this machine, as --set workers=N does; with TF_CONFIG, be one of N",
+    )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="print only the path of the folder")
     parser.epilog = (
         f"{describe_keys()}\n\n"
         "exit status: 0 finished, 2 wrong settings (nothing was written), 3 a loss or update is\n"
-        "not finite, 4 a file cannot be written, 130 Ctrl-C; the folder keeps all that there was."
+        "not finite, 4 a file cannot be written, 5 a worker was lost, 130 Ctrl-C, 143 SIGTERM; the\n"
+        "folder keeps all that there was, and after 4, 5, 130, 143 or a kill --resume goes on in it."
     )
 
 
@@ -35,22 +48,68 @@ def run(arguments: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
     given = from_file(arguments.config) if arguments.config else {}
     given.update(from_assignments(arguments.settings))
+    if arguments.workers is not None:
+        given["workers"] = Given(arguments.workers, f"--workers {arguments.workers}")
+    if arguments.resume:
+        return _resume(arguments, given)
     config = resolve(given)
-    if arguments.output is not None:
+    if arguments.output is not None and not workers.is_follower():
         check_free(arguments.output)
+    status = workers.elsewhere(config, arguments.words)
+    if status is not None:
+        return status
 
     from rbd_ipu.experiment import prepare
-    from rbd_ipu.records.run import record
 
     experiment = prepare(config)
     folder = RunFolder(new_folder(arguments.output, f"{config.dataset}-{config.network}-{config.method}"))
+    with locked(folder.path):
+        return _train(arguments, experiment, folder)
+
+
+def _resume(arguments: argparse.Namespace, given: Mapping[str, Any]) -> int:
+    if arguments.output is None:
+        raise ConfigError("--resume needs --output DIR, the folder to go on in")
+
+    folder = RunFolder(arguments.output)
+    config = resume.settings(folder, given)  # refuses a folder without a run before a lock is put into it
+    status = workers.elsewhere(config, arguments.words, folder)
+    if status is not None:
+        return status
+    with locked(folder.path):
+        config = resume.settings(folder, given)
+        if resume.is_finished(folder, config):
+            said = f"finished already after {config.epochs} epochs\nfolder      {folder.path}"
+            print(folder.path if arguments.quiet else said)
+            return 0
+
+        from rbd_ipu.experiment import prepare
+
+        experiment = prepare(config)
+        found = resume.find(experiment, folder)
+        for path, reason in found.refused:
+            print(f"rbd-ipu: {path} is left alone: {reason}", file=sys.stderr)
+        if not arguments.quiet:
+            print(f"goes on at {found.checkpoint.place}" if found.checkpoint else "nothing was done yet: begins anew")
+        return _train(arguments, experiment, folder, found.checkpoint)
+
+
+def _train(arguments: argparse.Namespace, experiment: Any, folder: RunFolder, start: Any = None) -> int:
+    from rbd_ipu.records.run import record
+
     if not arguments.quiet:
-        print(f"{experiment.title}, seed {config.seed}")
+        print(f"{experiment.title}, seed {experiment.config.seed}")
+        if experiment.trainer.device.exchange.note:
+            print(experiment.trainer.device.exchange.note)
         for line in missing():
             print(f"rbd-ipu: {line}")
     # A progress bar is for a terminal; elsewhere one line an epoch.
     verbose = 0 if arguments.quiet else 1 if sys.stdout.isatty() else 2
-    outcome, result = record(experiment, folder, command_line(arguments.words), verbose)
+    try:
+        outcome, result = record(experiment, folder, command_line(arguments.words), verbose, start)
+    except workers.WorkersError as error:
+        print(f"rbd-ipu: {error}", file=sys.stderr)
+        return workers.STATUS
     if outcome.message:
         print(f"rbd-ipu: {outcome.message}", file=sys.stderr)
     if arguments.quiet:

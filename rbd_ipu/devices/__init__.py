@@ -1,5 +1,22 @@
-"""Devices: contexts that hold a tf.distribute strategy. A registry row each."""
+"""Devices: contexts that hold a tf.distribute strategy. A registry row each.
 
-from rbd_ipu.devices.local import Device, open_device
+The names below import TensorFlow when they are first used: a description of a device is checked without it.
+"""
 
-__all__ = ["Device", "open_device"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rbd_ipu.devices.local import Device
+    from rbd_ipu.devices.registry import DEVICES, open_device
+
+_HOME = {"DEVICES": "registry", "Device": "local", "open_device": "registry"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(_HOME)}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+__all__ = ["DEVICES", "Device", "open_device"]

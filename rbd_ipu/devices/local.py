@@ -1,16 +1,11 @@
 """The devices of this machine: its CPU, and a GPU."""
 
-from typing import Any, Callable, List
+from typing import Any, Callable, Dict, List, Sequence
 
 from rbd_ipu._stack import tf
 from rbd_ipu.exchange import Alone, Exchange
-from rbd_ipu.loop import train_steps
-from rbd_ipu.registry import Registry
+from rbd_ipu.loop import evaluate_all, train_steps
 from rbd_ipu.steps import Step
-
-DEVICES = Registry("device")
-DEVICES.register("cpu")("CPU")
-DEVICES.register("gpu")("GPU")
 
 
 class Device:
@@ -46,35 +41,48 @@ class Device:
         """The iterator that the loop reads from."""
         return iter(dataset)
 
-    def loop(self, step: Step) -> Callable[[Any, int, int], List[float]]:
-        """``(iterator, n, done) -> sums``: runs n steps on the device; see :func:`rbd_ipu.loop.train_steps`."""
+    def loop(self, step: Step) -> Callable[[Any, int, int, Sequence[float]], List[float]]:
+        """``(iterator, n, done, sums) -> sums``: n steps on the device; see :func:`rbd_ipu.loop.train_steps`."""
         compiled = train_steps(step)
 
-        def run(iterator: Any, n: int, done: int) -> List[float]:
+        def run(iterator: Any, n: int, done: int, sums: Sequence[float]) -> List[float]:
+            given = (iterator, tf.constant(n), tf.constant(done), tf.constant(sums, tf.float64))
             # strategy.run wants a plain function around the compiled one.
             with self:
-                sums = self.strategy.run(
-                    lambda *arguments: compiled(*arguments), args=(iterator, tf.constant(n), tf.constant(done))
-                )
-            return [float(value) for value in sums]
+                found = self.strategy.run(lambda *arguments: compiled(*arguments), args=given)
+            return [float(value) for value in found]
 
         return run
 
+    def steps_a_call(self, wanted: int, steps_per_epoch: int) -> int:
+        """How many steps a call of the loop should take, for one that lasts as long as ``wanted`` of them."""
+        return max(1, wanted)
 
-def open_device(name: str = "cpu") -> Device:
-    """The device called ``name``.
+    def evaluation(self, model: Any, loss: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
+        """``dataset -> (examples, sum of losses, sum of hits)``; see :func:`rbd_ipu.loop.evaluate_all`."""
+        return evaluate_all(model, loss)
+
+    # --- what several workers need, between two calls of the loop; a worker on its own needs nothing ----
+
+    def agree(self, n: int) -> int:
+        """The least of what the workers propose: how many steps the next call of the loop runs, 0 to stop."""
+        return n
+
+    def leave(self, error: BaseException) -> None:
+        """Lets the other workers know that this one stops because of ``error``."""
+
+    def measured(self) -> Dict[str, float]:
+        """More columns for the logs of an epoch that is over."""
+        return {}
+
+
+def processor(name: str) -> Device:
+    """The CPU or the first GPU of this machine, by the name in small letters.
 
     Raises:
-      ValueError: an unknown name.
       RuntimeError: TensorFlow sees no such device here; the message lists those it sees.
-
-    Example:
-      >>> import rbd_ipu
-      >>> with rbd_ipu.open_device("cpu") as device:
-      ...     print(device.strategy.num_replicas_in_sync)
-      1
     """
-    kind = DEVICES.get(name)
+    kind = name.upper()
     if not tf.config.list_logical_devices(kind):
         present = ", ".join(sorted({d.device_type for d in tf.config.list_logical_devices()}))
         raise RuntimeError(f"TensorFlow sees no {kind} on this machine; it sees: {present}")

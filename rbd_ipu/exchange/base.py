@@ -1,18 +1,25 @@
 """What an exchange is, and the one of a worker on its own."""
 
-from typing import Any
+from typing import Any, List, Sequence, Tuple
 
 from rbd_ipu._stack import tf
+from rbd_ipu.exchange.plan import Plan
 
 
 class Exchange:
     """K workers telling each other what they found; all of it is called inside the traced step.
 
+    A process plays one worker; that of :class:`rbd_ipu.exchange.Simulated` plays all of them in turn.
+
     Attributes:
       workers: K, an int.
+      plan: how they share the work.
+      note: what ``exchange="auto"`` has been settled to, and why.
     """
 
     workers = 1
+    note = ""
+    plan = Plan(exchange="coordinates")
 
     def worker(self) -> Any:
         """The index of this worker, 0 to K - 1: int32 scalar."""
@@ -25,6 +32,23 @@ class Exchange:
     def mean(self, vector: Any) -> Any:
         """The mean over the workers of a vector or scalar, the same everywhere."""
         raise NotImplementedError
+
+    @property
+    def shards(self) -> List[Tuple[int, int]]:
+        """The parts (i, n) of the data that this process reads, one for each worker that it plays."""
+        return [(0, 1)]
+
+    def played(self) -> List[Any]:
+        """The workers that this process plays: int32 scalars."""
+        return [self.worker()]
+
+    def gather_all(self, messages: Sequence[Any]) -> Any:
+        """:meth:`gather` for the messages of all workers that this process plays."""
+        return self.gather(messages[0])
+
+    def mean_all(self, vectors: Sequence[Any]) -> Any:
+        """:meth:`mean` for the vectors of all workers that this process plays."""
+        return self.mean(vectors[0])
 
 
 class Alone(Exchange):

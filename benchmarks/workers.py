@@ -1,0 +1,83 @@
+"""What `rbd-ipu bench --workers` measured, beside what the model of rbd_ipu.scaling expects.
+
+    rbd-ipu bench --workers 1,2 --methods sgd,rbd --dims 250,10000 --distributions normal,hadamard \\
+        --exchanges coordinates,update --output FILE.json
+    python benchmarks/workers.py FILE.json [MORE.json ...]
+
+From the rows of one worker and from those of SGD come the parameters of the model (a rbd_ipu.scaling Machine); with
+them it says how long every other row should have taken.
+"""
+
+import json
+import math
+import statistics
+import sys
+from typing import Any, Dict, List, Sequence
+
+from rbd_ipu.bench.table import text
+from rbd_ipu.scaling.machine import HERE, Machine
+from rbd_ipu.scaling.step import Work, pass_time, sent, step_time
+
+Row = Dict[str, Any]
+SIZES = {"cnn-cifar10": 122_570, "fc-cifar10": 394_634, "fc-mnist": 101_770, "cnn-mnist": 93_322}
+
+
+def work(row: Row) -> Work:
+    """What a row did."""
+    exchange = row["used"] if row["used"] in ("coordinates", "update") else "update"
+    structured = row["distribution"] == "hadamard"
+    return Work(SIZES[row["network"]], row["dim"], row["workers"], row["parallel"], exchange, structured)
+
+
+def fitted(rows: Sequence[Row]) -> Machine:
+    """The parameters, each from the rows that show it; where there are none, those on record."""
+    machine = HERE
+    plain = [row["ms"] / 1e3 for row in rows if row["dim"] is None and row["workers"] == 1]
+    if plain:
+        machine = machine._replace(compute=min(plain))
+    alone = [row for row in rows if row["dim"] is not None and row["workers"] == 1]
+    over = {True: [], False: []}  # type: Dict[bool, List[float]]
+    for row in alone:
+        seconds = row["ms"] / 1e3 - machine.compute
+        if seconds > 0:
+            over[work(row).structured].append(pass_time(work(row), Machine(0, 1, 1, 1, 1), row["dim"]) / seconds)
+    if over[False]:
+        machine = machine._replace(rate=statistics.median(over[False]))
+    if over[True]:
+        machine = machine._replace(transform=1 / statistics.median(over[True]))
+    small = [row["exchange_ms"] / 1e3 for row in rows if row["exchange_ms"] and sent(work(row)) < 1e4]
+    if small:
+        machine = machine._replace(latency=min(small))
+    large = [row for row in rows if row["exchange_ms"] and sent(work(row)) > 1e5]
+    if large:
+        best = min(large, key=lambda row: row["exchange_ms"])
+        hops = 2 * (best["workers"] - 1)
+        rest = best["exchange_ms"] / 1e3 - hops * machine.latency
+        machine = machine._replace(bandwidth=sent(work(best)) / rest if rest > 0 else math.inf)
+    return machine
+
+
+def main(paths: Sequence[str]) -> None:
+    """Prints the parameters and a table."""
+    rows: List[Row] = []
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            document = json.load(file)
+        print(f"{path}: {document['command']}; load {document['load_average']['begin']}")
+        rows += document["rows"]
+    machine = fitted(rows)
+    print(f"{machine}\n")
+    lines = [["distribution", "d", "workers", "exchange", "measured ms", "model ms", "model / measured"]]
+    for row in rows:
+        expected = 1e3 * step_time(work(row), machine).total
+        d = "SGD" if row["dim"] is None else f"{row['dim']:,}"
+        used = row["used"] if row["workers"] > 1 else ""
+        ratio = f"{expected / row['ms']:.2f}"
+        lines.append(
+            [row["distribution"] or "", d, str(row["workers"]), used, f"{row['ms']:.1f}", f"{expected:.1f}", ratio]
+        )
+    print(text(lines, left=1))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

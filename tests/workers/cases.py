@@ -1,0 +1,89 @@
+"""Trainings that two workers and their simulation must agree on; run as a module, the life of a real worker.
+
+Started with FOLDER NAMES it trains the named cases and writes what comes of each to FOLDER/<case>-<worker>.json.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from nets import blobs, crossentropy, dense
+
+import rbd_ipu
+from rbd_ipu import exchange, methods
+from rbd_ipu._stack import keras, tensors
+from rbd_ipu.data import Batches
+from rbd_ipu.methods import METHODS
+
+OPTIONS = {"sgd": {}, "nes": {"dim": 3}, "switch": {"dim": 20, "sgd_learning_rate": 0.25, "switch_step": 3}}
+ONE_WORKER_ONLY = ("gradients", "switch")
+WORKERS = 2
+
+
+def case(name="rbd", model="dense", **plan):
+    return {"method": name, "model": model, "plan": plan}
+
+
+# Every mode both ways, every method that can be shared, every wire; and what is not a weight.
+CASES = {
+    **{
+        f"{mode}-{way}": case(parallel=mode, exchange=way)
+        for mode in exchange.MODES
+        for way in ("coordinates", "update")
+    },
+    **{f"method-{name}": case(name) for name in METHODS if name not in ("rbd", *ONE_WORKER_ONLY)},
+    **{f"wire-{wire}": case(exchange="coordinates", wire=wire) for wire in exchange.WIRES if wire != "float32"},
+    "batch-norm": case(model="normalised", exchange="coordinates"),
+    "not-finite": case("nan", exchange="coordinates"),
+}
+
+
+def normalised():
+    layers, glorot = keras.layers, keras.initializers.GlorotUniform
+    stack = [layers.InputLayer((6,)), layers.Dense(8, kernel_initializer=glorot(1)), layers.BatchNormalization()]
+    return keras.Sequential([*stack, layers.Dense(10, kernel_initializer=glorot(2))])
+
+
+def data(poisoned):
+    x, y = blobs(96)
+    batches = Batches((x, y), 8, seed=1)
+    if poisoned:  # the batch of worker 1 at step 3; worker 0 sees nothing but good numbers
+        indices = np.asarray(batches.shard(1, WORKERS)._plan(0)[0])[3]
+        x = x.copy()
+        x[indices] = 3e38
+        batches = Batches((x, y), 8, seed=1)
+    return batches
+
+
+def train(one, device):
+    """What a case comes to: weights, losses, the state beside the weights."""
+    name, poisoned = one["method"].replace("nan", "rbd"), one["method"] == "nan"
+    model = dense() if one["model"] == "dense" else normalised()
+    device.exchange.plan = exchange.plan(**one["plan"])
+    method = methods.create(name, learning_rate=0.5, **OPTIONS.get(name, {"dim": 20}))
+    trainer = rbd_ipu.Trainer(model, method, device, loss=crossentropy())
+    found = {"stopped": None}
+    try:
+        history = trainer.fit(data(poisoned), epochs=2, verbose=0).history
+        found["loss"], found["columns"] = history["loss"], sorted(history)
+        found["bytes"] = history.get("exchange_bytes", [None])[-1]
+        found["bytes_sgd"] = history.get("exchange_bytes_sgd", [None])[-1]
+    except rbd_ipu.NonFiniteError as error:
+        found["stopped"] = [error.step, str(error)]
+    found["weights"] = [np.asarray(v.numpy()).tolist() for v in tensors(model.trainable_variables)]
+    found["beside"] = [np.asarray(v.numpy()).tolist() for v in tensors(model.non_trainable_variables)]
+    found["d"], found["D"] = method.dim, method.size
+    return found
+
+
+def main():
+    folder, names = Path(sys.argv[1]), sys.argv[2].split(",")
+    device = rbd_ipu.open_device("cpu", worker_timeout=60.0)
+    for name in names:
+        result = train(CASES[name], device)
+        (folder / f"{name}-{device.task.index}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

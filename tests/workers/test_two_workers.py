@@ -1,0 +1,79 @@
+"""Two real workers against one process that simulates two: every mode, method and wire, on one pair of processes."""
+
+import json
+
+import numpy as np
+import pytest
+from workers.cases import CASES, WORKERS, train
+
+import rbd_ipu
+from rbd_ipu.workers.processes import Processes
+
+# A cluster of TF_CONFIG exchanges by other means; a few cases show that the means do not matter.
+BY_TF_CONFIG = ("own-coordinates", "own-update", "not-finite")
+
+
+def _started(folder, names, **options):
+    return Processes(["workers.cases", str(folder), ",".join(names)], WORKERS, **options)
+
+
+@pytest.fixture(scope="session")
+def outcomes(tmp_path_factory):
+    """What the workers found, by (connection, case): a list, worker by worker. Two pairs of processes, once."""
+    ring, cluster = tmp_path_factory.mktemp("ring"), tmp_path_factory.mktemp("cluster")
+    with _started(ring, CASES) as one, _started(cluster, BY_TF_CONFIG, tf_cluster=True) as other:
+        for workers in (one, other):
+            assert workers.wait() == [0] * WORKERS, [workers.last_words(k) for k in range(WORKERS)]
+    places = [("ring", ring, CASES), ("cluster", cluster, BY_TF_CONFIG)]
+    return {
+        (kind, name): [json.loads((folder / f"{name}-{k}.json").read_text()) for k in range(WORKERS)]
+        for kind, folder, names in places
+        for name in names
+    }
+
+
+def flat(values):
+    return np.concatenate([np.ravel(value) for value in values]).astype(np.float64)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_they_are_the_simulated_ones(outcomes, name):
+    expected = train(CASES[name], rbd_ipu.open_device("cpu", simulate_workers=WORKERS))
+    for kind in ("ring", "cluster") if name in BY_TF_CONFIG else ("ring",):
+        for found in outcomes[kind, name]:
+            np.testing.assert_allclose(flat(found["weights"]), flat(expected["weights"]), atol=2e-6)
+            assert found["stopped"] == expected["stopped"]
+            if expected["stopped"] is None:
+                np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-6)
+            if expected["beside"]:
+                np.testing.assert_allclose(flat(found["beside"]), flat(expected["beside"]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_all_workers_end_with_the_same_bits(outcomes, name):
+    first, *others = outcomes["ring", name]
+    for other in others:
+        assert other["weights"] == first["weights"] and other["beside"] == first["beside"]
+
+
+def test_a_number_that_is_not_finite_stops_all_at_the_same_step(outcomes):
+    """Worker 1 alone has met it; the message is the same everywhere, and the step is not applied."""
+    stops = [found["stopped"] for kind in ("ring", "cluster") for found in outcomes[kind, "not-finite"]]
+    assert stops[0][0] == 3 and "not finite at step 3" in stops[0][1]
+    assert all(stop == stops[0] for stop in stops)
+
+
+def test_sent_bytes_are_counted_on_the_socket(outcomes):
+    """d floats and two of report, and what a call of the loop needs; never anything of the size of the model."""
+    found = outcomes["ring", "own-coordinates"][0]
+    if found["bytes"] is None:
+        pytest.skip("this system does not count bytes")
+    payload = 4 * (found["d"] + 2)
+    assert payload <= found["bytes"] <= payload + 40
+    assert found["bytes_sgd"] == 4 * found["D"]
+    narrow = outcomes["ring", "wire-int8"][0]["bytes"]
+    assert found["d"] + 4 + 8 <= narrow < found["bytes"] / 2
+
+
+def test_a_worker_measures_its_exchanges(outcomes):
+    assert {"exchange_seconds"} <= set(outcomes["ring", "own-coordinates"][0]["columns"])
