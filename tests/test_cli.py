@@ -84,7 +84,7 @@ def test_commands_and_options_that_do_not_exist(capsys):
 def test_choices_are_the_rows_of_the_registries():
     from rbd_ipu.compartments import SCHEMES
     from rbd_ipu.data import DATASETS
-    from rbd_ipu.devices.local import DEVICES
+    from rbd_ipu.devices import DEVICES
     from rbd_ipu.directions import SOURCES, distribution_names, sources
     from rbd_ipu.methods import METHODS
     from rbd_ipu.models import NETWORKS
@@ -109,9 +109,11 @@ def test_a_method_takes_exactly_the_keys_that_the_schema_gives_it(method):
     from rbd_ipu.methods import METHODS
     from rbd_ipu.methods.base import options_of
 
-    accepted, _ = options_of(METHODS.get(method))
+    accepted, required = options_of(METHODS.get(method))
     config = resolve({"method": method, "learning_rate": 1.0})
-    assert set(config.options()) == set(accepted)
+    assert set(required) <= set(config.options()) <= set(accepted)
+    own = {key for key, facts in FIELDS.items() if method in (facts["methods"] or ())} - {"switch_epoch"}
+    assert own | {"learning_rate", "momentum"} == set(accepted) - {"seed"}
 
 
 # --- bad input: status 2, one message, nothing written -------------------------------------------

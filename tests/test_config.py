@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import re
 
 import pytest
 
@@ -287,8 +288,38 @@ def test_options_are_those_of_the_method():
     }
     assert set(resolve({"learning_rate": 1.0}).options()) == {
         "learning_rate", "momentum", "dim", "distribution", "compartments", "normalize", "source",
-        "redraw_every", "seed", "orthogonalize",
+        "redraw_every", "seed", "orthogonalize", "accumulate",
     }  # fmt: skip
+
+
+def test_a_switch_goes_by_the_rates_of_its_methods_and_by_one_place():
+    config = resolve({"method": "switch", "dataset": "mnist", "epochs": 7})
+    alone = {method: resolve({"method": method, "dataset": "mnist"}) for method in ("rbd", "sgd")}
+    assert config.learning_rate == alone["rbd"].learning_rate
+    assert config.sgd_learning_rate == alone["sgd"].learning_rate
+    assert (config.first, config.switch_epoch, config.switch_step) == ("rbd", 3, None)
+    assert config.options(steps_per_epoch=100)["switch_step"] == 300
+    assert "switch_epoch" not in config.options()
+    given = resolve({"method": "switch", "switch_step": 50, "sgd_learning_rate": 0.5})
+    assert given.options(steps_per_epoch=100)["switch_step"] == 50
+    assert given.sgd_learning_rate == 0.5 and given.switch_epoch is None
+    with pytest.raises(ConfigError, match="set sgd_learning_rate: none is on record for sgd on cifar10 resnet8"):
+        resolve({"method": "switch", "dataset": "cifar10", "network": "resnet8", "learning_rate": 1.0})
+    with pytest.raises(ConfigError, match="switch_epoch 3 and switch_step 50 are two places"):
+        resolve({"method": "switch", "switch_epoch": 3, "switch_step": 50})
+
+
+def test_sgd_within_rbd_has_the_rate_on_record_for_sgd():
+    sgd = resolve({"method": "sgd", "dataset": "mnist"}).learning_rate
+    for options in ({"sgd_layers": "logits"}, {"sgd_below": 0.01}):
+        assert resolve({"dataset": "mnist", **options}).sgd_learning_rate == sgd
+    assert resolve({"dataset": "mnist"}).sgd_learning_rate is None
+
+
+def test_what_a_method_decides_by_itself_is_null():
+    config = resolve({"method": "nes", "learning_rate": 0.25})
+    assert config.sigma is None and config.transform is None
+    assert not {"sigma", "transform"} & set(config.options())
 
 
 def test_the_help_describes_every_key():
@@ -297,7 +328,7 @@ def test_the_help_describes_every_key():
     for key in FIELDS:
         described = text.partition(f"\n  {key} ")[2].split("\n  ", 1)
         assert "default " in " ".join(described[:2]), key
-    assert "redraw_every   an integer from 1; default 1\n" in text
+    assert re.search(r"\n  redraw_every +an integer from 1; default 1\n", text)
     assert max(map(len, lines)) <= 100
 
 
@@ -365,12 +396,18 @@ def test_the_sgd_column_is_multiplied_by_the_batch_size():
             assert rate.learning_rate == 2.0 ** (exponent + 5)
 
 
-def test_every_network_on_every_data_set_has_a_rate_for_the_default_dim():
+def test_the_small_networks_have_a_rate_for_the_default_dim_on_every_data_set():
     for dataset in FIELDS["dataset"]["kind"].names:
-        for network in FIELDS["network"]["kind"].names:
-            for method in FIELDS["method"]["kind"].names:
+        for network in ("fc", "cnn"):
+            for method in ("sgd", "rbd", "fpd", "switch"):
                 rate = resolve({"dataset": dataset, "network": network, "method": method}).learning_rate
                 assert isinstance(rate, float) and rate > 0
+
+
+@pytest.mark.parametrize("method", ["nes", "hybrid", "gradients"])
+def test_methods_without_a_rate_on_record_ask_for_one(method):
+    with pytest.raises(ConfigError, match=f"set learning_rate: none is on record for {method} with dim 250"):
+        resolve({"method": method, "dataset": "mnist"})
 
 
 def test_no_rate_on_record_asks_for_one_and_lists_the_combinations():
@@ -386,6 +423,9 @@ def test_no_rate_on_record_asks_for_one_and_lists_the_combinations():
         {"normalize": "none"},
         {"distribution": "bernoulli-0.5"},
         {"compartments": "layer"},
+        {"transform": "rank"},
+        {"top_k": 10},
+        {"accumulate": 2},
     ],
 )
 def test_rates_on_record_are_not_used_where_they_do_not_hold(values):

@@ -22,6 +22,11 @@ class Command(NamedTuple):
 
 COMMANDS = (
     Command("train", "train", "train a network and keep everything about it in a new folder"),
+    Command("tune", "tune", "find the learning rate of some settings, on a quarter of the training images held out"),
     Command("demo", "demo", "compare SGD, RBD and FPD on real digits; a table and a picture"),
     Command("bench", "bench", "measure what a step costs, beside a plain SGD step"),
+    Command("table", "table", "a table of the paper: its numbers beside those of this package"),
+    Command("figure", "figure", "a figure of the paper, from runs of this package"),
+    Command("report", "report", "one HTML page of all results, to open in a browser"),
+    Command("devices", "devices", "validate device configurations, without the devices"),
 )

@@ -71,6 +71,30 @@ class Choice(Kind):
         return value
 
 
+class ChoiceOrPath(Choice):
+    """One of a few names, or the path of a file with a certain ending.
+
+    Example:
+      >>> ChoiceOrPath(".yaml", "cpu", "gpu").check("ipu_configs/pod16.yaml")
+      'ipu_configs/pod16.yaml'
+    """
+
+    def __init__(self, ending: str, *names: str):
+        super().__init__(*names)
+        self.ending = ending
+        self.rule += f" | a path that ends in {ending}"
+
+    def read(self, value: Any) -> Optional[str]:
+        is_path = isinstance(value, str) and value.endswith(self.ending) and value != self.ending
+        return value if is_path else super().read(value)
+
+    def check(self, value: Any) -> str:
+        if self.read(value) is None:
+            accepted = f"{', '.join(self.names)} or a path that ends in {self.ending}"
+            raise ConfigError(f"must be one of {accepted}, not {_quoted(value)}")
+        return value
+
+
 class Integer(Kind):
     """An integer in a range; a bool and 3.0 are none."""
 

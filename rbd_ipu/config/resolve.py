@@ -78,12 +78,37 @@ def resolve(values: Optional[Mapping[str, Any]] = None) -> Config:
             settings[key] = None
     if "dim" not in given and str(settings["compartments"]).startswith("factor:"):
         settings["dim"] = None  # d follows from the factor
-    if settings["learning_rate"] is None:
-        try:
-            settings["learning_rate"] = learning_rates.lookup(settings)
-        except LookupError as error:
-            raise ConfigError(str(error)) from None
+    if method == "switch":
+        _switch(settings)
+    _rates(settings)
     return Config(**settings)
+
+
+def _switch(settings: Dict[str, Any]) -> None:
+    """One place to switch at: half of the epochs where none is given."""
+    epoch, step = settings["switch_epoch"], settings["switch_step"]
+    if epoch is not None and step is not None:
+        raise ConfigError(f"switch_epoch {epoch} and switch_step {step} are two places to switch at; give one")
+    if epoch is None and step is None:
+        settings["switch_epoch"] = max(1, settings["epochs"] // 2)
+
+
+def _rates(settings: Dict[str, Any]) -> None:
+    """The learning rates on record, where none are given; a switch goes by those of its two methods."""
+    switches = settings["method"] == "switch"
+    if settings["learning_rate"] is None:
+        _look_up("learning_rate", settings, "rbd" if switches else settings["method"])
+    within = [key for key in ("sgd_layers", "sgd_below") if settings[key] is not None]
+    if settings["sgd_learning_rate"] is None and (switches or within):
+        _look_up("sgd_learning_rate", settings, "sgd")
+
+
+def _look_up(key: str, settings: Dict[str, Any], method: str) -> None:
+    of_method = {name: value if takes(method, name) else None for name, value in settings.items()}
+    try:
+        settings[key] = learning_rates.lookup({**of_method, "method": method})
+    except LookupError as error:
+        raise ConfigError(str(error).replace("learning_rate", key, 1)) from None
 
 
 def _checked(key: str, entry: Given) -> Any:

@@ -9,9 +9,10 @@ compares the two.
 import dataclasses
 from typing import Any, Dict, Optional, Tuple
 
-from rbd_ipu.config.kinds import Boolean, Choice, Integer, Kind, Real, Text
+from rbd_ipu.config.kinds import Boolean, Choice, ChoiceOrPath, ConfigError, Integer, Kind, Real, Text
 
-RANDOM = ("rbd", "fpd")  # the methods that draw directions
+FORWARD = ("nes", "hybrid")  # the methods that learn from losses alone
+RANDOM = ("rbd", "fpd", *FORWARD, "switch")  # the methods that draw directions
 
 
 def _key(default: Any, kind: Kind, meaning: str, methods: Optional[Tuple[str, ...]] = None) -> Any:
@@ -32,14 +33,22 @@ class Config:
         Choice("digits", "mnist", "fashion_mnist", "cifar10"),
         "the images to train on; digits comes with the package",
     )
-    network: str = _key("fc", Choice("fc", "cnn"), "the network to train: fully connected or convolutional")
+    network: str = _key(
+        "fc",
+        Choice("fc", "cnn", "resnet8", "resnet32"),
+        "the network to train: fully connected, convolutional, residual",
+    )
     method: str = _key(
         "rbd",
-        Choice("sgd", *RANDOM),
-        "how to descend: sgd, random bases (drawn anew), fixed projection (drawn once)",
+        Choice("sgd", *RANDOM, "gradients"),
+        "how to descend: sgd, random bases (drawn anew), fixed projection (drawn once), evolution strategies, random "
+        "bases from forward passes, rbd and sgd one after the other, in a basis of gradients; see docs/methods.md",
     )
     dim: Optional[int] = _key(
-        250, Integer(1), "d, the number of random directions in all; factor:F gives its own", RANDOM
+        250,
+        Integer(1),
+        "d, the number of directions in all; factor:F gives its own",
+        (*RANDOM, "gradients"),
     )
     distribution: Optional[str] = _key(
         "normal",
@@ -68,21 +77,71 @@ class Config:
     )
     source: Optional[str] = _key(
         "auto",
-        Choice("auto", "counter", "native"),
-        "what draws the directions: TensorFlow ops or, on a CPU, Numba; the same numbers",
+        Choice("auto", "counter", "native", "poprand"),
+        "what draws the directions: TensorFlow ops or, on a CPU, Numba, the same numbers; the generator of an IPU",
         RANDOM,
     )
     orthogonalize: Optional[bool] = _key(
-        False, Boolean(), "make the directions orthonormal; for dense bases of at most 1024 directions", RANDOM
+        False,
+        Boolean(),
+        "make the directions orthonormal; for dense bases of at most 1024 directions",
+        ("rbd", "fpd", "switch"),
     )
-    redraw_every: Optional[int] = _key(1, Integer(1), "steps between two draws of directions", ("rbd",))
+    redraw_every: Optional[int] = _key(
+        1, Integer(1), "steps between two draws of directions", ("rbd", *FORWARD, "switch")
+    )
+    sigma: Optional[float] = _key(
+        None,
+        Real(positive=True),
+        "how far weights are moved to try a direction, in the root mean square; null: 0.01 for nes, 0.002 for hybrid",
+        FORWARD,
+    )
+    antithetic: Optional[bool] = _key(False, Boolean(), "try each direction both ways, on one mini-batch", FORWARD)
+    transform: Optional[str] = _key(
+        None,
+        Choice("none", "rank", "range"),
+        "what is made of coordinates (nes: of losses); null: rank for nes, none for the others",
+        ("rbd", *FORWARD),
+    )
+    top_k: Optional[int] = _key(None, Integer(1), "how many coordinates to use, the largest; null: all", ("rbd",))
+    accumulate: Optional[int] = _key(1, Integer(1), "sum up the coordinates of so many steps for an update", ("rbd",))
+    redraw_lowest: Optional[float] = _key(
+        None, Real(0.0, 1.0), "draw only this share anew, the directions of least use; null: all", ("rbd",)
+    )
+    sgd_layers: Optional[str] = _key(
+        None,
+        Text("names or patterns of layers or variables, with commas"),
+        "these take SGD, the others random bases; null: none",
+        ("rbd",),
+    )
+    sgd_below: Optional[float] = _key(
+        None,
+        Real(-1.0, 1.0),
+        "where the correlation of the update with the gradient is lower, the step is one of SGD; null: never",
+        ("rbd",),
+    )
+    sgd_learning_rate: Optional[float] = _key(
+        None,
+        Real(positive=True),
+        "of the SGD in switch, sgd_layers and sgd_below; null: the rate on record for sgd",
+        ("rbd", "switch"),
+    )
+    first: Optional[str] = _key("rbd", Choice("rbd", "sgd"), "the method before the switch", ("switch",))
+    switch_epoch: Optional[int] = _key(None, Integer(1), "switch after so many epochs; null: half", ("switch",))
+    switch_step: Optional[int] = _key(None, Integer(1), "or after so many steps", ("switch",))
+    gradients: Optional[str] = _key(
+        "earlier",
+        Choice("earlier", "present", "other"),
+        "whose gradients make the basis: of the mini-batches before, with the present one, or of others",
+        ("gradients",),
+    )
     momentum: float = _key(0.0, Real(0.0, 1.0), "0 for none, as in the paper")
     learning_rate: float = _key(
         None,
         Real(positive=True),
         "null: the rate on record for dataset, network, method and dim; 2**-3 is a power of two",
     )
-    batch_size: int = _key(32, Integer(1, 1_000_000), "images a step")
+    batch_size: int = _key(32, Integer(1, 1_000_000), "images a step, of each worker")
     epochs: int = _key(20, Integer(1), "passes over the training images")
     seed: int = _key(0, Integer(0), "decides the weights, the batches, the augmentation and the directions")
     augment: bool = _key(True, Boolean(), "augment as the paper does (digits: nothing to do)")
@@ -91,22 +150,84 @@ class Config:
         Boolean(),
         "keep the validation images out of training; false trains on them too and validates on the test images",
     )
-    device: str = _key("cpu", Choice("cpu", "gpu"), "where to run")
+    checkpoint_seconds: float = _key(
+        60.0,
+        Real(0.0),
+        "save all that --resume needs this often, at the end of an epoch too, at most at 1 % of the time; "
+        "0: after every call of the loop, whatever it costs",
+    )
+    keep_checkpoints: int = _key(3, Integer(1, 1_000_000), "how many of these stay")
+    device: str = _key(
+        "cpu",
+        ChoiceOrPath(".yaml", "cpu", "gpu", "ipu"),
+        "where to run; ipu is one IPU, and ipu_configs/ describes others",
+    )
+    workers: int = _key(
+        1, Integer(1, 100_000), "K processes that train together, each on its part of the data; see --workers"
+    )
+    simulate_workers: int = _key(1, Integer(1, 100_000), "K workers, all played by one process in turn")
+    parallel: str = _key(
+        "own",
+        Choice("own", "shared", "same-data", "split"),
+        "what workers have of their own: directions and data; data only, with coordinates averaged; directions "
+        "only; dim / K of the directions",
+    )
+    exchange: str = _key(
+        "auto",
+        Choice("auto", "coordinates", "update"),
+        "what workers send: dim numbers, for directions to be drawn again everywhere, or their steps of full size",
+    )
+    wire: str = _key("float32", Choice("float32", "float16", "int8"), "the precision of coordinates that are sent")
+    worker_timeout: float = _key(120.0, Real(positive=True), "seconds that a worker waits for the others")
     data_dir: Optional[str] = _key(
         None,
         Text("the path of a folder"),
         "where TensorFlow Datasets keeps its data; null: $RBD_DATA_DIR, else its own place",
     )
 
+    def __post_init__(self) -> None:
+        """Refuses settings of workers that contradict each other."""
+        if self.workers > 1 and self.simulate_workers > 1:
+            raise ConfigError(
+                f"workers={self.workers} are real ones and simulate_workers={self.simulate_workers} are played by "
+                "one process; only one of them may be more than 1"
+            )
+        if self.parallel == "split" and (self.dim is None or self.dim % self.all_workers):
+            raise ConfigError(
+                f"parallel=split gives each of {self.all_workers} workers dim / {self.all_workers} directions; "
+                f"dim must be a multiple of {self.all_workers}, not {self.dim}"
+            )
+        if self.exchange == "update" and self.wire != "float32":
+            raise ConfigError(f"wire={self.wire} is for coordinates; with exchange=update it must be float32")
+
+    @property
+    def all_workers(self) -> int:
+        """K, real or simulated."""
+        return max(self.workers, self.simulate_workers)
+
+    def place(self) -> Dict[str, Any]:
+        """Where it runs, and with how many: what ``rbd_ipu.open_device`` takes beside the device's name."""
+        names = ("workers", "simulate_workers", "worker_timeout", "parallel", "exchange", "wire")
+        return {name: getattr(self, name) for name in names}
+
     def as_dict(self) -> Dict[str, Any]:
         """The settings that this run has; resolving them again gives the same Config."""
         return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
-    def options(self) -> Dict[str, Any]:
-        """The settings of the method: what ``rbd_ipu.methods.create`` takes beside its name."""
+    def options(self, steps_per_epoch: int = 1) -> Dict[str, Any]:
+        """The settings of the method: what ``rbd_ipu.methods.create`` takes beside its name.
+
+        Args:
+          steps_per_epoch: with which an epoch to switch at becomes a step.
+        """
         names = [field.name for field in dataclasses.fields(self) if field.metadata["methods"]]
         names += ["momentum", "learning_rate", *(["seed"] if self.method in RANDOM else [])]
-        return {name: value for name, value in self.as_dict().items() if name in names}
+        taken = {name: value for name, value in self.as_dict().items() if name in names}
+        if self.parallel == "split":
+            taken["dim"] //= self.all_workers
+        if "switch_epoch" in taken:
+            taken["switch_step"] = taken.pop("switch_epoch") * steps_per_epoch
+        return taken
 
 
 FIELDS = {field.name: field.metadata for field in dataclasses.fields(Config)}

@@ -13,6 +13,9 @@ _HOLDS_FOR: Tuple[Tuple[str, Tuple[Any, ...]], ...] = (
     ("distribution", ("normal", "uniform", "rademacher", "hadamard", "sparse")),
     ("normalize", ("unit", "expected")),
     ("compartments", ("global", "even")),
+    ("transform", ("none",)),
+    ("accumulate", (1,)),
+    ("top_k", ("null",)),
 )
 
 

@@ -1,0 +1,33 @@
+"""``rbd-ipu report``: all results as one HTML page."""
+
+import argparse
+from pathlib import Path
+
+from rbd_ipu.config import ConfigError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments."""
+    add = parser.add_argument
+    add("folders", nargs="*", type=Path, metavar="FOLDER", help="folders with runs, at whatever depth")
+    add("--output", type=Path, default=Path("report.html"), metavar="FILE", help="default report.html; is replaced")
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="published results; default results")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the page; returns the exit status."""
+    from rbd_ipu.paper.results import read
+    from rbd_ipu.paper.training import known
+    from rbd_ipu.records import atomic
+    from rbd_ipu.records.folder import now
+    from rbd_ipu.report import page
+
+    if arguments.output.suffix not in (".html", ".htm"):
+        raise ConfigError(f"--output {arguments.output}: must end in .html")
+    if not arguments.output.parent.is_dir():
+        raise ConfigError(f"--output {arguments.output}: there is no folder {arguments.output.parent}")
+    rows = known(arguments.results, arguments.folders)
+    findings = [row for place in (*arguments.folders, arguments.results) for row in read(place, "analysis")]
+    atomic.write_text(arguments.output, page(rows, arguments.results / "performance", now(), findings))
+    print(f"{arguments.output}: {len(rows)} runs")
+    return 0

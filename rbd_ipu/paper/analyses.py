@@ -1,0 +1,144 @@
+"""Figures that are no training curves: numbers from :mod:`rbd_ipu.analysis`, as panels and a table.
+
+Each row of ``ANALYSES`` takes the preset's options, the budget and the jobs of its runs, which have ended, and gives
+:class:`Findings`. What was found is one row of results, of kind "analysis".
+"""
+
+import time
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from rbd_ipu.paper.budget import Budget
+from rbd_ipu.paper.figure import Line, Panel
+from rbd_ipu.paper.jobs import Job, attempts
+from rbd_ipu.paper.presets import Preset
+from rbd_ipu.paper.table import NOT_MEASURED, Grid
+from rbd_ipu.records import provenance
+
+DISTRIBUTIONS = ("normal", "uniform", "rademacher", "bernoulli-0.5")
+
+
+class Findings(NamedTuple):
+    """What an analysis has found.
+
+    Attributes:
+      panels: for the picture.
+      lines: the table, its heading first.
+    """
+
+    panels: List[Panel]
+    lines: List[List[str]]
+
+
+def orthogonality(options: Mapping[str, Any], limits: Budget, jobs: Sequence[Job]) -> Findings:
+    """Fig. B.8: the mean |cosine| of pairs of directions against n, with the theory."""
+    from rbd_ipu import analysis
+
+    sizes, pairs = options["sizes"], options["pairs"]
+    if limits.tiny:
+        sizes, pairs = [size for size in sizes if size <= 1000], 5
+    found = analysis.orthogonality(sizes, pairs)
+    x = [float(size) for size in sizes]
+    measured = Line("measured", x, found.mean.tolist(), found.deviation.tolist(), None, 1)
+    theory = Line("theory, random unit vectors", x, found.theory.tolist(), [0.0] * len(x), None, 1)
+    lines = [["n", "mean |cos|", "theory"]]
+    for size, mean, deviation, expected in zip(sizes, found.mean, found.deviation, found.theory):
+        lines.append([f"{size}", f"{mean:.2g} ± {deviation:.2g}", f"{expected:.2g}"])
+    panel = Panel(f"{pairs} pairs", "n", "mean |cos|", [measured, theory], log_x=True, log_y=True, dots=True)
+    return Findings([panel], lines)
+
+
+def landscape(options: Mapping[str, Any], limits: Budget, jobs: Sequence[Job]) -> Findings:
+    """Fig. 2: the loss along directions of each distribution, at the initial weights and after each run."""
+    from rbd_ipu import RandomBasis, analysis
+    from rbd_ipu.experiment import prepare
+
+    count, points, images = (options[name] for name in ("count", "points", "images"))
+    if limits.tiny:
+        count, points, images = 3, 5, 64
+    displacements = np.linspace(-options["radius"], options["radius"], points).tolist()
+    panels = []
+    lines = [["slope along directions", *DISTRIBUTIONS]]
+    for job, title in _moments(jobs):
+        experiment = prepare(job.config)
+        if title != _START:
+            experiment.model.load_weights(str(attempts(job.folder)[-1] / "checkpoints" / "last.weights.h5"))
+        x, y = next(iter(experiment.data.evaluation("validation", images)))
+        surface = analysis.Surface(experiment.model, (x, y))
+        curves, line = [], [title]
+        for name in DISTRIBUTIONS:
+            directions = RandomBasis(surface.size, count, name).directions(0)
+            found = analysis.landscape(surface, directions, displacements).downhill()
+            change = found.mean - found.mean[points // 2]
+            curves.append(Line(name, displacements, change.tolist(), [0.0] * points, None, 1))
+            line.append(f"{found.slopes.mean():.2g} ± {found.slopes.std(ddof=1):.1g}")
+        panels.append(Panel(title, "displacement", "change of the loss", curves))
+        lines.append(line)
+    return Findings(panels, lines)
+
+
+_START = "initial weights"
+
+
+def _moments(jobs: Sequence[Job]) -> List[Tuple[Job, str]]:
+    """The first run's weights before training, then those after each."""
+    after = {job.config.epochs: job for job in jobs}
+    ends = [(job, f"after {epochs} epoch{'' if epochs == 1 else 's'}") for epochs, job in sorted(after.items())]
+    return [(jobs[0], _START), *ends] if jobs else []
+
+
+#: By the name in a preset's key ``analysis``.
+ANALYSES: Dict[str, Callable[[Mapping[str, Any], Budget, Sequence[Job]], Findings]] = {
+    "landscape": landscape,
+    "orthogonality": orthogonality,
+}
+
+
+def analyse(preset: Preset, limits: Budget, jobs: Sequence[Job], command: str) -> Dict[str, Any]:
+    """Computes a figure; a row of results."""
+    began = time.perf_counter()
+    found = ANALYSES[preset.analysis](preset.options, limits, jobs)
+    return {
+        "kind": "analysis",
+        "preset": preset.name,
+        "budget": limits.name,
+        "options": preset.options,
+        "panels": [{**panel._asdict(), "lines": [line._asdict() for line in panel.lines]} for panel in found.panels],
+        "lines": found.lines,
+        "seconds": time.perf_counter() - began,
+        "command": command,
+        "versions": provenance.versions(),
+        **provenance.commit(),
+        "machine": provenance.machine(),
+    }
+
+
+def latest(rows: Sequence[Mapping[str, Any]], preset: Preset, limits: Budget) -> Optional[Mapping[str, Any]]:
+    """The last row of an analysis under a budget; None where there is none."""
+    own = [row for row in rows if row.get("preset") == preset.name and row.get("budget") == limits.name]
+    return own[-1] if own else None
+
+
+def panels(row: Optional[Mapping[str, Any]]) -> List[Panel]:
+    """The panels of a row."""
+    if row is None:
+        return []
+    return [Panel(**{**panel, "lines": [Line(**line) for line in panel["lines"]]}) for panel in row["panels"]]
+
+
+def grid(preset: Preset, row: Optional[Mapping[str, Any]]) -> Grid:
+    """The table of an analysis."""
+    title = f"{preset.source}: {preset.title}"
+    if row is None:
+        lines = [["", "measured"], [preset.title, NOT_MEASURED]]
+        return Grid(title, lines, list(preset.notes), [{"preset": preset.name, "state": NOT_MEASURED}])
+    heading, *body = row["lines"]
+    records = [
+        {"preset": preset.name, "row": line[0], "column": name, "value": value}
+        for line in body
+        for name, value in zip(heading[1:], line[1:])
+    ]
+    machine, commit = row["machine"], (row["commit"] or "unknown")[:7]
+    where = f"Commit {commit}{' with changes' if row['modified'] else ''}, {machine['processor']}."
+    return Grid(title, row["lines"], [where, *preset.notes], records)

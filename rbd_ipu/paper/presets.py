@@ -1,0 +1,174 @@
+"""The presets: one YAML file for each table and figure of the paper, read strictly.
+
+=============  ==================================================================================
+``title``      what is compared, one line
+``source``     where the paper has it
+``kind``       ``table``, ``curves`` (a value by epoch), ``points`` (a value by column),
+               ``rates`` (learning rates on record), ``analysis`` (a function of rbd_ipu.analysis)
+``values``     what is shown, names of :data:`rbd_ipu.paper.values.VALUES`; the first decides
+``settings``   settings of all cells, as for ``rbd-ipu train``
+``seeds``      of every cell
+``rows``       name: settings; the lines of a table, the panels of curves, the lines of points
+``columns``    name: settings; the columns of a table, the curves of a panel, the places on the axis
+``cells``      those that exist, each with the paper's numbers; left out: all, without numbers
+``notes``      what a reader must know, a sentence or two each
+=============  ==================================================================================
+
+The settings of a cell are those of all, then of its row, its column and itself; null takes one away again. A
+learning rate that is given nowhere is the one on record; ``untuned_rate`` stands in where there is none, and the
+cell is marked.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from rbd_ipu.config import FIELDS, ConfigError
+from rbd_ipu.paper.values import VALUES
+from rbd_ipu.strict_yaml import YamlError, load_mapping
+
+FOLDER = Path(__file__).with_name("presets")
+KINDS = ("table", "curves", "points", "rates", "analysis")
+UNTUNED = "untuned_rate"
+SETTINGS = (*FIELDS, UNTUNED)
+SPECIAL = ("relative", "exponent")  # numbers of the paper that are no value of a run
+
+
+class Entry(NamedTuple):
+    """A cell as the file has it."""
+
+    row: str
+    column: str
+    settings: Dict[str, Any]
+    paper: Dict[str, Any]
+    note: str
+
+
+class Preset(NamedTuple):
+    """One table or figure; the fields are the keys of the file (see the module)."""
+
+    name: str
+    title: str
+    source: str
+    kind: str
+    values: List[str]
+    settings: Dict[str, Any]
+    seeds: Tuple[int, ...]
+    rows: Dict[str, Dict[str, Any]]
+    columns: Dict[str, Dict[str, Any]]
+    cells: List[Entry]
+    notes: List[str]
+    relative_to: Optional[str]
+    axis: str
+    log: bool
+    analysis: str
+    options: Dict[str, Any]
+
+    def settings_of(self, entry: Entry) -> Dict[str, Any]:
+        """All settings of a cell, with ``untuned_rate`` among them where there is one."""
+        merged = {**self.settings, **self.rows[entry.row], **self.columns[entry.column], **entry.settings}
+        return {name: value for name, value in merged.items() if value is not None}
+
+
+_DEFAULTS: Dict[str, Any] = {
+    "values": [], "settings": {}, "seeds": [], "rows": {}, "columns": {}, "cells": None, "notes": [],
+    "relative_to": None, "axis": "", "log": False, "analysis": "", "options": {},
+}  # fmt: skip
+_REQUIRED = ("title", "source", "kind")
+
+
+def names(kind: Optional[str] = None) -> List[str]:
+    """The presets there are, tables first, in the order of the paper.
+
+    Example:
+      >>> names("table")
+      ['1', '2', '3', '4']
+    """
+
+    def order(text: str) -> Tuple[str, int]:
+        letter, number = re.fullmatch(r"([A-Z]?)\.?([0-9]+)", text).groups()  # type: ignore[union-attr]
+        return letter, int(number)
+
+    found = [path.stem for path in FOLDER.glob("*.yaml")]
+    if kind is None:
+        return [f"{which}{name}" for which in ("table", "figure") for name in names(which)]
+    return sorted((name[len(kind) :] for name in found if name.startswith(kind)), key=order)
+
+
+def load(name: str) -> Preset:
+    """The preset called ``name``: table1 ... table4, figure1 ... figure5, figureB6 ... figureB15.
+
+    Raises:
+      ConfigError: there is none of that name.
+
+    Example:
+      >>> load("table1").cells[2].paper
+      {'val_accuracy': [93.893, 0.024], 'relative': 0.96}
+    """
+    if name not in names():
+        raise ConfigError(f"there is no {name!r}; there are {', '.join(names())}")
+    return read(FOLDER / f"{name}.yaml")
+
+
+def read(path: Path) -> Preset:
+    """Reads and checks one file.
+
+    Raises:
+      ConfigError: an unknown key or name, a doubled cell or one without a row or column; with the path.
+    """
+    try:
+        document = load_mapping(path)
+        return _checked(path.stem, document)
+    except (YamlError, ConfigError) as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+
+
+def _checked(name: str, document: Dict[str, Any]) -> Preset:
+    _only(document, (*_REQUIRED, *_DEFAULTS), "key")
+    missing = [key for key in _REQUIRED if key not in document]
+    if missing:
+        raise ConfigError(f"{', '.join(missing)} missing; a preset needs {', '.join(_REQUIRED)}")
+    if document["kind"] not in KINDS:
+        raise ConfigError(f"unknown kind {document['kind']!r}; accepted: {', '.join(KINDS)}")
+    given = {**_DEFAULTS, **document}
+    for key, default in _DEFAULTS.items():
+        if default is not None and not isinstance(given[key], type(default)):
+            raise ConfigError(f"{key} must be a {type(default).__name__}, not {given[key]!r}")
+    _only(given["values"], tuple(VALUES), "value")
+    for group in ("rows", "columns"):
+        for label, settings in given[group].items():
+            _only(settings or {}, SETTINGS, f"setting of {label!r}:")
+    _only(given["settings"], SETTINGS, "setting")
+    rows = {label: settings or {} for label, settings in given["rows"].items()}
+    columns = {label: settings or {} for label, settings in given["columns"].items()}
+    cells = _cells(given["cells"], rows, columns)
+    if given["relative_to"] not in (None, *columns):
+        raise ConfigError(f"relative_to {given['relative_to']!r} is no column; there are {', '.join(columns)}")
+    given.update(rows=rows, columns=columns, cells=cells, seeds=tuple(given["seeds"]))
+    return Preset(name=name, **given)
+
+
+def _cells(listed: Any, rows: Dict[str, Any], columns: Dict[str, Any]) -> List[Entry]:
+    if listed is None:
+        return [Entry(row, column, {}, {}, "") for row in rows for column in columns]
+    entries = []
+    for cell in listed:
+        _only(cell, ("row", "column", "settings", "paper", "note"), "key of a cell:")
+        row, column = cell.get("row"), cell.get("column")
+        if row not in rows or column not in columns:
+            raise ConfigError(f"the cell of row {row!r} and column {column!r} is in no row or column of the file")
+        _only(cell.get("settings", {}), SETTINGS, f"setting of {row}, {column}:")
+        _only(cell.get("paper", {}), (*VALUES, *SPECIAL), f"value of {row}, {column}:")
+        entries.append(Entry(row, column, cell.get("settings", {}), cell.get("paper", {}), cell.get("note", "")))
+    places = [entry[:2] for entry in entries]
+    for place in places:
+        if places.count(place) > 1:
+            raise ConfigError(f"the cell of row {place[0]!r} and column {place[1]!r} is given twice")
+    return entries
+
+
+def _only(found: Any, accepted: Tuple[str, ...], what: str) -> None:
+    for name in found:
+        if name not in accepted:
+            raise ConfigError(f"unknown {what} {name!r}; accepted: {', '.join(accepted)}")

@@ -1,0 +1,149 @@
+"""Results: one row of JSON for each run, from run folders and from ``results/*.jsonl``.
+
+A row has ``kind`` ("run"; those of :mod:`rbd_ipu.paper.analyses` are "analysis"), ``settings``, ``seed``,
+``outcome``, ``epochs`` (finished ones), ``values`` (of the last epoch, and ``test_accuracy``), ``curves`` (a list an
+epoch), ``d``, ``D``, ``seconds``, ``command``, ``commit``, ``modified``, ``versions``, ``machine``, ``started`` and
+``ended``.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
+
+from rbd_ipu.config import Config, ConfigError, from_file, resolve
+from rbd_ipu.paper.identity import key
+from rbd_ipu.records import atomic, strict_json
+
+Row = Dict[str, Any]
+
+CURVES = ("loss", "accuracy", "val_loss", "val_accuracy", "correlation", "images_per_second", "seconds")
+ENDED = ("finished", "not finite")  # outcomes that running again would only repeat
+_FACTS = ("command", "commit", "modified", "versions", "machine", "started", "ended", "d", "D")
+
+
+def from_folder(path: Union[str, Path]) -> List[Row]:
+    """The rows of every run folder at or below ``path``; a run that is not over counts with its finished epochs.
+
+    Raises:
+      ConfigError: there is no such folder, or a run folder in it has settings that cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ConfigError(f"{path}: there is no such folder of runs")
+    return [row for row in map(_of_run, sorted(_run_folders(path))) if row is not None]
+
+
+def _run_folders(path: Path) -> Iterator[Path]:
+    for folder, below, files in os.walk(path):
+        if "config.yaml" in files and "run.json" in files:
+            below[:] = []  # checkpoints and events
+            yield Path(folder)
+
+
+def _of_run(folder: Path) -> Optional[Row]:
+    """The row of one run folder; None where nothing has been finished."""
+    facts = _json(folder / "run.json")
+    result = _json(folder / "result.json")
+    config = resolve(from_file(folder / "config.yaml"))
+    epochs = _epochs(folder / "metrics.jsonl")
+    outcome = facts.get("outcome", "running")
+    if not epochs and outcome not in ENDED:
+        return None
+    last = epochs[-1] if epochs else {}
+    values = {name: last.get(name) for name in CURVES if name != "seconds" and last.get(name) is not None}
+    for name, value in (result.get("test") or {}).items():
+        values[f"test_{name}"] = value
+    curves = {name: [_short(row.get(name)) for row in epochs] for name in CURVES}
+    return {
+        "kind": "run",
+        "settings": config.as_dict(),
+        "seed": config.seed,
+        "outcome": outcome,
+        "epochs": len(epochs),
+        "values": values,
+        "curves": {name: curve for name, curve in curves.items() if any(v is not None for v in curve)},
+        "seconds": sum(value for value in curves["seconds"] if value is not None),
+        **{name: facts.get(name) for name in _FACTS},
+    }
+
+
+def _json(path: Path) -> Dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):  # not written yet
+        return {}
+
+
+def _epochs(path: Path) -> List[Dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; a process that was killed may have left half of one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def _short(value: Any) -> Any:
+    """Six significant figures: more would be noise, and rows stay short."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def read(path: Union[str, Path], kind: str = "run") -> List[Row]:
+    """The rows of a kind in a file, or in all ``*.jsonl`` of a folder; none where there is nothing.
+
+    Raises:
+      ConfigError: a line is no JSON or a run without settings; with file and line.
+    """
+    path = Path(path)
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.exists() else []
+    return [row for file in files for row in _rows(file, kind)]
+
+
+def _rows(file: Path, kind: str) -> Iterator[Row]:
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            if isinstance(row, dict) and row.get("kind") == kind:
+                if kind == "run":
+                    config_of(row)
+                yield row
+        except (json.JSONDecodeError, KeyError, ConfigError) as error:
+            raise ConfigError(f"{file}:{number}: not a result: {error}") from None
+
+
+def write(path: Union[str, Path], rows: Iterable[Row]) -> None:
+    """Writes a file of rows, whole or not at all; rows in it of kinds that are not written stay."""
+    path, rows = Path(path), list(rows)
+    kinds = {row["kind"] for row in rows}
+    others = []
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        others = [line + "\n" for line in lines if json.loads(line).get("kind") not in kinds]
+    atomic.write_text(path, "".join(others) + "".join(strict_json.line(row) for row in rows))
+
+
+def merge(*groups: Iterable[Row]) -> List[Row]:
+    """One row for each run: of several, an ended one, then the one with most epochs, then the first.
+
+    Example:
+      >>> base = {"settings": {"learning_rate": 1.0}, "outcome": "finished"}
+      >>> [row["epochs"] for row in merge([{**base, "epochs": 1}], [{**base, "epochs": 2}])]
+      [2]
+    """
+    best: Dict[str, Row] = {}
+    for group in groups:
+        for row in group:
+            name = key(config_of(row))
+            if name not in best or _rank(row) > _rank(best[name]):
+                best[name] = row
+    return list(best.values())
+
+
+def _rank(row: Mapping[str, Any]) -> Tuple[bool, int]:
+    return row["outcome"] in ENDED, row["epochs"]
+
+
+def config_of(row: Mapping[str, Any]) -> Config:
+    """The settings of a row, checked, with defaults for what was added since."""
+    return resolve(row["settings"])

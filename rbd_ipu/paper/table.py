@@ -1,0 +1,146 @@
+"""A preset's cells and results as a grid of texts, the paper's numbers beside the measured ones."""
+
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+
+from rbd_ipu.paper.cells import Cell
+from rbd_ipu.paper.measure import Index, Measured, measure
+from rbd_ipu.paper.presets import Preset
+from rbd_ipu.paper.results import Row, merge
+from rbd_ipu.paper.values import VALUES, ours, printed
+
+NOT_MEASURED = "not measured"
+Found = Mapping[Tuple[str, str], Tuple[Cell, Measured]]
+
+
+class Grid(NamedTuple):
+    """A table in texts, with what is needed to read it.
+
+    Attributes:
+      title: one line.
+      lines: the heading, then the rows; the first column names them.
+      notes: sentences below.
+      records: the same in long form, a mapping for each cell and value.
+    """
+
+    title: str
+    lines: List[List[str]]
+    notes: List[str]
+    records: List[Dict[str, Any]]
+
+
+def grid(preset: Preset, cells: Sequence[Cell], index: Index) -> Grid:
+    """The grid of a preset that trains: a column for each column and value, and beside it one of the paper.
+
+    The points of a figure go down the page, whatever their number.
+    """
+    if preset.kind == "points":
+        preset = preset._replace(rows=preset.columns, columns=preset.rows)
+        cells = [cell._replace(row=cell.column, column=cell.row) for cell in cells]
+    found = {(cell.row, cell.column): (cell, measure(cell, index)) for cell in cells}
+    heads = [(column, value) for column in preset.columns for value in preset.values]
+    with_paper = {(cell.column, value) for cell in cells for value in cell.paper}
+    lines = [[preset.axis]]
+    for head in heads:
+        lines[0] += [_heading(preset, *head)] + ([f"{_heading(preset, *head)}, paper"] if head in with_paper else [])
+    footnotes: Dict[str, str] = {}
+    records = []
+    for row in preset.rows:
+        line = [row]
+        for head in heads:
+            cell, measured = found.get((row, head[0]), (None, None))
+            if cell is None or measured is None:
+                line += [""] * (1 + (head in with_paper))
+                continue
+            text = _ours(head[1], measured) + _share(preset, found, row, head, measured)
+            line.append(text + _footnote(footnotes, measured))
+            if head in with_paper:
+                line.append(_theirs(preset, cell, head[1]))
+            records.append(_record(preset, cell, measured, head[1]))
+        lines.append(line)
+    notes = [f"{mark} {words}" for words, mark in footnotes.items()]
+    if any(mean.n > 1 for _, measured in found.values() for mean in measured.means.values()):
+        notes.append("Mean ± standard deviation over the seeds; numbers of the paper as printed.")
+    notes += _provenance([row for _, measured in found.values() for row in measured.rows])
+    return Grid(f"{preset.source}: {preset.title}", lines, notes + preset.notes, records)
+
+
+def _provenance(rows: Sequence[Row]) -> List[str]:
+    """Where the runs were made: a sentence for each commit, machine and stack."""
+    places: Dict[str, int] = {}
+    for row in merge(rows):
+        machine, versions = row.get("machine") or {}, row.get("versions") or {}
+        commit = (row.get("commit") or "unknown")[:7] + (" with changes" if row.get("modified") else "")
+        where = f"{machine.get('processor')}, {machine.get('usable_cores')} cores"
+        place = f"commit {commit}, {where}, TensorFlow {versions.get('tensorflow')}"
+        places[place] = places.get(place, 0) + 1
+    return [f"{count} run{'' if count == 1 else 's'}: {place}." for place, count in places.items()]
+
+
+def _heading(preset: Preset, column: str, value: str) -> str:
+    if len(preset.values) == 1:
+        return column
+    heading = VALUES[value].heading
+    return heading if len(preset.columns) == 1 else f"{column}, {heading}"
+
+
+def _ours(value: str, measured: Measured) -> str:
+    if value in measured.means:
+        return ours(value, measured.means[value])
+    if measured.diverged:
+        return "diverged"
+    return "-" if measured.rows else NOT_MEASURED
+
+
+def _share(preset: Preset, found: Found, row: str, head: Tuple[str, str], own: Measured) -> str:
+    """The fraction of another column's mean, in brackets, as the paper prints it; only for equal epochs."""
+    column, value = head
+    if preset.relative_to in (None, column) or (row, preset.relative_to) not in found:
+        return ""
+    base = found[row, preset.relative_to or ""][1]
+    if value not in own.means or value not in base.means or base.epochs != own.epochs:
+        return ""
+    return f" ({own.means[value].mean / base.means[value].mean:.2f})"
+
+
+def _theirs(preset: Preset, cell: Cell, value: str) -> str:
+    text = printed(cell.paper.get(value))
+    share = cell.paper.get("relative")
+    return f"{text} ({share})" if share is not None and value == preset.values[0] else text
+
+
+def _footnote(footnotes: Dict[str, str], measured: Measured) -> str:
+    if not measured.marks:
+        return ""
+    words = "; ".join(measured.marks)
+    mark = footnotes.setdefault(words, f"[{len(footnotes) + 1}]")
+    return f" {mark}"
+
+
+def _record(preset: Preset, cell: Cell, measured: Measured, value: str) -> Dict[str, Any]:
+    mean = measured.means.get(value)
+    paper = cell.paper.get(value)
+    their_mean, their_std = (float(part) for part in paper) if isinstance(paper, list) else (paper, None)
+    first = measured.rows[0] if measured.rows else {}
+    return {
+        "preset": preset.name,
+        "row": cell.row,
+        "column": cell.column,
+        "value": value,
+        "mean": mean.mean if mean else None,
+        "std": mean.std if mean else None,
+        "n": mean.n if mean else 0,
+        "epochs": measured.epochs if mean else None,
+        "paper_mean": their_mean,
+        "paper_std": their_std,
+        "marks": "; ".join(measured.marks),
+        "state": _state(measured, bool(mean)),
+        "learning_rate": cell.configs[0].learning_rate if cell.configs else None,
+        "seconds": sum(row["seconds"] for row in measured.rows) if mean else None,
+        "commit": first.get("commit"),
+    }
+
+
+def _state(measured: Measured, known: bool) -> str:
+    if known:
+        return "measured"
+    return "diverged" if measured.diverged else NOT_MEASURED

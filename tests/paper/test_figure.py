@@ -1,0 +1,91 @@
+"""Figures: their numbers against NumPy, and the pictures of all kinds of panels."""
+
+import json
+
+import numpy as np
+import pytest
+from fake_runs import result
+
+from rbd_ipu.paper import analyses, presets
+from rbd_ipu.paper.budget import budget
+from rbd_ipu.paper.cells import cells
+from rbd_ipu.paper.figure import Line, Panel, draw, panels
+from rbd_ipu.paper.measure import Index
+from rbd_ipu.records import strict_json
+
+FULL = budget("full")
+
+
+def cells_of(name):
+    return {(cell.row, cell.column): cell for cell in cells(presets.load(name), FULL)}
+
+
+def shown(name, rows):
+    preset = presets.load(name)
+    return panels(preset, cells(preset, FULL), Index(rows))
+
+
+@pytest.mark.parametrize("seed", [0])
+def test_curves_are_means_over_the_seeds_with_their_deviation(seed):
+    values = np.random.default_rng(seed).random((3, 100))
+    configs = cells_of("figureB6")["CNN-MNIST", "RBD"].full
+    found = shown("figureB6", [result(config, own.tolist()) for config, own in zip(configs, values)])
+    assert [panel.title for panel in found] == list(presets.load("figureB6").rows)
+    (line,) = found[3].lines
+    assert (line.name, line.n, line.x) == ("RBD", 3, list(range(1, 101)))
+    np.testing.assert_allclose(line.y, 100 * values.mean(axis=0))
+    np.testing.assert_allclose(line.std, 100 * values.std(axis=0, ddof=1))
+    assert all(panel.lines == [] for panel in found if panel is not found[3])
+
+
+def test_points_are_at_their_setting():
+    found = cells_of("figureB7")
+    rows = [
+        result(config, [0.5] * 99 + [0.5 + 0.01 * config.seed])
+        for column in ("10", "1000")
+        for config in found["RBD", column].full
+    ]
+    accuracy, correlation = shown("figureB7", rows)
+    (line,) = accuracy.lines
+    assert (line.x, line.n) == ([10.0, 1000.0], 3)
+    assert line.y == pytest.approx([51.0, 51.0]) and line.std == pytest.approx([1.0, 1.0])
+    assert accuracy.log_x and accuracy.xlabel == "d" and "correlation" in correlation.ylabel
+
+
+def test_the_picture_has_a_place_for_what_is_not_measured(tmp_path):
+    pytest.importorskip("matplotlib")
+    from matplotlib.image import imread
+
+    line = Line("a", [1.0, 10.0, 100.0], [0.5, 0.1, 0.01], [0.4, 0.2, 0.0], 10, 2)
+    drawn = [Panel(f"panel {i}", "n", "y", [line], log_x=True, log_y=True) for i in range(3)]
+    drawn.append(Panel("nothing", "epoch", "y", []))
+    draw(tmp_path / "a.png", "A title that is much longer than the picture is wide " * 3, drawn)
+    pixels = imread(tmp_path / "a.png")
+    assert pixels.shape[1] > 1500 and pixels.shape[0] > 900  # two rows of panels
+    assert pixels[..., :3].std() > 0.02
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_orthogonality_of_the_figure_is_that_of_theory():
+    preset = presets.load("figureB8")._replace(options={"pairs": 40, "sizes": [100, 1600]})
+    row = json.loads(strict_json.line(analyses.analyse(preset, FULL, [], "rbd-ipu figure B8")))
+    assert (row["kind"], row["preset"], row["budget"]) == ("analysis", "figureB8", "full")
+    (panel,) = analyses.panels(row)
+    measured, theory = panel.lines
+    assert theory.y == pytest.approx([np.sqrt(2 / (np.pi * n)) for n in (100, 1600)], rel=0.01)
+    # The mean of 40 has a standard error of 0.756 / sqrt(40) of itself; the test allows four.
+    assert measured.y == pytest.approx(theory.y, rel=4 * 0.756 / 40**0.5)
+    grid = analyses.grid(preset, row)
+    assert [line[0] for line in grid.lines] == ["n", "100", "1600"] and len(grid.records) == 4
+
+
+def test_an_analysis_that_was_not_made_says_so():
+    grid = analyses.grid(presets.load("figure2"), None)
+    assert grid.lines[1][1] == "not measured" and analyses.panels(None) == []
+
+
+def test_the_latest_analysis_of_the_same_budget_counts():
+    rows = [{"preset": "figure2", "budget": name, "n": n} for n, name in enumerate(("full", "smoke", "full", "1x1"))]
+    assert analyses.latest(rows, presets.load("figure2"), FULL) == rows[2]
+    assert analyses.latest(rows[1:2], presets.load("figure2"), FULL) is None
+    assert set(analyses.ANALYSES) == {p.analysis for p in map(presets.load, presets.names()) if p.kind == "analysis"}

@@ -1,0 +1,125 @@
+"""Grids and their formats: what a reader sees of known numbers."""
+
+import csv
+import io
+import re
+
+import pytest
+from fake_runs import result
+
+from rbd_ipu.paper import formats, presets, rates
+from rbd_ipu.paper.budget import budget
+from rbd_ipu.paper.cells import cells
+from rbd_ipu.paper.measure import Index
+from rbd_ipu.paper.show import shown_grid
+from rbd_ipu.paper.table import grid
+
+FULL = budget("full")
+
+
+def shown(name, rows):
+    preset = presets.load(name)
+    return grid(preset, cells(preset, FULL), Index(rows))
+
+
+@pytest.fixture(scope="module")
+def table1():
+    """RBD on FC-MNIST by three seeds, SGD by one; the rest is not measured."""
+    found = {(cell.row, cell.column): cell for cell in cells(presets.load("table1"), FULL)}
+    rows = [
+        result(config, [0.5] * 99 + [accuracy])
+        for config, accuracy in zip(found["FC-MNIST", "RBD"].configs, (0.93, 0.94, 0.95))
+    ]
+    rows.append(result(found["FC-MNIST", "SGD"].configs[0], [0.5] * 99 + [0.98]))
+    return shown("table1", rows)
+
+
+def at(grid, row, column):
+    line = next(line for line in grid.lines if line[0] == row)
+    return line[grid.lines[0].index(column)]
+
+
+def test_ours_stands_beside_the_papers(table1):
+    assert table1.lines[0] == ["", *(t for c in ("NES", "FPD", "RBD", "SGD") for t in (c, f"{c}, paper"))]
+    assert at(table1, "FC-MNIST", "RBD") == "94.00 ± 1.00 (0.96)"
+    assert at(table1, "FC-MNIST", "RBD, paper") == "93.893 ± 0.024 (0.96)"
+    assert at(table1, "FC-MNIST", "SGD") == "98.00 [1]" and "[1] 1 of 3 seeds" in table1.notes
+    assert at(table1, "CNN-MNIST", "SGD") == "not measured"
+    assert all(len(line) == 9 for line in table1.lines) and len(table1.lines) == 7
+
+
+def test_the_origin_of_the_runs_is_said(table1):
+    assert "4 runs: commit 0123456, A processor, 2 cores, TensorFlow 2.21.0." in table1.notes
+
+
+def test_the_fraction_is_of_runs_of_the_same_length():
+    found = {(cell.row, cell.column): cell for cell in cells(presets.load("table1"), FULL)}
+    rows = [
+        result(found["FC-MNIST", "RBD"].configs[0], [0.5] * 10, "running"),
+        result(found["FC-MNIST", "SGD"].configs[0], [0.9] * 20, "running"),
+    ]
+    assert at(shown("table1", rows), "FC-MNIST", "RBD") == "50.00 [1]"
+
+
+def test_a_cell_whose_runs_all_diverged_says_so():
+    found = {(cell.row, cell.column): cell for cell in cells(presets.load("table2"), FULL)}
+    rows = [result(config, [0.1], "not finite") for config in found["FC-MNIST", "Bernoulli-0.5"].configs]
+    assert at(shown("table2", rows), "FC-MNIST", "Bernoulli-0.5").startswith("diverged [1]")
+
+
+def test_several_values_have_a_column_each():
+    grid = shown("table3", [])
+    assert grid.lines[0][1:5] == ["d", "d, paper", "training acc. %", "training acc. %, paper"]
+    assert at(grid, "RBD, 25x reduction", "correlation, paper") == "0.40 ± 0.20"
+    assert at(grid, "SGD", "d, paper") == ""
+
+
+def test_points_of_a_figure_go_down_the_page():
+    grid = shown("figureB7", [])
+    assert [line[0] for line in grid.lines] == ["d", "10", "100", "1000", "10000"]
+
+
+def test_rates_beside_the_papers():
+    grid = rates.grid(presets.load("table4"))
+    assert at(grid, "FC-MNIST", "SGD, paper") == "-8 (in use: -3)"
+    assert re.fullmatch(r"-?\d+ \[\d+\]", at(grid, "FC-MNIST", "RBD"))
+    assert at(grid, "ResNet-8", "FPD, paper") == "-"
+
+
+def test_a_budget_is_in_the_title():
+    preset = presets.load("table2")
+    limits = budget("smoke")
+    grid = shown_grid(preset, cells(preset, limits), Index([]), limits)
+    assert "[budget smoke: to see that it works, not to be compared]" in grid.title
+
+
+def test_markdown_is_one_table(table1):
+    lines = formats.markdown(table1).splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 8 and {line.count("|") for line in table} == {10}
+    assert set(table[1]) <= set("|-: ") and lines[0] == f"### {table1.title}"
+
+
+def test_csv_has_a_line_for_each_cell_with_numbers_unrounded(table1):
+    rows = list(csv.DictReader(io.StringIO(formats.comma_separated(table1))))
+    assert len(rows) == 24
+    rbd = next(row for row in rows if (row["row"], row["column"]) == ("FC-MNIST", "RBD"))
+    assert float(rbd["mean"]) == pytest.approx(94.0) and float(rbd["std"]) == pytest.approx(1.0)
+    assert (rbd["n"], rbd["epochs"], rbd["state"], rbd["marks"]) == ("3", "100", "measured", "")
+    assert (rbd["paper_mean"], rbd["paper_std"], rbd["commit"][:7]) == ("93.893", "0.024", "0123456")
+    blank = next(row for row in rows if (row["row"], row["column"]) == ("CNN-MNIST", "SGD"))
+    assert (blank["mean"], blank["n"], blank["state"], blank["paper_mean"]) == ("", "0", "not measured", "99.41")
+
+
+def test_latex_has_nothing_that_latex_would_not_take(table1):
+    text = formats.latex(table1)
+    assert text.count(r"\begin") == text.count(r"\end") == 2
+    body = text.split(r"\hline")[2]
+    assert body.count(r"\\") == 6 and {line.count("&") for line in body.strip().splitlines()} == {8}
+    assert not re.search(r"(?<!\\)[%#_]", text) and "±" not in text and r"94.00 $\pm$ 1.00" in text
+
+
+def test_text_is_aligned(table1):
+    lines = formats.text(table1).splitlines()[2:9]
+    assert lines[1].startswith("FC-MNIST ") and len({line.index("SGD, paper") for line in lines[:1]}) == 1
+    assert lines[1].index("93.893 ± 0.024 (0.96)") + 21 == lines[0].index("RBD, paper") + 10
