@@ -112,7 +112,8 @@ class RandomBasis:
         rate divided by n is what the first public implementation calls normalised.
       source: "counter": integer TensorFlow operations, on any device. "native": machine code on all cores of a
         CPU, which needs Numba (extra ``native``); RBD_NUM_THREADS limits its threads. "auto": "native" where
-        TensorFlow sees CPUs only and Numba can be imported, else "counter". The two draw the same numbers.
+        TensorFlow sees CPUs only and Numba can be imported, else "counter". The two draw the same numbers. "poprand":
+        the random generator of the device, with numbers of its own; on an IPU it is what "auto" stands for.
       block: how many directions "counter" draws at a time; chosen by size where it is None. Memory is
         O(block * size); results do not depend on it but for rounding. "native" draws one by one.
       orthogonalize: make the directions orthonormal, so that P P^T is the orthogonal projection onto their span;

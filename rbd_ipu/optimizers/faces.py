@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from rbd_ipu import checks
 from rbd_ipu._stack import KERAS_3, keras, tf
 from rbd_ipu.compartments import Compartments
+from rbd_ipu.optimizers import replicas
 from rbd_ipu.registry import Registry
 from rbd_ipu.state import flatten, unflatten
 from rbd_ipu.subspace import Subspace, check_names, subspace
@@ -30,7 +31,7 @@ class RandomBasesDescent(SubspaceSGD):
 
     With g the gradient (accumulated, then clipped, if so asked) and P_t the directions of step t::
 
-        c     = P_t^T g                 summed over replicas: d numbers cross the wire, not D
+        c     = P_t^T g                 averaged over replicas: d numbers cross the wire, not D
         theta <- theta - lr * P_t c     with momentum in the full space, as Keras' SGD applies it
 
     P_t is a pure function of (seed, t), drawn when it is needed and never stored; t is ``iterations``, which is
@@ -109,11 +110,10 @@ class RandomBasesDescent(SubspaceSGD):
         space = self.subspace_of(variables)
         vector = flatten(gradients)
         seed, index = self._subspace_config["seed"], self.basis_index()
-        if _replicas() == 1:
+        if replicas.alone():
             update = space.filter(vector, seed, index)
         else:
-            # Keras divided the loss by the number of replicas, so the sum is the mean.
-            update = space.expand(_sum_over_replicas(space.project(vector, seed, index)), seed, index)
+            update = space.expand(replicas.mean(space.project(vector, seed, index)), seed, index)
         return list(zip(unflatten(update, variables), variables))
 
     def basis_index(self) -> Any:
@@ -202,7 +202,7 @@ class FixedProjectionDescent(RandomBasesDescent):
                 "momentum in coordinates needs all of them: make the other variables non-trainable"
             )
         seed = self._subspace_config["seed"]
-        impulse = self.rate() * _sum_over_replicas(space.project(flatten(gradients), seed))
+        impulse = self.rate() * replicas.mean(space.project(flatten(gradients), seed))
         velocity = self._decay * tf.convert_to_tensor(self.velocity) - impulse
         with tf.control_dependencies([_assign(self.velocity, velocity)]):
             move = self._decay * velocity - impulse if self.nesterov else tf.identity(velocity)
@@ -219,15 +219,3 @@ def _assign(variable: Any, value: Any) -> Any:
     """Assigns inside or outside a graph; every replica holds the same value."""
     variable = getattr(variable, "value", variable) if KERAS_3 else variable
     return variable.assign(value)
-
-
-def _replicas() -> int:
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def _sum_over_replicas(coordinates: Any) -> Any:
-    """One all-reduce of the coordinates of all compartments, in one vector."""
-    context = tf.distribute.get_replica_context()
-    if context is None or _replicas() == 1:
-        return coordinates
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(coordinates))

@@ -127,3 +127,16 @@ def test_poprun_is_told_what_the_description_says():
     for keys in ({"device": "cpu"}, {"device": "ipu", "emulator": True}):
         with pytest.raises(ConfigError, match="device: poprun starts processes on IPUs, not on"):
             popdist.poprun_arguments(description.check(keys))
+
+
+@pytest.mark.parametrize("index", [0, 1, 3])
+def test_only_the_first_instance_writes_a_folder(index, monkeypatch):
+    from rbd_ipu import config, workers
+    from rbd_ipu.workers import command
+
+    poprun = types.SimpleNamespace(getInstanceIndex=lambda: index)
+    monkeypatch.setattr(popdist, "running", lambda: poprun)
+    monkeypatch.setattr(command, "follow", lambda config, folder: "follows")
+    settings = config.resolve({"method": "sgd", "learning_rate": 0.1})
+    assert workers.is_follower() == (index > 0)
+    assert workers.elsewhere(settings, []) == (None if index == 0 else "follows")

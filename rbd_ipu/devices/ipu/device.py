@@ -1,0 +1,171 @@
+"""The IPUs of a description, as a device to build and train models on."""
+
+import os
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from rbd_ipu._stack import tf
+from rbd_ipu.devices import ipu_config, popdist
+from rbd_ipu.devices.description import Description, check
+from rbd_ipu.devices.ipu import sdk
+from rbd_ipu.devices.ipu.evaluation import Evaluation
+from rbd_ipu.devices.ipu.infeed import Infeed, Stream
+from rbd_ipu.devices.ipu.loop import train_program
+from rbd_ipu.devices.local import Device
+from rbd_ipu.exchange import Alone, Exchange, Plan
+from rbd_ipu.exchange.replicas import Replicas
+from rbd_ipu.place import settle
+from rbd_ipu.steps import MEASURES, Step
+
+
+class ReplicaError(RuntimeError):
+    """Replicas that should hold the same weights do not: an error of the machine, or of this package."""
+
+
+class IPUDevice(Device):
+    """One or more IPUs, each replica of the program a worker of its own.
+
+    Opening it attaches to the IPUs, as the description's ``connection`` says. Models are built inside it, so that
+    their variables live there; all that trains runs there as one program.
+
+    Args:
+      description: of an IPU; a Description, or ``"ipu"`` for one IPU with the defaults.
+      plan: how replicas share a step; None: each has its own directions and its own data.
+
+    Attributes:
+      description, strategy, exchange: as opened.
+      instance: this process among those that poprun started.
+      check_replicas: whether the weights of all replicas of this process are compared after every step, by a
+        fingerprint: TensorFlow reads those of the first one only, so that the others could drift unseen. Costs an
+        integer hash of each weight.
+
+    Raises:
+      ConfigError: the description contradicts what poprun was started with.
+      RuntimeError: this TensorFlow is not Graphcore's, or there are no such IPUs.
+    """
+
+    def __init__(self, description: Union[Description, str] = "ipu", plan: Optional[Plan] = None):
+        plan = plan or Plan()
+        described = check({"device": "ipu"}) if isinstance(description, str) else description
+        if described.precision != "float32":
+            raise RuntimeError(f"directions are drawn as float32; precision {described.precision!r} is not ready")
+        if described.replicas > 1 and plan.mode.adds:
+            raise ValueError(
+                f"parallel={plan.parallel!r} is for workers that are processes, not for replicas of an IPU"
+            )
+        self.name = "ipu"
+        self.description = described
+        self._ipu = ipu = sdk.package()
+        poprun = popdist.running()
+        self.instance = here = popdist.instance(described, poprun)
+        os.environ.update(ipu_config.environment(described, os.environ.get("TF_POPLAR_FLAGS", "")))
+        config = ipu_config.make_config(described, ipu, poprun is not None)
+        if poprun is not None:
+            popdist.configure(config, described)
+        config.configure_ipu_system()
+        self.strategy = sdk.make_strategy(ipu, poprun is not None)
+        settle(self.strategy, described.block_entries, described.replicas)
+        self.exchange: Exchange = Alone()
+        if described.replicas > 1:
+            first = here.index * here.local_replicas
+            self.exchange = Replicas(ipu, described.replicas, plan, first, here.local_replicas)
+        self.check_replicas = here.local_replicas > 1
+        self._entered: List[Any] = []
+
+    def __enter__(self) -> "IPUDevice":
+        scope = self.strategy.scope()
+        scope.__enter__()
+        self._entered.append(scope)
+        return self
+
+    def iterate(self, dataset: Any) -> Any:
+        """The dataset, to be made an infeed together with those of the other replicas."""
+        return Stream(dataset)
+
+    def steps_a_call(self, wanted: int, steps_per_epoch: int) -> int:
+        """Whatever is wanted, :func:`whole_calls`: another number of steps would be another program."""
+        return whole_calls(steps_per_epoch, self.description.steps_per_execution)
+
+    def loop(self, step: Step) -> Callable[[Any, int, int, Sequence[float]], List[float]]:
+        if step.model.distribute_strategy is not self.strategy:
+            raise ValueError(f"model {step.model.name!r} was built elsewhere: build it inside `with device:`")
+        infeed = Infeed()
+        compared = step.model.trainable_variables if self.check_replicas else ()
+        # A program is bound to the infeed and the outfeed that it was compiled with.
+        programs: Dict[Tuple[Any, int], Callable[..., Any]] = {}
+
+        def run(streams: Any, n: int, done: int, sums: Sequence[float]) -> List[float]:
+            place = tf.constant(done)
+            with self:
+                iterator = infeed.iterator(streams, n)
+                key = iterator, n
+                if key not in programs:
+                    for old in [old for old in programs if old[0] is not iterator]:
+                        del programs[old]
+                    programs[key] = self._queued(lambda enqueue: train_program(step, n, enqueue, compared))
+                told = programs[key](iterator, place)
+            if compared:
+                _check_alike(told["fingerprint"], done)
+            return _added(told["measures"], sums)
+
+        return run
+
+    def evaluation(self, model: Any, loss: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
+        def make(program: Callable[[Any], Any]) -> Callable[[Any], np.ndarray]:
+            run = self._queued(program)
+            return lambda iterator: run(iterator).reshape(-1, 2)
+
+        return Evaluation(model, loss, self.instance.local_replicas, make)
+
+    def _queued(self, make: Callable[[Callable], Any]) -> Callable[..., Any]:
+        """A program with an outfeed of its own: runs it, and gives what it enqueued, [steps, replicas, ...]."""
+        queue = self._ipu.ipu_outfeed_queue.IPUOutfeedQueue()
+        program = make(queue.enqueue)
+
+        def run(*arguments: Any) -> Any:
+            self.strategy.run(program, args=arguments)
+            return tf.nest.map_structure(self._by_replica, queue.dequeue())
+
+        return run
+
+    def _by_replica(self, told: Any) -> np.ndarray:
+        values = np.asarray(told)
+        return values[:, np.newaxis] if self.instance.local_replicas == 1 else values  # then there is no such axis
+
+
+def whole_calls(steps_per_epoch: int, most: int) -> int:
+    """The longest call of at most so many steps that an epoch is a whole number of.
+
+    One program then serves all calls; a shorter one at the end of each epoch would be compiled for itself, and read
+    an infeed that another program has been reading ahead from.
+
+    Example:
+      >>> whole_calls(1406, 100), whole_calls(37, 100), whole_calls(1500, 100)
+      (74, 37, 100)
+    """
+    return next(n for n in range(min(most, steps_per_epoch), 0, -1) if steps_per_epoch % n == 0)
+
+
+def _added(measures: np.ndarray, sums: Sequence[float]) -> List[float]:
+    """The sums, with the steps of a call added to them up to the first that was not finite, and whether all were.
+
+    ``measures`` are [steps, replicas, TOLD]; of the replicas the mean counts.
+    """
+    totals = np.array(sums, np.float64)
+    for row in measures.astype(np.float64):
+        if row[:, -1].min() <= 0.0:
+            return [*totals.tolist(), 0.0]
+        totals += row[:, : len(MEASURES)].mean(axis=0)
+    return [*totals.tolist(), 1.0]
+
+
+def _check_alike(fingerprints: np.ndarray, done: int) -> None:
+    """Refuses to go on with replicas that differ: fingerprints int32 [steps, replicas]."""
+    steps, replicas = np.nonzero(fingerprints != fingerprints[:, :1])
+    if steps.size:
+        others: Tuple[int, ...] = tuple(int(r) for r in replicas[steps == steps[0]])
+        raise ReplicaError(
+            f"after step {done + int(steps[0])} of the epoch the weights of replicas {others} differ from those of "
+            "replica 0; what was recorded before is kept"
+        )

@@ -1,0 +1,26 @@
+"""Coordinates averaged over replicas: one collective of one vector, right under every strategy.
+
+Keras divides a replica's loss by ``num_replicas_in_sync``, so that the sum of the replicas' gradients is the gradient
+of the mean. Under Graphcore's ``IPUStrategy`` that number is 1 whatever the replicas are, nothing is divided,
+and the mean has to be taken. Its ``PopDistStrategy`` says how many there are.
+"""
+
+from typing import Any
+
+from rbd_ipu._stack import tf
+from rbd_ipu.place import here, on_ipu
+
+
+def alone() -> bool:
+    """Whether there is one replica only; on an IPU, whether somebody said so (``rbd_ipu.open_device`` does)."""
+    return here().replicas == 1 if on_ipu() else tf.distribute.get_strategy().num_replicas_in_sync == 1
+
+
+def mean(coordinates: Any) -> Any:
+    """The mean over replicas of their batches' coordinates, of losses as Keras divided them."""
+    context = tf.distribute.get_replica_context()
+    if context is None or alone():
+        return coordinates
+    divided = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    operation = tf.distribute.ReduceOp.SUM if divided else tf.distribute.ReduceOp.MEAN
+    return context.all_reduce(operation, tf.identity(coordinates))

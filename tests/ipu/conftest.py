@@ -1,0 +1,37 @@
+"""The stand-in as a fixture: the package's own IPU path, run on a CPU. On Python 3.8 with TensorFlow 2.6 alone."""
+
+import contextlib
+
+import pytest
+
+from rbd_ipu._stack import tf
+
+REASON = "the stand-in plays TensorFlow 2.6, which Graphcore's is built on"
+
+
+@pytest.fixture
+def standin():
+    """The package of that name, where TensorFlow is the one that it plays."""
+    if not tf.__version__.startswith("2.6."):
+        pytest.skip(REASON)
+    import standin
+
+    return standin
+
+
+@pytest.fixture
+def open_ipu(standin):
+    """``open_ipu(replicas=1, popdist=False, parallel="own", **settings) -> (device, machine)``; once a test."""
+    from rbd_ipu.devices.description import check
+    from rbd_ipu.devices.ipu import IPUDevice
+    from rbd_ipu.exchange import plan
+
+    with contextlib.ExitStack() as stack:
+
+        def make(replicas=1, popdist=False, parallel="own", **settings):
+            machine = stack.enter_context(standin.installed(replicas if popdist else None))
+            settings = {"steps_per_execution": 5, **settings}
+            description = check({"device": "ipu", "replicas": replicas, **settings})
+            return IPUDevice(description, plan(parallel=parallel)), machine
+
+        yield make

@@ -1,0 +1,189 @@
+"""Opening IPUs: what is configured, what is refused, and how calls and infeeds follow from the data."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from nets import blobs, dense
+
+import rbd_ipu
+from rbd_ipu import methods
+from rbd_ipu._stack import tf
+from rbd_ipu.devices.description import check
+from rbd_ipu.devices.ipu import IPUDevice
+from rbd_ipu.devices.ipu.device import whole_calls
+from rbd_ipu.devices.ipu.fingerprint import fingerprint
+from rbd_ipu.devices.ipu.infeed import Infeed, Stream, check_static, dealt
+from rbd_ipu.directions import resolve
+
+
+def dataset(n, batch=4):
+    return tf.data.Dataset.from_tensor_slices((np.zeros((n, 3), np.float32), np.arange(n, dtype=np.int32))).batch(
+        batch, drop_remainder=True
+    )
+
+
+def without_sdk():
+    from importlib.util import find_spec
+
+    return find_spec("tensorflow.python.ipu") is None
+
+
+@pytest.mark.skipif(not without_sdk(), reason="this is Graphcore's TensorFlow")
+def test_without_the_sdk_it_is_said_plainly(tmp_path):
+    path = tmp_path / "pod.yaml"
+    path.write_text("device: ipu\nreplicas: 4\n")
+    for name in ("ipu", path, str(path)):
+        with pytest.raises(RuntimeError, match="an IPU needs the TensorFlow of the Poplar SDK"):
+            rbd_ipu.open_device(name)
+
+
+def test_descriptions_of_other_devices_open_them(tmp_path):
+    path = tmp_path / "cpu.yaml"
+    path.write_text("device: cpu\n")
+    assert rbd_ipu.open_device(path).name == "cpu"
+    path.write_text("device: ipu\nreplikas: 4\n")
+    with pytest.raises(ValueError, match="replikas: unknown key; did you mean replicas"):
+        rbd_ipu.open_device(path)
+
+
+@pytest.mark.parametrize("options", [{"simulate_workers": 2}, {"simulate_workers": 4}])
+def test_workers_of_an_ipu_are_its_replicas(options):
+    with pytest.raises(ValueError, match="the workers of an IPU are its replicas: .* not simulate_workers="):
+        rbd_ipu.open_device("ipu", **options)
+
+
+def test_what_is_not_ready_is_refused():
+    with pytest.raises(RuntimeError, match="precision 'float16' is not ready"):
+        IPUDevice(check({"device": "ipu", "precision": "float16"}))
+
+
+def test_a_device_is_what_its_description_says(open_ipu):
+    device, machine = open_ipu(4, block_floats=5000, prng_stability=True)
+    assert machine.config.auto_select_ipus == 4
+    assert machine.config.experimental.enable_prng_stability is True
+    assert device.exchange.workers == 4 and device.exchange.shards == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert device.instance.writes_files
+    assert resolve("auto") != "poprand:5000"
+    with device:
+        assert resolve("auto") == resolve("poprand") == "poprand:5000"
+        assert resolve("counter") == "counter" and resolve("poprand:70") == "poprand:70"
+        with device:  # a context can be entered again
+            assert tf.distribute.get_strategy() is device.strategy
+
+
+def test_poprun_chooses_the_ipus(open_ipu):
+    device, machine = open_ipu(2, popdist=True)
+    assert type(device.strategy).__name__ == "PopDistStrategy" and machine.replicas == 2
+
+
+def test_replicas_cannot_split_one_basis(open_ipu):
+    with pytest.raises(ValueError, match="parallel='split' is for workers that are processes"):
+        open_ipu(2, parallel="split")
+
+
+def test_models_are_built_on_the_device(open_ipu):
+    device, _ = open_ipu()
+    with pytest.raises(ValueError, match="was built elsewhere: build it inside `with device:`"):
+        rbd_ipu.Trainer(dense(), methods.create("sgd", learning_rate=0.1), device)
+
+
+@pytest.mark.parametrize("steps, most, n", [(1406, 100, 74), (37, 100, 37), (1500, 100, 100), (37, 5, 1), (1, 7, 1)])
+def test_calls_divide_epochs(steps, most, n):
+    assert whole_calls(steps, most) == n
+
+
+@pytest.mark.parametrize(
+    "element, error, message",
+    [
+        (dataset(10).map(lambda x, y: (tf.cast(x, tf.float64), y)), TypeError, "got float64: cast the dataset"),
+        (dataset(10).unbatch().batch(4), ValueError, r"one static shape, got \(None, 3\): .*drop_remainder=True"),
+    ],
+)
+def test_data_that_no_infeed_takes(element, error, message):
+    with pytest.raises(error, match=message):
+        check_static(element)
+
+
+def test_streams_are_dealt_out_in_turns():
+    parts = [dataset(12, 2).shard(3, r) for r in range(3)]
+    first = [int(y[0]) for _, y in dealt(parts, repeat=False)]
+    assert first == [0, 2, 4, 6, 8, 10]
+    assert [int(y[0]) for _, y in dealt(parts[:1], repeat=True).take(3)] == [0, 6, 0]
+
+
+def test_an_infeed_is_made_anew_only_where_the_data_change():
+    """A finite dataset that was read to its end starts again by going on; another one, or a part of one, does not."""
+    infeed, data = Infeed(), dataset(12, 2)
+    endless = Stream(data.repeat())
+    first = infeed.iterator(endless, 3)
+    assert infeed.iterator(endless, 3) is first
+    second = infeed.iterator(Stream(data), 6)
+    assert second is not first
+    assert infeed.iterator(Stream(data), 6) is second
+    assert infeed.iterator(Stream(data), 4) is second
+    third = infeed.iterator(Stream(data), 4)  # started again after four of six
+    assert third is not second
+    assert infeed.iterator(Stream(dataset(12, 2)), 4) is not third
+
+
+def test_epochs_that_stop_early_begin_at_the_first_batch(open_ipu):
+    """steps_per_epoch cuts each epoch of a dataset, on an IPU as elsewhere."""
+    device, machine = open_ipu()
+    x, y = blobs(6 * 32)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(32, drop_remainder=True)
+    with device:
+        model = dense()
+    there = rbd_ipu.Trainer(model, methods.create("sgd", learning_rate=0.1), device)
+    here = rbd_ipu.Trainer(dense(), methods.create("sgd", learning_rate=0.1), "cpu")
+    for trainer in (there, here):
+        trainer.fit(data, epochs=3, steps_per_epoch=4, verbose=0)
+    for a, b in zip(there.model.get_weights(), here.model.get_weights()):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_fingerprint_tells_weights_apart():
+    w = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
+    whole = int(fingerprint([tf.Variable(w)]))
+    assert int(fingerprint([tf.Variable(w[:400].reshape(20, 20)), tf.Variable(w[400:])])) == whole
+    for j in (0, 500, 999):
+        other = w.copy()
+        other[j] = np.nextafter(other[j], np.float32(9))
+        assert int(fingerprint([tf.Variable(other)])) != whole
+    assert int(fingerprint([tf.Variable(w[::-1].copy())])) != whole
+
+
+def test_the_program_can_be_traced_without_the_sdk():
+    """What the op lint does: the very program, with an iterator of stock TensorFlow and no queue behind it."""
+    from rbd_ipu._stack import create_variables, keras
+    from rbd_ipu.devices.ipu.loop import TOLD, train_program
+    from rbd_ipu.exchange import Alone
+    from rbd_ipu.steps import one_step
+
+    model, told = dense(), []
+    method = methods.create("rbd", learning_rate=0.5, dim=4, source="poprand")
+    method.build(model.trainable_variables)
+    optimizer = keras.optimizers.SGD(0.5)
+    create_variables(optimizer, model.trainable_variables)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    step = one_step(model, loss, method, optimizer, model.trainable_variables, Alone(), 8)
+    program = train_program(step, 3, told.append, model.trainable_variables)
+    x, y = blobs(32)
+    iterator = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
+    program.get_concrete_function(iterator, tf.TensorSpec([], tf.int32))
+    assert told[0]["measures"].shape == [len(TOLD)] and told[0]["fingerprint"].shape == []
+
+
+def test_a_cpu_needs_nothing_of_this():
+    """Training on a CPU imports no module of the IPU path, nor looks for Graphcore's."""
+    program = """
+import sys, numpy as np, rbd_ipu
+from rbd_ipu import methods, models
+trainer = rbd_ipu.Trainer(models.build("fc", (4, 4, 1)), methods.create("rbd", learning_rate=0.1, dim=4), "cpu")
+trainer.fit((np.zeros((8, 4, 4, 1), np.float32), np.zeros(8, int)), epochs=1, batch_size=4, verbose=0)
+found = [m for m in sys.modules if m.startswith(("rbd_ipu.devices.ipu", "rbd_ipu.exchange.replicas", "popdist"))
+         or m.startswith("tensorflow.python.ipu") or m in ("rbd_ipu.devices.popdist", "rbd_ipu.devices.description")]
+print(found)
+"""
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip().endswith("[]")
