@@ -1,5 +1,6 @@
 """From settings to something that trains: data, network, method and Trainer of one run."""
 
+import dataclasses
 import hashlib
 from typing import Any, Dict, NamedTuple
 
@@ -70,6 +71,7 @@ def prepare(config: Config) -> Experiment:
         from rbd_ipu import data, devices, methods, models, training
 
         device = devices.open_device(config.device, **config.place())
+        config = dataclasses.replace(config, seed=device.shared_seed(config.seed))
     except (ImportError, RuntimeError) as error:  # RuntimeError: no such device here
         raise ConfigError(str(error)) from error
     try:

@@ -68,6 +68,10 @@ class Device:
         """The least of what the workers propose: how many steps the next call of the loop runs, 0 to stop."""
         return n
 
+    def shared_seed(self, seed: int) -> int:
+        """The seed of the first of several processes that should have one in common."""
+        return seed
+
     def leave(self, error: BaseException) -> None:
         """Lets the other workers know that this one stops because of ``error``."""
 

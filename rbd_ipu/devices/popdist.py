@@ -1,4 +1,4 @@
-"""One process among several, started by ``poprun``: who it is, which batches it reads, whether it writes files.
+"""One process among several, started by ``poprun``: who it is, whether it writes files, which seed all share.
 
 PopDist is a closed part of the Poplar SDK; it is imported here when it is asked for, and where there is none, or
 poprun has not started this process, there is one instance: this one. The replicas of instance i are the global
@@ -14,7 +14,6 @@ import numpy as np
 from rbd_ipu.config.kinds import ConfigError
 from rbd_ipu.devices.description import Description
 from rbd_ipu.devices.ipu_config import WITHOUT_DEVICE
-from rbd_ipu.seeds import fold_in_numpy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,50 +119,25 @@ def configure(config: Any, description: Description) -> None:
     module.set_ipu_config(config, ipus_per_replica=description.ipus_per_replica, configure_device=True)
 
 
-def batches_of(here: Instance, batches: int) -> np.ndarray:
-    """Which of the batches 0 ... ``batches`` - 1 of the whole stream this process reads, in order: int64 [n].
-
-    Step t of R replicas takes the batches t R ... (t + 1) R - 1, replica r the r-th of them: so the replicas see the
-    same batches however many processes they are spread over. What does not fill a step of all replicas is left out.
-
-    Example:
-      >>> batches_of(Instance(index=1, count=2, local_replicas=2), batches=9).tolist()
-      [2, 3, 6, 7]
-    """
-    whole = np.arange(batches - batches % here.replicas, dtype=np.int64)
-    return whole[whole % here.replicas // here.local_replicas == here.index]
-
-
-def share(dataset: Any, here: Instance) -> Any:
-    """This process' part of a ``tf.data.Dataset`` of batches, as :func:`batches_of` has it.
-
-    The dataset must be the same, and in the same order, in all processes. Its batches are all prepared and most of
-    them dropped; cut a dataset of indices, before images are gathered, where that costs too much.
-    """
-    if here.count == 1:
-        return dataset
-    mine = dataset.enumerate().filter(lambda i, _: i % here.replicas // here.local_replicas == here.index)
-    return mine.map(lambda _, batch: batch)
-
-
-def broadcast_seed(seed: Any, collectives: Any, here: Instance) -> np.ndarray:
-    """The seed of instance 0, in all of them: int32 [2].
+def broadcast_seed(seed: int, collectives: Any, here: Instance) -> int:
+    """The seed of instance 0, in all of them.
 
     Two int32 words are sent, the only integers that every part of the IPU stack knows.
 
     Args:
-      seed: an int or int32 [2]; only that of instance 0 counts.
+      seed: an int from 0 of at most 64 bits; only that of instance 0 counts.
       collectives: the module ``tensorflow.python.ipu.distributed.host_collective_ops``, which the package ``ipu``
         does not import by itself; one instance alone does not look at it.
       here: this process.
 
     Example:
-      >>> broadcast_seed(5, None, Instance()).tolist()
-      [0, 5]
+      >>> broadcast_seed(5, None, Instance())
+      5
     """
-    words = fold_in_numpy(seed)
     if here.count == 1:
-        return words
+        return seed
     from rbd_ipu._stack import tf
 
-    return np.asarray(collectives.broadcast(tf.constant(words, tf.int32), root_rank=0), dtype=np.int32)
+    words = np.array([seed], np.uint64).view(np.int32)
+    told = np.asarray(collectives.broadcast(tf.constant(words), root_rank=0), dtype=np.int32)
+    return int(told.view(np.uint64)[0])

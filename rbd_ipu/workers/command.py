@@ -10,7 +10,6 @@ import sys
 from typing import Any, Iterator, List, Optional, Sequence
 
 from rbd_ipu.config import Config
-from rbd_ipu.devices import popdist
 from rbd_ipu.workers.errors import STATUS, Dismissed, WorkersError
 from rbd_ipu.workers.processes import Processes, ended
 from rbd_ipu.workers.task import task
@@ -42,6 +41,8 @@ def is_follower() -> bool:
 
 def _later_instance() -> bool:
     """Whether poprun has started this process, and others before it."""
+    from rbd_ipu.devices import popdist  # here, because a CPU needs nothing of an IPU
+
     poprun = popdist.running()
     return poprun is not None and poprun.getInstanceIndex() > 0
 

@@ -10,7 +10,6 @@ from rbd_ipu._stack import tf
 from rbd_ipu.config import ConfigError
 from rbd_ipu.devices import description, popdist
 from rbd_ipu.devices.popdist import Instance
-from rbd_ipu.seeds import fold_in_numpy
 
 
 def stand_in(instances=4, index=1, replicas=16, ipus=1, started=True):
@@ -84,40 +83,21 @@ def test_set_ipu_config_is_called_as_graphcores_examples_call_it(monkeypatch):
     assert calls == [(("config",), {"ipus_per_replica": 2, "configure_device": True})]
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 8])
-def test_replicas_see_the_same_batches_however_many_processes_hold_them(count):
-    replicas, batches = 8, 35
-    parts = [popdist.batches_of(Instance(i, count, replicas // count), batches) for i in range(count)]
-    steps = batches // replicas
-    # Each process deals its batches to its replicas in turn: [step, local replica].
-    seen = np.concatenate([part.reshape(steps, replicas // count) for part in parts], axis=1)
-    np.testing.assert_array_equal(seen, np.arange(steps * replicas).reshape(steps, replicas))
-
-
-@pytest.mark.parametrize("index", [0, 1])
-def test_a_dataset_is_shared_out_like_its_batches(index):
-    here = Instance(index, 2, 2)
-    x = np.arange(8 * 3, dtype=np.float32).reshape(8, 3)
-    dataset = tf.data.Dataset.from_tensor_slices((x, np.arange(8)))
-    got = [int(y) for _, y in popdist.share(dataset, here)]
-    assert got == popdist.batches_of(here, 8).tolist()
-    assert popdist.share(dataset, here).element_spec == dataset.element_spec
-    assert popdist.share(dataset, Instance()) is dataset
-
-
-def test_the_seed_is_that_of_the_first_instance():
+@pytest.mark.parametrize("seed", [3, 2**31, 2**40 + 7, 2**63 + 5])
+def test_the_seed_is_that_of_the_first_instance(seed):
     sent = []
 
     def broadcast(value, root_rank=0, tensor_name=None):
         sent.append((value.dtype, value.shape.as_list(), root_rank))
-        return tf.constant(fold_in_numpy(2**40 + 7))
+        return tf.constant(words.pop(0)) if words else value
 
+    words = []
     collectives = types.SimpleNamespace(broadcast=broadcast)
-    got = popdist.broadcast_seed(3, collectives, Instance(1, 2, 1))
-    assert got.dtype == np.int32 and got.tolist() == fold_in_numpy(2**40 + 7).tolist()
-    assert sent == [(tf.int32, [2], 0)]
-    alone = popdist.broadcast_seed(3, None, Instance())
-    assert alone.tolist() == fold_in_numpy(3).tolist()
+    assert popdist.broadcast_seed(seed, collectives, Instance(0, 2, 1)) == seed
+    words = [np.array([7, 1], np.int32)]  # what instance 0 has told
+    assert popdist.broadcast_seed(3, collectives, Instance(1, 2, 1)) == 2**32 + 7
+    assert sent == [(tf.int32, [2], 0)] * 2
+    assert popdist.broadcast_seed(seed, None, Instance()) == seed
 
 
 def test_poprun_is_told_what_the_description_says():

@@ -79,6 +79,11 @@ class IPUDevice(Device):
         self._entered.append(scope)
         return self
 
+    def shared_seed(self, seed: int) -> int:
+        """That of instance 0: one that was given another would draw other directions."""
+        several = self.instance.count > 1
+        return popdist.broadcast_seed(seed, sdk.host_collectives() if several else None, self.instance)
+
     def iterate(self, dataset: Any) -> Any:
         """The dataset, to be made an infeed together with those of the other replicas."""
         return Stream(dataset)

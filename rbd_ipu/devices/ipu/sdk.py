@@ -29,3 +29,8 @@ def make_strategy(ipu: Any, several_processes: bool) -> Any:
         module = importlib.import_module("tensorflow.python.ipu.distributed.popdist_strategy")
         return module.PopDistStrategy()
     return ipu.ipu_strategy.IPUStrategy()
+
+
+def host_collectives() -> Any:
+    """The module that moves numbers between the hosts; the package does not import it by itself."""
+    return importlib.import_module("tensorflow.python.ipu.distributed.host_collective_ops")
