@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
+from rbd_ipu.config import ConfigError
 from rbd_ipu.paper import analyses, budget, formats, presets, rates, results, training, tunings
 from rbd_ipu.paper.cells import Cell, cells
 from rbd_ipu.paper.identity import stem
@@ -27,6 +28,13 @@ def configure(parser: argparse.ArgumentParser, kind: str) -> None:
     add = parser.add_argument
     add("number", metavar="N", choices=presets.names(kind), help=f"one of {', '.join(presets.names(kind))}")
     add("--budget", default="full", metavar="BUDGET", help=f"{budget.HELP}; default full")
+    add(
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help='train only cells with TEXT in their name "ROW, COLUMN"; may be repeated; all are shown',
+    )
     add("--jobs", type=_jobs, metavar="J", help="runs at once; default one a core; 0: in this process, one by one")
     add("--output", type=Path, metavar="DIR", help=f"for runs, tables and pictures; default {OUTPUT}")
     add("--format", choices=sorted(formats.FORMATS), default="text", help="what is printed; default text")
@@ -42,9 +50,10 @@ def run(arguments: argparse.Namespace, kind: str) -> int:
     output = arguments.output or OUTPUT
     name = preset.name if limits.name == "full" else f"{preset.name}-{limits.name}"
     found = cells(preset, limits)
+    wanted = _only(arguments.only, found)
     if preset.kind == "rates":
-        return _rates(arguments, preset, limits, found, output, name)
-    status = _train(arguments, preset, found, output) if found else 0
+        return _rates(arguments, preset, limits, found, wanted, output, name)
+    status = _train(arguments, preset, wanted, output) if wanted else 0
     rows = _known(arguments, output)
     finding = _analysed(arguments, preset, limits, found, output / f"{name}.jsonl") if status == 0 else None
     shown = shown_grid(preset, found, Index(rows), limits, finding)
@@ -56,6 +65,18 @@ def run(arguments: argparse.Namespace, kind: str) -> int:
             _draw(output / f"{name}.png", shown.title, drawn(preset, found, Index(rows), finding))
         _tell(f"{output}/{name}.* and the runs in {output}/runs")
     return status
+
+
+def _only(texts: Sequence[str], found: Sequence[Cell]) -> List[Cell]:
+    """The cells with one of the texts in their name, in any case of letters; without texts all of them."""
+    for text in texts:
+        if not any(text.lower() in cell.name.lower() for cell in found):
+            raise ConfigError(f"--only {text}: no cell has that in its name; there are {_names(found)}")
+    return [cell for cell in found if not texts or any(text.lower() in cell.name.lower() for text in texts)]
+
+
+def _names(found: Sequence[Cell]) -> str:
+    return "; ".join(f'"{cell.name}"' for cell in found) or "none here"
 
 
 def shown_grid(
@@ -106,12 +127,14 @@ def _rates(
     preset: Preset,
     limits: budget.Budget,
     found: Sequence[Cell],
+    wanted: Sequence[Cell],
     output: Path,
     name: str,
 ) -> int:
     """Table 4: searches instead of runs."""
     places = tunings.searches(found, output / "tune")
-    to_do = [search for search in dict.fromkeys(places.values()) if search.choice() is None]
+    chosen = [places[cell.row, cell.column] for cell in wanted]
+    to_do = [search for search in dict.fromkeys(chosen) if search.choice() is None]
     _tell(f"{preset.source}: {len(places)} searches, about 6 rates each: {tunings.cost(list(places.values()))}")
     for dataset, reason in training.absent([search.config for search in to_do]).items():
         _tell(f"searches on {dataset} are left out: {reason}")

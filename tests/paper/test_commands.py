@@ -88,6 +88,17 @@ def test_only_show_trains_and_writes_nothing(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("only", "to_do"), [(["rbd, 10x"], "1 runs"), (["RBD"], "4 runs"), (["sgd", "FPD"], "2 runs"), ([], "6 runs")]
+)
+def test_only_some_cells_are_trained_and_all_are_shown(only, to_do, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [word for text in only for word in ("--only", text)]
+    assert main(["table", "3", "--only-show", "--budget", "1x1", *words]) == 0
+    captured = capsys.readouterr()
+    assert f"budget 1x1: {to_do}" in captured.err and "FPD, 10x reduction" in captured.out
+
+
 @pytest.mark.parametrize("form", ["text", "markdown", "csv", "latex"])
 def test_rates_need_no_training(form, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -107,6 +118,7 @@ def test_rates_need_no_training(form, tmp_path, monkeypatch, capsys):
         (["table", "1", "--budget", "half"], "--budget half: must be full"),
         (["table", "1", "--runs", "nowhere"], "nowhere: there is no such folder"),
         (["table", "1", "--format", "pdf"], "invalid choice: 'pdf'"),
+        (["table", "1", "--only", "FC-MINST"], '--only FC-MINST: no cell has that in its name; there are "FC-MNIST,'),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(words, message, tmp_path, monkeypatch, capsys):
