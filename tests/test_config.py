@@ -407,7 +407,7 @@ def test_the_small_networks_have_a_rate_for_the_default_dim_on_every_data_set():
 @pytest.mark.parametrize("method", ["nes", "hybrid", "gradients"])
 def test_methods_without_a_rate_on_record_ask_for_one(method):
     with pytest.raises(ConfigError, match=f"set learning_rate: none is on record for {method} with dim 250"):
-        resolve({"method": method, "dataset": "mnist"})
+        resolve({"method": method, "dataset": "fashion_mnist"})
 
 
 def test_no_rate_on_record_asks_for_one_and_lists_the_combinations():

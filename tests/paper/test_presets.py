@@ -6,6 +6,7 @@ from rbd_ipu.config import ConfigError
 from rbd_ipu.paper import presets
 from rbd_ipu.paper.budget import budget
 from rbd_ipu.paper.cells import cells
+from rbd_ipu.paper.learning_rates import lookup
 
 FULL = budget("full")
 TRAINED = [name for name in presets.names() if presets.load(name).kind in ("table", "curves", "points")]
@@ -77,10 +78,13 @@ def test_the_fractions_that_the_paper_prints_are_those_of_its_numbers():
 
 
 def test_rates_are_those_on_record_where_there_is_one():
-    assert {config.learning_rate for config in cell("table1", "CNN-MNIST", "SGD").full} == {2.0**-5}
+    assert {config.learning_rate for config in cell("table1", "CNN-MNIST", "SGD").full} == {
+        lookup({"dataset": "mnist", "network": "cnn", "method": "sgd"})
+    }
     assert not cell("table1", "CNN-MNIST", "SGD").untuned
-    bernoulli = cell("table2", "FC-MNIST", "Bernoulli-0.5")
+    bernoulli = cell("table2", "FC-CIFAR10", "Bernoulli-0.5")
     assert bernoulli.untuned and bernoulli.full[0].distribution == "bernoulli-0.5"
+    assert not cell("table2", "FC-MNIST", "Bernoulli-0.5").untuned
 
 
 def test_table_3_has_the_factors_that_give_its_d():
