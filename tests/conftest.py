@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import platform
+import signal
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the background; runs would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 HEADING = ("tensorflow-cpu", "tensorflow", "keras", "numpy", "numba", "tensorflow-datasets")
 
 

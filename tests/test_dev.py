@@ -156,7 +156,7 @@ def test_both_stacks_are_tested_with_one_wheel_away_from_the_checkout(launcher):
     assert len(launcher.called("pip wheel")) == 1
     for line in launcher.called("pytest in "):
         assert not line.startswith(f"pytest in {launcher.root}")
-        assert line.endswith(f" {launcher.root}/tests")
+        assert line.endswith(f" {launcher.root}/tests -m not slow")
 
 
 def test_without_python_3_8_it_ends_with_what_was_not_tested(launcher):
@@ -279,7 +279,17 @@ def test_files_are_named_from_where_the_caller_stands(launcher):
     status, _, errors = launcher.run(*arguments, cwd=launcher.root / "tests")
     assert status == 0, errors
     (line,) = launcher.called("pytest in ")
-    assert line.endswith(f" {launcher.root}/tests/test_one.py::test_a[x] -k test_one.py --lf")
+    assert line.endswith(f" {launcher.root}/tests/test_one.py::test_a[x] -k test_one.py --lf -m not slow")
+
+
+@pytest.mark.parametrize(
+    ("options", "marks"), [([], ["not slow"]), (["--slow"], []), (["-m", "slow"], ["slow"]), (["-m", "ipu"], ["ipu"])]
+)
+def test_long_tests_are_for_those_who_ask(launcher, options, marks):
+    launcher.python("3.12")
+    assert launcher.run("test", "--stack", "today", *options)[0] == 0
+    (line,) = launcher.called("pytest in ")
+    assert re.findall("-m ([a-z ]+)", line.replace(f" {launcher.root}/tests", "")) == marks
 
 
 @pytest.mark.parametrize("with_git", [False, True])

@@ -78,11 +78,11 @@ def test_equal_arguments_share_one_program():
 
 
 @pytest.mark.parametrize("source", ["counter", "native"])
-@pytest.mark.parametrize("size", [1, 2, 17, 400, 1000, 4097])
+@pytest.mark.parametrize("size", [1, 17, 1000, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 400, 4097))])
 def test_a_hadamard_filter_is_its_sketch_for_few_and_for_nearly_all_directions(size, source):
     if source == "native":
         pytest.importorskip("numba")
     g = np.random.default_rng(size).standard_normal(size).astype(np.float32)
-    for dim in sorted({1, max(1, size // 2), max(1, size // 2 + 1), max(1, size - 1), size}):
+    for dim in sorted({1, max(1, size // 2), size}):
         space = Subspace(Compartments.of([size], "global", dim), "hadamard", "unit", source)
         close(space.filter(g, 5, 1), space.sketch(g, 5, 1)[1], 2e-6)
