@@ -21,17 +21,18 @@ def standin():
 
 @pytest.fixture
 def open_ipu(standin):
-    """``open_ipu(replicas=1, popdist=False, parallel="own", **settings) -> (device, machine)``; once a test."""
+    """``open_ipu(replicas=1, popdist=False, index=0, **settings) -> (device, machine)``; once a test."""
     from rbd_ipu.devices.description import check
     from rbd_ipu.devices.ipu import IPUDevice
     from rbd_ipu.exchange import plan
 
     with contextlib.ExitStack() as stack:
 
-        def make(replicas=1, popdist=False, parallel="own", **settings):
-            machine = stack.enter_context(standin.installed(replicas if popdist else None))
+        def make(replicas=1, popdist=False, index=0, parallel="own", wire="float32", **settings):
+            among = (replicas, index, settings.get("instances", 1)) if popdist else ()
+            machine = stack.enter_context(standin.installed(*among))
             settings = {"steps_per_execution": 5, **settings}
             description = check({"device": "ipu", "replicas": replicas, **settings})
-            return IPUDevice(description, plan(parallel=parallel)), machine
+            return IPUDevice(description, plan(parallel=parallel, wire=wire)), machine
 
         yield make

@@ -78,9 +78,23 @@ def test_poprun_chooses_the_ipus(open_ipu):
     assert type(device.strategy).__name__ == "PopDistStrategy" and machine.replicas == 2
 
 
-def test_replicas_cannot_split_one_basis(open_ipu):
-    with pytest.raises(ValueError, match="parallel='split' is for workers that are processes"):
-        open_ipu(2, parallel="split")
+@pytest.mark.parametrize("index, writes, shards", [(0, True, [(0, 4), (1, 4)]), (1, False, [(2, 4), (3, 4)])])
+def test_an_instance_feeds_its_replicas_and_has_the_seed_of_the_first(open_ipu, index, writes, shards):
+    from standin import processes
+
+    device, machine = open_ipu(4, popdist=True, index=index, instances=2)
+    assert machine.config.auto_select_ipus == 2 and device.exchange.workers == 4
+    assert device.instance.writes_files is writes and device.exchange.shards == shards
+    processes.SAID[:] = [np.array([7, 1], np.int32)] * index
+    assert device.shared_seed(2**40 + 7) == (2**32 + 7 if index else 2**40 + 7)
+    assert not processes.SAID
+
+
+@pytest.mark.parametrize("choice", [{"parallel": "split"}, {"wire": "float16"}, {"wire": "int8"}])
+def test_what_replicas_cannot_do_is_refused(open_ipu, choice):
+    ((name, value),) = choice.items()
+    with pytest.raises(ValueError, match=f"{name}='{value}' "):
+        open_ipu(2, **choice)
 
 
 def test_models_are_built_on_the_device(open_ipu):

@@ -31,17 +31,18 @@ from standin import machine, modules
 
 
 @contextlib.contextmanager
-def installed(popdist_replicas=None):
+def installed(popdist_replicas=None, index=0, count=1):
     """Puts the stand-in where ``tensorflow.python.ipu`` would be; yields the :class:`standin.machine.Machine`.
 
     Args:
-      popdist_replicas: as if poprun had started this process with so many replicas, in one instance.
+      popdist_replicas: as if poprun had started this process with so many replicas, over all instances.
+      index, count: as instance ``index`` of so many. Only this one is played: what it exchanges with others hangs.
     """
     from standin import fitting, processes, queues
 
     made = modules.make()
     if popdist_replicas is not None:
-        made.update(processes.make(popdist_replicas))
+        made.update(processes.make(popdist_replicas, index, count))
     taken = [name for name in made if name in sys.modules]
     assert not taken, f"there is something real, or another stand-in: {taken}"
     sys.modules.update(made)

@@ -7,7 +7,7 @@ import types
 
 from rbd_ipu.devices import record
 from rbd_ipu.devices.record import signatures
-from standin import collectives, options, queues, strategy
+from standin import collectives, options, processes, queues, strategy
 
 ROOT = "tensorflow.python.ipu"
 
@@ -23,6 +23,7 @@ PLAYED = {
     f"{ROOT}.ops.all_to_all_op.all_gather": collectives.all_gather,
     f"{ROOT}.ops.cross_replica_ops.cross_replica_sum": collectives.cross_replica_sum,
     f"{ROOT}.ops.cross_replica_ops.cross_replica_mean": collectives.cross_replica_mean,
+    f"{ROOT}.distributed.host_collective_ops.broadcast": processes.broadcast,
     **{f"{ROOT}.config.{name}": kind for name, kind in options.ENUMS.items()},
 }
 

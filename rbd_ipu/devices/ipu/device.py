@@ -54,6 +54,8 @@ class IPUDevice(Device):
             raise ValueError(
                 f"parallel={plan.parallel!r} is for workers that are processes, not for replicas of an IPU"
             )
+        if described.replicas > 1 and plan.wire != "float32":
+            raise ValueError(f"wire={plan.wire!r} packs words as no IPU can; replicas send float32")
         self.name = "ipu"
         self.description = described
         self._ipu = ipu = sdk.package()
