@@ -4,11 +4,14 @@ from typing import Any, Callable, Dict
 
 from rbd_ipu._stack import tf
 from rbd_ipu.losses import hits
-from rbd_ipu.steps import MEASURES, Step
+from rbd_ipu.steps import MEASURES, Run
 
 
-def train_steps(step: Step) -> Callable[[Any, Any, Any, Any], Any]:
+def train_steps(step: Run) -> Callable[[Any, Any, Any, Any], Any]:
     """The compiled function ``(iterator, n, done, sums) -> sums`` that trains for n steps, ``done`` into the epoch.
+
+    ``step(next_batch, place) -> measures`` is one update: the ``run`` of a :class:`rbd_ipu.steps.Step`, or what a
+    device makes of one.
 
     ``sums``, a float vector in the order of ``MEASURES``, are those over the steps of the epoch before; the steps are
     added to them one by one, so that no bit depends on where the epoch is cut into calls. They come back as scalars

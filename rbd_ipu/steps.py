@@ -18,22 +18,37 @@ MEASURES = ("steps", "compared", "loss", "accuracy", "cosine", "correlation")
 Run = Callable[..., Dict[str, Any]]
 
 
+class Proposal(NamedTuple):
+    """A step up to its last act.
+
+    Attributes:
+      update: what to subtract, in units of the learning rate: [D].
+      finite: whether to do it: bool scalar.
+      measures: by the names of ``MEASURES``, and ``finite`` once more: float32 scalars.
+    """
+
+    update: Any
+    finite: Any
+    measures: Dict[str, Any]
+
+
 class Step(NamedTuple):
-    """A step that can be traced: a call of it is a call of ``run``.
+    """A step that can be traced.
 
     Attributes:
       run: ``(next_batch, place, alive=True) -> measures``; a step that is not alive changes no weights, as one that
         is not finite.
       model: the model that it trains.
       method: how.
+      propose, apply: the two halves of ``run``, for a device on which they cannot be in one function:
+        ``(next_batch, place, alive=True) -> Proposal`` and ``(update) -> 0``.
     """
 
     run: Run
     model: Any
     method: Any
-
-    def __call__(self, next_batch: Callable[..., Any], place: Any) -> Dict[str, Any]:
-        return self.run(next_batch, place)
+    propose: Callable[..., Proposal]
+    apply: Callable[[Any], Any]
 
 
 class Part(NamedTuple):
@@ -52,6 +67,8 @@ def one_step(
     variables: List[Any],
     exchange: Exchange,
     compare_every: int,
+    part: Callable[[Any, Any], Any] = lambda model, variables: (model, variables),
+    subtract: Callable[[Any, Any], None] = apply_update,
 ) -> Step:
     """The function ``(next_batch, place) -> measures`` that makes one update, to be called in a traced function.
 
@@ -59,6 +76,8 @@ def one_step(
     process plays several; ``place`` is the step's number in its epoch. Loss and accuracy are means over all workers,
     cosine and correlation those of the first worker that this process plays. A step at which the loss of a worker or
     the update is not finite changes no weights, on any worker; its measures say ``finite`` = 0.
+
+    ``part`` and ``subtract`` are those of the device, see :class:`rbd_ipu.devices.Device`.
 
     Raises:
       ValueError: the method cannot be shared among workers as planned.
@@ -84,9 +103,10 @@ def one_step(
         return parts[0], talk.hear(method, exchange, plan, told, [part.report for part in parts], step)
 
     def _begun(next_batch: Callable[[], Any]) -> Any:
-        return State(model, loss, variables, next_batch), next_batch()
+        own, weights = part(model, variables)
+        return State(own, loss, weights, next_batch), next_batch()
 
-    def run(next_batch: Callable[..., Any], place: Any, alive: Any = True) -> Dict[str, Any]:
+    def propose(next_batch: Callable[..., Any], place: Any, alive: Any = True) -> Proposal:
         step = tf.cast(optimizer.iterations, tf.int32)
         part, heard = descend(next_batch, step)
         compared = tf.equal(place % compare_every, 0)
@@ -99,8 +119,7 @@ def one_step(
                 lambda: (tf.constant(0.0), tf.constant(0.0)),
             )
         finite = alive & heard.finite & tf.math.is_finite(tf.reduce_sum(heard.update))
-        tf.cond(finite, lambda: apply(heard.update), lambda: tf.constant(0))
-        return {
+        measures = {
             "steps": tf.constant(1.0),
             "compared": tf.cast(compared, tf.float32),
             "loss": heard.report[0],
@@ -109,12 +128,18 @@ def one_step(
             "correlation": correlation,
             "finite": tf.cast(finite, tf.float32),
         }
+        return Proposal(heard.update, finite, measures)
 
     def apply(update: Any) -> Any:
-        apply_update(optimizer, list(zip(unflatten(update, variables), variables)))
+        subtract(optimizer, list(zip(unflatten(update, variables), variables)))
         return tf.constant(0)
 
-    return Step(run, model, method)
+    def run(next_batch: Callable[..., Any], place: Any, alive: Any = True) -> Dict[str, Any]:
+        proposal = propose(next_batch, place, alive)
+        tf.cond(proposal.finite, lambda: apply(proposal.update), lambda: tf.constant(0))
+        return proposal.measures
+
+    return Step(run, model, method, propose, apply)
 
 
 def _report(state: State, batch: Any) -> Any:

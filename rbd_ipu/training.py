@@ -81,6 +81,7 @@ class Trainer:
         self.model = model
         self.method = method
         self.device = open_device(device) if isinstance(device, str) else device
+        self.device.check(model)
         self.loss = loss or loss_of(model) or default_loss()
         mean_loss = per_batch(self.loss)
         with self.device:
@@ -88,8 +89,10 @@ class Trainer:
             optimizer = keras.optimizers.SGD(method.learning_rate, momentum=method.momentum)
             model.compile(optimizer=optimizer, loss=self.loss, metrics=["accuracy"])
             create_variables(optimizer, model.trainable_variables)
-        variables = model.trainable_variables
-        step = one_step(model, mean_loss, method, optimizer, variables, self.device.exchange, COMPARE_EVERY)
+        step = one_step(
+            model, mean_loss, method, optimizer, model.trainable_variables, self.device.exchange, COMPARE_EVERY,
+            self.device.part, self.device.subtract,
+        )  # fmt: skip
         self._run = self.device.loop(step)
         self._evaluate = self.device.evaluation(model, mean_loss)
         self._rate = 0.0  # steps a second, as last measured
@@ -187,7 +190,7 @@ class Trainer:
     @property
     def step(self) -> int:
         """The number of updates so far."""
-        return int(self.model.optimizer.iterations)
+        return int(self.model.optimizer.iterations.numpy())  # a mirrored one is no number
 
     def _train_epoch(self, epoch: int, iterator: Any, source: Feed, hooks: Any, history: Any) -> Dict[str, float]:
         while self.progress.step < source.steps_per_epoch:

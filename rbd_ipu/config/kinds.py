@@ -72,27 +72,43 @@ class Choice(Kind):
 
 
 class ChoiceOrPath(Choice):
-    """One of a few names, or the path of a file with a certain ending.
+    """One of a few names, some with a number behind them, or the path of a file with a certain ending.
 
     Example:
-      >>> ChoiceOrPath(".yaml", "cpu", "gpu").check("ipu_configs/pod16.yaml")
-      'ipu_configs/pod16.yaml'
+      >>> device = ChoiceOrPath(".yaml", "cpu", "gpu", several=("gpu",))
+      >>> device.check("ipu_configs/pod16.yaml"), device.check("gpu:4")
+      ('ipu_configs/pod16.yaml', 'gpu:4')
     """
 
-    def __init__(self, ending: str, *names: str):
+    def __init__(self, ending: str, *names: str, several: Tuple[str, ...] = ()):
         super().__init__(*names)
         self.ending = ending
-        self.rule += f" | a path that ends in {ending}"
+        self.several = several
+        self._accepted = [*names, *(f"{name}:N" for name in several)]
+        self.rule = " | ".join([*self._accepted, f"a path that ends in {ending}"])
 
     def read(self, value: Any) -> Optional[str]:
-        is_path = isinstance(value, str) and value.endswith(self.ending) and value != self.ending
-        return value if is_path else super().read(value)
+        if not isinstance(value, str):
+            return None
+        is_path = value.endswith(self.ending) and value != self.ending
+        return value if is_path or counted(value)[0] in self.several else super().read(value)
 
     def check(self, value: Any) -> str:
         if self.read(value) is None:
-            accepted = f"{', '.join(self.names)} or a path that ends in {self.ending}"
+            accepted = f"{', '.join(self._accepted)} or a path that ends in {self.ending}"
             raise ConfigError(f"must be one of {accepted}, not {_quoted(value)}")
         return value
+
+
+def counted(name: str) -> Tuple[str, int]:
+    """A name and the number behind it, which is 1 where there is none.
+
+    Example:
+      >>> counted("gpu:4"), counted("gpu"), counted("gpu:04"), counted("a:b/c.yaml")
+      (('gpu', 4), ('gpu', 1), ('gpu:04', 1), ('a:b/c.yaml', 1))
+    """
+    found = re.fullmatch(r"([a-z]+):([1-9][0-9]{0,2})", name)
+    return (found[1], int(found[2])) if found else (name, 1)
 
 
 class Integer(Kind):
@@ -107,6 +123,13 @@ class Integer(Kind):
             return None
         number = int(value)
         return number if self.least <= number <= self.most else None
+
+    def check(self, value: Any) -> int:
+        try:
+            return super().check(value)
+        except ConfigError as error:
+            beyond = isinstance(value, int) and value > self.most == 2**31 - 1  # a limit that --help leaves out
+            raise ConfigError(f"must be {self.rule} to {self.most}, not {value!r}") if beyond else error from None
 
 
 class Real(Kind):

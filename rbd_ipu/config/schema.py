@@ -9,7 +9,7 @@ compares the two.
 import dataclasses
 from typing import Any, Dict, Optional, Tuple
 
-from rbd_ipu.config.kinds import Boolean, Choice, ChoiceOrPath, ConfigError, Integer, Kind, Real, Text
+from rbd_ipu.config.kinds import Boolean, Choice, ChoiceOrPath, ConfigError, Integer, Kind, Real, Text, counted
 
 FORWARD = ("nes", "hybrid")  # the methods that learn from losses alone
 RANDOM = ("rbd", "fpd", *FORWARD, "switch")  # the methods that draw directions
@@ -159,8 +159,9 @@ class Config:
     keep_checkpoints: int = _key(3, Integer(1, 1_000_000), "how many of these stay")
     device: str = _key(
         "cpu",
-        ChoiceOrPath(".yaml", "cpu", "gpu", "ipu"),
-        "where to run; ipu is one IPU, and ipu_configs/ describes others",
+        ChoiceOrPath(".yaml", "cpu", "gpu", "ipu", several=("cpu", "gpu")),
+        "where to run; gpu:N: a worker on each of N GPUs, in one process (cpu:N: to try it out); ipu is one IPU, and "
+        "ipu_configs/ describes others",
     )
     workers: int = _key(
         1, Integer(1, 100_000), "K processes that train together, each on its part of the data; see --workers"
@@ -192,6 +193,10 @@ class Config:
                 f"workers={self.workers} are real ones and simulate_workers={self.simulate_workers} are played by "
                 "one process; only one of them may be more than 1"
             )
+        count, others = counted(self.device)[1], max(self.workers, self.simulate_workers)
+        if count > 1 and others > 1:
+            name = "workers" if self.workers > 1 else "simulate_workers"
+            raise ConfigError(f"{self.device} is {count} workers, one on each device; {name} must be 1, not {others}")
         if self.parallel == "split" and (self.dim is None or self.dim % self.all_workers):
             raise ConfigError(
                 f"parallel=split gives each of {self.all_workers} workers dim / {self.all_workers} directions; "
@@ -202,8 +207,8 @@ class Config:
 
     @property
     def all_workers(self) -> int:
-        """K, real or simulated."""
-        return max(self.workers, self.simulate_workers)
+        """K, real or simulated; replicas of IPUs are not among them."""
+        return max(self.workers, self.simulate_workers, counted(self.device)[1])
 
     def place(self) -> Dict[str, Any]:
         """Where it runs, and with how many: what ``rbd_ipu.open_device`` takes beside the device's name."""

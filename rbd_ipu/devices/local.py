@@ -1,8 +1,8 @@
 """The devices of this machine: its CPU, and a GPU."""
 
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
-from rbd_ipu._stack import tf
+from rbd_ipu._stack import apply_update, tf
 from rbd_ipu.exchange import Alone, Exchange
 from rbd_ipu.loop import evaluate_all, train_steps
 from rbd_ipu.steps import Step
@@ -37,13 +37,24 @@ class Device:
     def __exit__(self, *exception: Any) -> None:
         self._entered.pop().__exit__(*exception)
 
+    def check(self, model: Any) -> None:
+        """Refuses a model that cannot be trained here, with a ValueError."""
+
+    def part(self, model: Any, variables: Sequence[Any]) -> Tuple[Any, Sequence[Any]]:
+        """What a worker has of the model, in the traced step: (the model, the variables as its own)."""
+        return model, variables
+
+    def subtract(self, optimizer: Any, pairs: Sequence[Tuple[Any, Any]]) -> None:
+        """Applies (update, variable) pairs that all workers hold alike, in the traced step."""
+        apply_update(optimizer, pairs)
+
     def iterate(self, dataset: Any) -> Any:
         """The iterator that the loop reads from."""
         return iter(dataset)
 
     def loop(self, step: Step) -> Callable[[Any, int, int, Sequence[float]], List[float]]:
         """``(iterator, n, done, sums) -> sums``: n steps on the device; see :func:`rbd_ipu.loop.train_steps`."""
-        compiled = train_steps(step)
+        compiled = train_steps(step.run)
 
         def run(iterator: Any, n: int, done: int, sums: Sequence[float]) -> List[float]:
             given = (iterator, tf.constant(n), tf.constant(done), tf.constant(sums, tf.float64))

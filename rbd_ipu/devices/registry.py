@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from rbd_ipu import checks
+from rbd_ipu.config.kinds import counted
 from rbd_ipu.devices.local import Device, processor
 from rbd_ipu.exchange import Plan, Simulated, plan
 from rbd_ipu.registry import Registry
@@ -39,7 +40,8 @@ def open_device(
     """The device called ``name``, for one worker, for one of several, or for all of several in turn.
 
     Args:
-      name: a row of DEVICES, or the path of a description such as ``ipu_configs/pod16.yaml``.
+      name: a row of DEVICES; ``gpu:4``, a worker on each of four GPUs, all in this process (``cpu:2`` for trying it
+        out: parts of the CPU); or the path of a description such as ``ipu_configs/pod16.yaml``.
       workers: K, how many processes train together, this being one of them: ``TF_CONFIG`` says which, and where the
         others are, unless ``rbd-ipu train --workers K`` has started it. None: as many as there are.
       simulate_workers: K, all played by this process, in turn.
@@ -61,12 +63,14 @@ def open_device(
       4
     """
     described = _described(name)
-    kind: Any = name if described is None else described.device
+    kind, count = counted(str(name)) if described is None else (described.device, 1)
     open_one = DEVICES.get(kind)
     simulated = checks.positive_int("simulate_workers", simulate_workers)
     worker_timeout = checks.finite_float("worker_timeout", worker_timeout)
     chosen, own = plan(**choices), task()
     named = own.workers if own else 1
+    if count > 1:
+        return _several(kind, count, chosen, workers=max(workers or 1, named), simulate_workers=simulated)
     if workers is not None and checks.positive_int("workers", workers) != named:
         there = f"there are {named}" if own else "TF_CONFIG, which says where the others are, is not set"
         raise ValueError(f"workers={workers}, but {there}; `rbd-ipu train --workers {workers}` starts them here")
@@ -85,6 +89,18 @@ def open_device(
     if simulated > 1:
         device.exchange = Simulated(simulated, chosen)
     return device
+
+
+def _several(kind: str, count: int, chosen: Plan, **others: int) -> Device:
+    """A worker on each of several devices; ``others`` are the numbers of workers of other kinds."""
+    if kind == "ipu":
+        raise ValueError(f"the workers of an IPU are its replicas: give replicas in a description, not ipu:{count}")
+    for key, value in others.items():
+        if value > 1:
+            raise ValueError(f"{kind}:{count} is {count} workers, one on each device; {key} must be 1, not {value}")
+    from rbd_ipu.devices.mirrored import MirroredDevices  # late: most runs are of one worker
+
+    return MirroredDevices(kind, count, chosen)
 
 
 def _described(name: Any) -> Optional[Any]:

@@ -2,6 +2,7 @@
 
 from rbd_ipu.exchange.base import Alone, Exchange
 from rbd_ipu.exchange.collective import Collective
+from rbd_ipu.exchange.mirrored import Mirrored
 from rbd_ipu.exchange.modes import MODES
 from rbd_ipu.exchange.neighbours import Neighbours
 from rbd_ipu.exchange.plan import EXCHANGES, Plan, plan
@@ -15,6 +16,7 @@ __all__ = [
     "Alone",
     "Collective",
     "Exchange",
+    "Mirrored",
     "Neighbours",
     "Plan",
     "Simulated",

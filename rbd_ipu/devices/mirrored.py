@@ -1,0 +1,123 @@
+"""Several devices of this machine: a worker on each of them, all in this process."""
+
+import contextlib
+from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+from rbd_ipu._stack import tensors, tf
+from rbd_ipu.devices import replica
+from rbd_ipu.devices.local import Device
+from rbd_ipu.exchange import Exchange, Mirrored, Plan
+from rbd_ipu.loop import train_steps
+from rbd_ipu.steps import Step
+from rbd_ipu.workers.errors import WorkersError
+
+
+class MirroredDevices(Device):
+    """The first few CPUs or GPUs that TensorFlow has here, each with a replica of the model: worker 0, 1, ...
+
+    A :class:`tf.distribute.MirroredStrategy`. Models are built inside it. Weights are the same on all devices, which
+    is checked after every epoch. What a model keeps beside them (moving statistics of batch normalisation) follows
+    worker 0's batches: after each call of the loop all replicas take worker 0's. Validation runs on the first device.
+
+    Args:
+      kind: "cpu" or "gpu".
+      count: K, how many; the CPU is cut into as many logical devices, where TensorFlow has not started yet.
+      plan: how the workers share a step.
+
+    Raises:
+      RuntimeError: there are fewer; the message says how many.
+    """
+
+    def __init__(self, kind: str, count: int, plan: Plan):
+        self.name = f"{kind}:{count}"
+        # The sum is made on one device and copied: the same bits everywhere. (TensorFlow's collectives, its default,
+        # would confuse two strategies of one process.)
+        self.strategy = tf.distribute.MirroredStrategy(
+            find(kind, count), cross_device_ops=tf.distribute.ReductionToOneDevice()
+        )
+        self.exchange: Exchange = Mirrored(count, plan)
+        self._entered: List[Any] = []
+        self._model: Any = None
+
+    def __enter__(self) -> "MirroredDevices":
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.strategy.scope())
+            stack.enter_context(tf.variable_creator_scope(replica.beside_the_weights))
+            self._entered.append(stack.pop_all())
+        return self
+
+    def check(self, model: Any) -> None:
+        if not replica.is_at_home(self.strategy, model):
+            raise ValueError(f"model {model.name!r} was built elsewhere: build it inside `with device:`")
+
+    def part(self, model: Any, variables: Sequence[Any]) -> Tuple[Any, Sequence[Any]]:
+        return replica.Part(model), replica.own(variables)
+
+    def subtract(self, optimizer: Any, pairs: Sequence[Tuple[Any, Any]]) -> None:
+        replica.subtract(optimizer, pairs)
+
+    def loop(self, step: Step) -> Callable[[Any, int, int, Sequence[float]], List[float]]:
+        compiled = train_steps(lambda next_batch, place: on_all(self.strategy, step, next_batch, place))
+        self._model = step.model
+
+        def run(iterators: Any, n: int, done: int, sums: Sequence[float]) -> List[float]:
+            with self:
+                found = compiled(iterators, tf.constant(n), tf.constant(done), tf.constant(sums, tf.float64))
+            for variable in tensors(step.model.non_trainable_variables):
+                first, *others = self.strategy.experimental_local_results(variable)
+                for other in others:
+                    other.assign(first)
+            return [float(value) for value in found]
+
+        return run
+
+    def measured(self) -> Dict[str, float]:
+        """No columns; refuses to go on with replicas that differ: an error of the machine, or of this package."""
+        copies = self.strategy.experimental_local_results
+        rows = [[copy.numpy().tobytes() for copy in copies(v)] for v in tensors(self._model.variables)]
+        others = [k for k in range(self.exchange.workers) if any(row[k] != row[0] for row in rows)]
+        if others:
+            step = int(self._model.optimizer.iterations.numpy())
+            raise WorkersError(f"after step {step} the weights of replicas {others} differ from those of replica 0")
+        return {}
+
+
+def on_all(strategy: Any, step: Step, next_batch: Callable[[int], Any], place: Any) -> Dict[str, Any]:
+    """One step on all replicas, from the outside: TensorFlow refuses collectives and updates in branches of theirs.
+
+    Each proposes (on its own batch, ``next_batch(k)``, and with an exchange in the middle), and all apply if all have
+    found it finite.
+
+    Returns:
+      The measures of replica 0; ``finite`` is that of all.
+    """
+
+    def propose() -> Any:
+        k = replica.replica()
+        return step.propose(lambda: next_batch(k), place)
+
+    proposal = strategy.run(propose)
+    each = strategy.experimental_local_results
+    finite = tf.reduce_all(tf.stack(each(proposal.finite)))
+    tf.cond(finite, lambda: each(strategy.run(step.apply, args=(proposal.update,)))[0], lambda: tf.constant(0))
+    measures = {name: each(values)[0] for name, values in proposal.measures.items()}
+    return {**measures, "finite": tf.cast(finite, tf.float32)}
+
+
+def find(kind: str, count: int) -> List[str]:
+    """The names of the first ``count`` devices of a kind.
+
+    Raises:
+      RuntimeError: there are fewer.
+    """
+    if kind == "cpu":
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        if tf.config.get_logical_device_configuration(cpu) is None:
+            with contextlib.suppress(RuntimeError):  # too late: TensorFlow has started
+                tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    found = [device.name for device in tf.config.list_logical_devices(kind.upper())]
+    if len(found) < count:
+        late = "; it cuts a CPU up before it starts only: open the device first" if kind == "cpu" else ""
+        there = f"TensorFlow sees {len(found)} on this machine"
+        raise RuntimeError(f"{kind}:{count} needs {count} {kind.upper()} devices; {there}{late}")
+    return found[:count]
