@@ -214,12 +214,17 @@ def _cut_off(x: Any) -> Any:
 
 def _seeds(seed: Any) -> Any:
     """One seed as [1, 2]."""
-    return tf.reshape(fold_in(seed), [1, 2])
+    words = fold_in(seed)
+    if not words.shape.is_compatible_with([2]):
+        raise TypeError(f"a seed must be an int or int32 [2], got shape {words.shape.as_list()}")
+    return tf.reshape(words, [1, 2])
 
 
 def _row(name: str, value: Any, length: int) -> Any:
     """A vector of the wanted length as float32 [1, length]."""
-    tensor = tf.cast(tf.convert_to_tensor(value), tf.float32)
+    tensor = tf.convert_to_tensor(value)
+    if not (tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool):
+        raise TypeError(f"{name} must be real numbers of shape [{length}], got {tensor.dtype.name}")
     if not tensor.shape.is_compatible_with([length]):
         raise ValueError(f"{name} must have shape [{length}], got {tensor.shape.as_list()}")
-    return tf.reshape(tensor, [1, length])
+    return tf.reshape(tf.cast(tensor, tf.float32), [1, length])

@@ -5,7 +5,7 @@ import os
 import sys
 from typing import Optional, Sequence
 
-from rbd_ipu import __version__
+from rbd_ipu import __version__, streams
 from rbd_ipu.commands import COMMANDS
 from rbd_ipu.config import ConfigError
 
@@ -34,15 +34,21 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     # TensorFlow's own start-up messages; said before it is imported, and not over what the user has
     # said.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    chosen = build_parser().parse_args(arguments)
-    chosen.words = list(sys.argv[1:] if arguments is None else arguments)
+    streams.prepare()
     try:
-        return chosen.run(chosen)
+        chosen = build_parser().parse_args(arguments)
+        chosen.words = list(sys.argv[1:] if arguments is None else arguments)
+        status = chosen.run(chosen)
+        sys.stdout.flush()
+        return status
     except ConfigError as error:
         return _fail(f"error: {error}", 2)
     except OSError as error:
         if error.filename is None:
-            raise
+            if error.errno not in streams.REFUSED:
+                raise
+            streams.give_up()
+            return _fail(f"error: cannot write {streams.name_of(error)}: {error.strerror}", 4)
         return _fail(f"error: cannot write {error.filename}: {error.strerror}", 4)
     except KeyboardInterrupt:
         return _fail("interrupted by Ctrl-C before the training began; nothing was written", 130)

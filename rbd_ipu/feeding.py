@@ -72,10 +72,10 @@ class _Dataset(Feed):
             raise ValueError(f"the dataset is {kind}: pass steps_per_epoch, the number of batches an epoch")
         if steps == 0:
             raise ValueError("the dataset is empty")
-        x = _pair_of(dataset.element_spec)[0]
+        x = _first(_pair_of(dataset.element_spec)[0])
         size = x.shape[0] if x.shape.rank else None
         if size is None:
-            size = int(tf.shape(next(iter(dataset.take(1)))[0])[0])
+            size = int(tf.shape(_first(next(iter(dataset.take(1)))[0]))[0])
         super().__init__(steps, size, shards, batches)
         parts = [dataset if n == 1 else dataset.shard(n, i) for i, n in shards]
         self._parts = parts if batches <= steps else [part.repeat() for part in parts]
@@ -125,6 +125,7 @@ def in_order(data: Any, batch_size: int) -> Any:
     if isinstance(data, tf.data.Dataset):
         if data.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError("an endless dataset cannot be evaluated on; use dataset.take(batches)")
+        _pair_of(data.element_spec)
         return data
     if isinstance(data, Batches):
         raise TypeError("a Batches is shuffled and endless; evaluate on arrays or on rbd_ipu.data.evaluation")
@@ -132,6 +133,11 @@ def in_order(data: Any, batch_size: int) -> Any:
     if len(x) != len(y) or not len(x):
         raise ValueError(f"x and y must have one length, at least 1; got {len(x)} and {len(y)}")
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(checks.positive_int("batch_size", batch_size))
+
+
+def _first(inputs: Any) -> Any:
+    """The first of several inputs of a model."""
+    return tf.nest.flatten(inputs)[0]
 
 
 def _pair_of(data: Any) -> Tuple[Any, Any]:

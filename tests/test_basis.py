@@ -200,3 +200,8 @@ def test_shapes_are_checked():
         basis.sketch(np.zeros((10, 1)), 0)
     with pytest.raises(ValueError, match=r"coordinates must have shape \[2\], got \[3\]"):
         basis.expand(np.zeros(3), 0)
+    for vector, kind in ((np.ones(10, np.complex64), "complex64"), (["a"] * 10, "string")):
+        with pytest.raises(TypeError, match=rf"vector must be real numbers of shape \[10\], got {kind}"):
+            basis.project(vector, 0)
+    with pytest.raises(TypeError, match=r"a seed must be an int or int32 \[2\], got shape \[2, 2\]"):
+        basis.project(np.ones(10), [[1, 2], [3, 4]])

@@ -125,6 +125,7 @@ def test_a_method_takes_exactly_the_keys_that_the_schema_gives_it(method):
         (["dim=0"], "--set dim=0: must be an integer from 1, not 0"),
         (["dim=-5"], "--set dim=-5: must be an integer from 1, not -5"),
         (["dim=2.5"], "must be an integer from 1, not 2.5"),
+        (["seed=2147483648"], "must be an integer from 0 to 2147483647, not 2147483648"),
         (["distribution=cauchy"], "must be normal | uniform | rademacher | "),
         (["compartments=even"], "must be global | even:K"),
         (["learning_rate=.nan"], "must be a finite number above 0, not nan"),
@@ -165,6 +166,11 @@ def test_an_existing_folder_is_never_written_over(capsys, tmp_path):
     (tmp_path / "prepared" / "thesis.tex").write_text("years of work")
     assert "never written over" in _fails(capsys, "train", "--output", "prepared")
     assert os.listdir("prepared") == ["thesis.tex"]
+
+
+def test_an_output_whose_name_is_no_text_is_refused(capsys):
+    """TensorFlow takes UTF-8 only: it would fail in the middle of the first epoch."""
+    assert r"'x\udcff': the name is not UTF-8" in _fails(capsys, "train", "--output", "x\udcff")
 
 
 def test_an_output_folder_that_cannot_be_made(capsys, monkeypatch):

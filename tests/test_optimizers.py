@@ -374,6 +374,41 @@ def test_what_does_not_fit_the_model_is_refused_at_the_first_step():
         fit(model, x, y)
 
 
+def test_momentum_in_coordinates_is_for_the_variables_of_its_first_step():
+    """With one basis for all, another set of variables would fit the velocity's length, and be wrong."""
+    optimizer = rbd_ipu.FixedProjectionDescent(0.1, dim=3, momentum=0.5)
+    variables = dense().trainable_variables
+    if KERAS_3:
+        optimizer.build(variables)
+    pairs = [(tf.ones(v.shape), v) for v in variables]
+    for _ in range(2):
+        optimizer.apply_gradients(pairs[:2])
+    with pytest.raises(ValueError, match="coordinates of the 2 variables of its first step, and these 2 are others"):
+        optimizer.apply_gradients(pairs[2:])
+    rbd_ipu.FixedProjectionDescent(0.1, dim=3).apply_gradients(pairs)  # nothing to mix up without momentum
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_loss_scale_changes_nothing_and_leaves_no_trace_of_a_step_that_overflowed(name):
+    """Keras 2's LossScaleOptimizer asks for the projected gradients before it applies them, or does not."""
+    scaled = keras.optimizers.LossScaleOptimizer if KERAS_3 else keras.mixed_precision.LossScaleOptimizer
+    models = dense(), dense()
+    optimizers = [OPTIMIZERS.get(name)(0.1, dim=5, momentum=0.5) for _ in models]
+    wrapped = scaled(optimizers[0], dynamic_growth_steps=2, initial_scale=8.0)
+    if KERAS_3:
+        wrapped.build(models[0].trainable_variables)
+    for number in (1.0, float("inf"), 2.0):
+        gradients = [tf.fill(v.shape, number) for v in models[0].trainable_variables]
+        if KERAS_3:
+            gradients = [wrapped.scale_loss(g) for g in gradients]
+        wrapped.apply_gradients(list(zip(gradients, models[0].trainable_variables)))
+        if np.isfinite(number):
+            optimizers[1].iterations.assign(int(optimizers[0].iterations) - 1)  # Keras 2 counts a skipped step, 3 not
+            plain = [tf.fill(v.shape, number) for v in models[1].trainable_variables]
+            optimizers[1].apply_gradients(list(zip(plain, models[1].trainable_variables)))
+    close(flat(models[0]) - flat(dense()), flat(models[1]) - flat(dense()), 1e-5)
+
+
 @only_keras_2
 def test_skipping_the_aggregation_is_refused():
     optimizer = rbd_ipu.RandomBasesDescent(0.1, dim=1)

@@ -32,7 +32,8 @@ class Batches:
     Args:
       data: a :class:`Split`, whose images are scaled to [0, 1] (and standardised where it says so),
         or a pair of arrays (x, y): x [n, ...] numbers, which become float32 and are otherwise left
-        as they are, whole numbers too; y [n] classes.
+        as they are, whole numbers too; y [n] classes, or [n, ...] numbers for a loss of other outputs (float32; whole
+        numbers and truth values int32).
       batch_size: images a step.
       seed: an int or int32 [2]; the same for all of several workers, see :meth:`shard`.
       augment: None, a name from AUGMENTATIONS, or a function (float32 [b, h, w, c], seed int32 [2])
@@ -116,7 +117,7 @@ class Batches:
         begins k steps from the start.
 
         Returns:
-          A ``tf.data.Dataset`` of (x float32 [batch_size, ...], y int32 [batch_size]).
+          A ``tf.data.Dataset`` of (x float32 [batch_size, ...], y [batch_size, ...], int32 where it is classes).
         """
         epoch, step = self._place(epoch, step)
         # The order of the next epoch is worked out while this one is read.

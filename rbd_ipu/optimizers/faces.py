@@ -1,5 +1,6 @@
 """RandomBasesDescent and FixedProjectionDescent: the same functions as the methods, behind ``model.compile``."""
 
+import weakref
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from rbd_ipu import checks
@@ -140,7 +141,8 @@ class FixedProjectionDescent(RandomBasesDescent):
         v <- momentum * v - lr * P^T g          d numbers, where the full space would keep D
         theta <- theta + P v                    Nesterov: + P (momentum * v - lr * P^T g)
 
-    which is momentum in the full space exactly, for P is linear and fixed.
+    which is momentum in the full space exactly, for P is linear and fixed. It is for the variables of the first step:
+    others, of another model or a layer made trainable, are refused.
 
     Args:
       learning_rate, dim, distribution, compartments, momentum, seed, normalize, source, orthogonalize, nesterov,
@@ -181,6 +183,7 @@ class FixedProjectionDescent(RandomBasesDescent):
             **kwargs,
         )
         self._decay = float(momentum)
+        self._owners: Optional[Tuple[Any, ...]] = None  # weak references to the variables that the velocity is for
 
     def basis_index(self) -> Any:
         return tf.constant(0)
@@ -201,13 +204,28 @@ class FixedProjectionDescent(RandomBasesDescent):
                 f"some variables have no gradient, which leaves {space.dim} of {self.velocity.shape[0]} directions; "
                 "momentum in coordinates needs all of them: make the other variables non-trainable"
             )
+        self._check_owners(variables)
         seed = self._subspace_config["seed"]
         impulse = self.rate() * replicas.mean(space.project(flatten(gradients), seed))
-        velocity = self._decay * tf.convert_to_tensor(self.velocity) - impulse
-        with tf.control_dependencies([_assign(self.velocity, velocity)]):
+        before = tf.convert_to_tensor(self.velocity)
+        velocity = self._decay * before - impulse
+        # A step that is not finite may be skipped after this (float16 with a loss scale): it leaves no trace here.
+        kept = tf.where(tf.math.is_finite(tf.reduce_sum(impulse)), velocity, before)
+        with tf.control_dependencies([_assign(self.velocity, kept)]):
             move = self._decay * velocity - impulse if self.nesterov else tf.identity(velocity)
         update = space.expand(-move, seed)
         return list(zip(unflatten(update, variables), variables))
+
+    def _check_owners(self, variables: Sequence[Any]) -> None:
+        """Refuses other variables than those of the first step: theirs is another basis."""
+        if self._owners is None:
+            self._owners = tuple(weakref.ref(variable) for variable in variables)
+        if len(variables) != len(self._owners) or any(v is not ref() for v, ref in zip(variables, self._owners)):
+            raise ValueError(
+                f"the momentum of this {type(self).__name__} is kept in coordinates of the {len(self._owners)} "
+                f"variables of its first step, and these {len(variables)} are others (another model, layers made "
+                "trainable, or a part that got no gradient): give each set of variables an optimizer of its own"
+            )
 
     def get_config(self) -> Dict[str, Any]:
         config = super().get_config()

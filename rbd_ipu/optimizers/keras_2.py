@@ -10,6 +10,8 @@ from rbd_ipu._stack import keras, tf
 
 Pairs = List[Tuple[Any, Any]]
 
+_IN_SUBSPACE = "_rbd_ipu_in_subspace"  # marks tensors that were projected already
+
 
 class SubspaceSGD(keras.optimizers.SGD):
     """Calls ``self.descend(pairs)`` where Keras would sum gradients over replicas."""
@@ -39,12 +41,15 @@ class SubspaceSGD(keras.optimizers.SGD):
     def apply_gradients(
         self, grads_and_vars: Any, name: Any = None, experimental_aggregate_gradients: bool = True
     ) -> Any:
-        if not experimental_aggregate_gradients:
+        pairs = list(grads_and_vars)
+        # Keras' LossScaleOptimizer aggregates by itself, to see whether all is finite, and applies what it got.
+        projected = bool(pairs) and all(hasattr(update, _IN_SUBSPACE) for update, _ in pairs)
+        if not (experimental_aggregate_gradients or projected):
             raise ValueError(
                 f"{type(self).__name__} projects gradients where it aggregates them, so "
                 "experimental_aggregate_gradients=False would train without a subspace; leave it True"
             )
-        return super().apply_gradients(grads_and_vars, name)
+        return super().apply_gradients(pairs, name, experimental_aggregate_gradients)
 
     def _create_slots(self, var_list: Sequence[Any]) -> None:
         length = self.coordinate_slot(var_list)
@@ -55,7 +60,13 @@ class SubspaceSGD(keras.optimizers.SGD):
             self._weights.append(self.velocity)
 
     def _aggregate_gradients(self, grads_and_vars: Any) -> Pairs:
-        return self.descend(super()._transform_gradients(list(grads_and_vars)))
+        pairs = list(grads_and_vars)
+        with tf.init_scope():  # a LossScaleOptimizer asks before there is a velocity
+            self._create_all_weights([variable for _, variable in pairs])
+        updates = self.descend(super()._transform_gradients(pairs))
+        for update, _ in updates:
+            setattr(update, _IN_SUBSPACE, True)
+        return updates
 
     def _transform_gradients(self, grads_and_vars: Any) -> Any:
         return grads_and_vars

@@ -34,13 +34,20 @@ def check_free(path: Union[str, Path]) -> None:
     """Refuses a path that a new run cannot have; creates nothing.
 
     Raises:
-      ConfigError: something lies there already.
+      ConfigError: something lies there already, or its name is no text, which TensorFlow wants.
     """
     path = Path(path)
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"--output {ascii(str(path))}: the name is not UTF-8, or this locale cannot read it; choose another, or "
+            "set PYTHONUTF8=1"
+        ) from None
     if path.is_dir() and not any(path.iterdir()):
         return
     if os.path.lexists(path):
-        what = "exists" + (" and is not empty" if path.is_dir() else "")
+        what = "exists and is not empty" if path.is_dir() else "would lie where a file is"
         if (path / "run.json").exists():
             what = "holds a run (`rbd-ipu train --resume` goes on in it)"
         raise ConfigError(

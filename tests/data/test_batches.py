@@ -172,7 +172,10 @@ def test_a_batch_larger_than_the_data_is_refused_with_both_numbers():
         ((np.array([1.0, np.nan]), np.arange(2)), ValueError, "NaN"),
         ((np.array([1.0, np.inf]), np.arange(2)), ValueError, "infinity"),
         ((np.array([1.0, 1e300]), np.arange(2)), ValueError, "beyond float32"),
-        ((np.ones(2), np.ones(2)), TypeError, "labels must be whole numbers"),
+        ((np.ones(2), np.array(["a", "b"])), TypeError, r"y must be class indices \[n\], or floats or integers"),
+        ((np.ones(2), np.array([1.0, np.nan])), ValueError, "y holds NaN"),
+        ((np.ones(2), np.ones(3)), ValueError, "2 inputs but 3 labels"),
+        ((np.ones(2), np.array([[1], [2**31]])), ValueError, "y holds whole numbers beyond int32"),
     ],
 )
 def test_unfit_data_are_refused(data, error, words):

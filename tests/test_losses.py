@@ -1,0 +1,109 @@
+"""Losses and targets of all kinds: a step of the Trainer with SGD is a step of Keras' own fit."""
+
+import numpy as np
+import pytest
+from nets import blobs, flat
+
+import rbd_ipu
+from rbd_ipu import methods
+from rbd_ipu._stack import KERAS_3, keras, tf
+from rbd_ipu.losses import per_batch
+
+LAYERS, LOSSES = keras.layers, keras.losses
+CLASSES = np.arange(24, dtype=np.int32) % 3
+
+
+def network(outputs, activation=None):
+    initial = keras.initializers.GlorotUniform(1)
+    return keras.Sequential([LAYERS.InputLayer((6,)), LAYERS.Dense(outputs, activation, kernel_initializer=initial)])
+
+
+def absolute(y, outputs):
+    return tf.abs(tf.cast(y, tf.float32) - outputs)
+
+
+def numbers(*shape):
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "outputs, activation, y, loss",
+    [
+        (1, None, numbers(24), "mse"),  # [B] against [B, 1] must not become [B, B]
+        (1, None, CLASSES, "mse"),
+        (1, None, numbers(24), absolute),
+        (2, None, numbers(24, 2), LOSSES.Huber()),
+        (1, "sigmoid", (CLASSES > 1).astype(np.int32), "binary_crossentropy"),
+        (1, "sigmoid", CLASSES > 1, LOSSES.BinaryCrossentropy()),
+        (3, None, np.eye(3, dtype=np.int32)[CLASSES], LOSSES.CategoricalCrossentropy(from_logits=True)),
+        (3, "softmax", CLASSES[:, None], "sparse_categorical_crossentropy"),
+        (2, None, numbers(24, 2), LOSSES.MeanSquaredError(reduction="sum")),
+    ],
+)
+def test_the_loss_is_what_keras_makes_of_it(outputs, activation, y, loss):
+    x = blobs(24)[0]
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    theirs = network(outputs, activation)
+    theirs.compile(keras.optimizers.SGD(0.01), loss)
+    theirs.fit(data, shuffle=False, verbose=0)
+    method = methods.create("sgd", learning_rate=0.01)
+    trainer = rbd_ipu.Trainer(network(outputs, activation), method, "cpu", loss=loss)
+    trainer.fit(data, verbose=0)
+    np.testing.assert_allclose(flat(trainer.model), flat(theirs), atol=1e-6)
+    assert np.abs(flat(theirs) - flat(network(outputs))).max() > 1e-4
+    theirs_now = theirs.evaluate(x, y, batch_size=24, verbose=0)
+    assert trainer.evaluate((x, y), batch_size=24)["loss"] == pytest.approx(theirs_now, rel=1e-4)
+
+
+@pytest.mark.parametrize("y", [numbers(24), numbers(24, 1), CLASSES > 1, CLASSES[:, None], numbers(24).astype("f8")])
+def test_arrays_may_hold_other_targets_than_classes(y):
+    x = blobs(24)[0]
+    trainer = rbd_ipu.Trainer(network(1), methods.create("sgd", learning_rate=0.1), "cpu", loss=absolute)
+    history = trainer.fit((x, y), validation=(x, y), batch_size=8, verbose=0).history
+    assert np.isfinite(history["val_loss"][-1]) and "accuracy" not in history
+
+
+def test_a_loss_is_no_half_precision():
+    """65,504 is the largest float16: a mean of squares of 300 would be infinite."""
+    outputs = tf.fill([4, 2], tf.constant(300.0, tf.float16))
+    loss = per_batch("mse")(tf.zeros([4, 2]), outputs)
+    assert loss.dtype == tf.float32 and float(loss) == 90000.0
+
+
+def test_several_inputs_and_outputs():
+    inputs = [keras.Input((6,)), keras.Input((6,))]
+    hidden = LAYERS.Concatenate()(inputs)
+    model = keras.Model(inputs, [LAYERS.Dense(2)(hidden), LAYERS.Dense(1)(hidden)])
+    model.compile("sgd", loss=["mse", "mse"])
+    method = methods.create("sgd", learning_rate=0.001)
+    with pytest.raises(TypeError, match="was compiled with 2 losses; pass the Trainer one function"):
+        rbd_ipu.Trainer(model, method, "cpu")
+
+    def loss(y, outputs):
+        return sum(tf.reduce_mean(tf.square(output - y)) for output in outputs)
+
+    x, y = blobs(24)[0], numbers(24, 1)
+    trainer = rbd_ipu.Trainer(model, method, "cpu", loss=loss)
+    history = trainer.fit(tf.data.Dataset.from_tensor_slices(((x, -x), y)).batch(8), epochs=3, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0] and "accuracy" not in history
+
+
+def test_data_without_labels_are_refused_before_training():
+    x, y = blobs(24)
+    trainer = rbd_ipu.Trainer(network(10), methods.create("sgd", learning_rate=0.1), "cpu")
+    with pytest.raises(TypeError, match="tf.data.Dataset of such pairs"):
+        trainer.fit((x, y), validation=tf.data.Dataset.from_tensor_slices(x).batch(8), batch_size=8, verbose=0)
+    assert trainer.step == 0
+
+
+def test_half_precision_trains_with_regularisers():
+    set_policy = keras.config.set_dtype_policy if KERAS_3 else keras.mixed_precision.set_global_policy
+    set_policy("mixed_float16")
+    try:
+        dense = LAYERS.Dense(3, kernel_regularizer="l2")
+        model = keras.Sequential([LAYERS.InputLayer((6,)), dense])
+        trainer = rbd_ipu.Trainer(model, methods.create("sgd", learning_rate=0.1), "cpu")
+        x, y = blobs(24, classes=3)
+        assert np.isfinite(trainer.fit((x, y), batch_size=8, verbose=0).history["loss"][-1])
+    finally:
+        set_policy("float32")
