@@ -58,7 +58,7 @@ def evaluate_all(model: Any, loss: Callable[[Any, Any], Any]) -> Callable[[Any],
         count, total, right = tf.constant(0.0), tf.constant(0.0), tf.constant(0.0)
         for x, y in dataset:
             outputs = model(x, training=False)
-            n = tf.cast(tf.shape(x)[0], tf.float32)
+            n = tf.cast(tf.shape(tf.nest.flatten(x)[0])[0], tf.float32)
             found = hits(y, outputs)
             count += n
             total += n * tf.cast(loss(y, outputs), tf.float32)

@@ -25,11 +25,13 @@ class Proposal(NamedTuple):
       update: what to subtract, in units of the learning rate: [D].
       finite: whether to do it: bool scalar.
       measures: by the names of ``MEASURES``, and ``finite`` once more: float32 scalars.
+      before: what the model keeps beside its weights, as it was before the step.
     """
 
     update: Any
     finite: Any
     measures: Dict[str, Any]
+    before: List[Any]
 
 
 class Step(NamedTuple):
@@ -40,8 +42,8 @@ class Step(NamedTuple):
         is not finite.
       model: the model that it trains.
       method: how.
-      propose, apply: the two halves of ``run``, for a device on which they cannot be in one function:
-        ``(next_batch, place, alive=True) -> Proposal`` and ``(update) -> 0``.
+      propose, apply, undo: the parts of ``run``, for a device on which they cannot be in one function:
+        ``(next_batch, place, alive=True) -> Proposal``, ``(update) -> 0`` and ``(before) -> 0``.
     """
 
     run: Run
@@ -49,6 +51,7 @@ class Step(NamedTuple):
     method: Any
     propose: Callable[..., Proposal]
     apply: Callable[[Any], Any]
+    undo: Callable[[Any], Any]
 
 
 class Part(NamedTuple):
@@ -102,20 +105,24 @@ def one_step(
                 parts.append(Part(state, batch, _report(state, batch)))
         return parts[0], talk.hear(method, exchange, plan, told, [part.report for part in parts], step)
 
+    def beside() -> List[Any]:
+        return tensors(part(model, variables)[0].non_trainable_variables)
+
     def _begun(next_batch: Callable[[], Any]) -> Any:
         own, weights = part(model, variables)
         return State(own, loss, weights, next_batch), next_batch()
 
     def propose(next_batch: Callable[..., Any], place: Any, alive: Any = True) -> Proposal:
+        before = [tf.identity(variable) for variable in beside()]
         step = tf.cast(optimizer.iterations, tf.int32)
-        part, heard = descend(next_batch, step)
+        first, heard = descend(next_batch, step)
         compared = tf.equal(place % compare_every, 0)
         if method.follows_gradient:
             cosine = correlation = tf.cast(compared, tf.float32)
         else:
             cosine, correlation = tf.cond(
                 compared,
-                lambda: likeness(heard.update, part.state.gradient(part.batch)),
+                lambda: likeness(heard.update, first.state.gradient(first.batch)),
                 lambda: (tf.constant(0.0), tf.constant(0.0)),
             )
         finite = alive & heard.finite & tf.math.is_finite(tf.reduce_sum(heard.update))
@@ -128,18 +135,24 @@ def one_step(
             "correlation": correlation,
             "finite": tf.cast(finite, tf.float32),
         }
-        return Proposal(heard.update, finite, measures)
+        return Proposal(heard.update, finite, measures, before)
 
     def apply(update: Any) -> Any:
         subtract(optimizer, list(zip(unflatten(update, variables), variables)))
         return tf.constant(0)
 
+    def undo(before: List[Any]) -> Any:
+        """A step that is not applied leaves nothing behind: no moving statistics of batch normalisation either."""
+        for variable, value in zip(beside(), before):
+            variable.assign(value)
+        return tf.constant(0)
+
     def run(next_batch: Callable[..., Any], place: Any, alive: Any = True) -> Dict[str, Any]:
         proposal = propose(next_batch, place, alive)
-        tf.cond(proposal.finite, lambda: apply(proposal.update), lambda: tf.constant(0))
+        tf.cond(proposal.finite, lambda: apply(proposal.update), lambda: undo(proposal.before))
         return proposal.measures
 
-    return Step(run, model, method, propose, apply)
+    return Step(run, model, method, propose, apply, undo)
 
 
 def _report(state: State, batch: Any) -> Any:

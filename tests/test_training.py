@@ -141,6 +141,28 @@ def test_a_non_finite_step_stops_the_run_and_is_not_applied():
     close(flat(t.model) - flat(dense()), flat(model) - flat(dense()), 1e-4)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_step_that_is_not_applied_leaves_moving_statistics_alone(workers):
+    def run(x):
+        with rbd_ipu.open_device("cpu", simulate_workers=workers) as device:
+            layers = [keras.layers.InputLayer((6,)), keras.layers.BatchNormalization(), keras.layers.Dense(4)]
+            model = keras.Sequential(layers)
+        t = rbd_ipu.Trainer(model, methods.create("sgd", learning_rate=0.1), device)
+        return t, lambda: t.fit(dataset(x, y[: len(x)]), epochs=1, verbose=0)
+
+    x, y = blobs(256)
+    x[200] = np.nan
+    t, fit = run(x)
+    with pytest.raises(rbd_ipu.NonFiniteError) as caught:
+        fit()
+    good, fit_good = run(x[: 32 * workers * caught.value.step])
+    fit_good()
+    statistics = [[v.numpy() for v in one.model.non_trainable_variables] for one in (t, good)]
+    assert len(statistics[0]) == 2
+    for found, expected in zip(*statistics):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_a_diverging_run_keeps_the_epochs_before():
     x, y = blobs()
     good = dataset(x, y)

@@ -99,7 +99,11 @@ def on_all(strategy: Any, step: Step, next_batch: Callable[[int], Any], place: A
     proposal = strategy.run(propose)
     each = strategy.experimental_local_results
     finite = tf.reduce_all(tf.stack(each(proposal.finite)))
-    tf.cond(finite, lambda: each(strategy.run(step.apply, args=(proposal.update,)))[0], lambda: tf.constant(0))
+    tf.cond(
+        finite,
+        lambda: each(strategy.run(step.apply, args=(proposal.update,)))[0],
+        lambda: each(strategy.run(step.undo, args=(proposal.before,)))[0],
+    )
     measures = {name: each(values)[0] for name, values in proposal.measures.items()}
     return {**measures, "finite": tf.cast(finite, tf.float32)}
 

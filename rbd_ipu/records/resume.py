@@ -34,7 +34,13 @@ def settings(folder: RunFolder, given: Mapping[str, Any]) -> Config:
     known = dataclasses.asdict(stored)
     wanted = {key: checked for key, checked in _checked(given).items() if checked is not None or key in MAY_CHANGE}
     check_same(known, wanted, f"--resume --output {folder.path}: the run goes on with its own settings")
-    return dataclasses.replace(stored, **wanted)
+    changed = dataclasses.replace(stored, **wanted)
+    if changed.all_workers != stored.all_workers:
+        raise ConfigError(
+            f"--resume --output {folder.path}: device: {stored.device} -> {changed.device}; a run goes on with as many "
+            f"workers as it began with, {stored.all_workers}"
+        )
+    return changed
 
 
 def _checked(given: Mapping[str, Any]) -> Dict[str, Any]:

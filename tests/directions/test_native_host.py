@@ -131,16 +131,25 @@ print(c.shape)
     assert done.stdout == "(1, 2)\n", done.stderr
 
 
-def test_the_second_process_finds_the_kernels_compiled(numba, tmp_path):
+def test_the_second_process_finds_the_kernels_compiled_and_gets_the_same_bits(numba, tmp_path):
     program = """
-import numpy as np
+import hashlib, numpy as np
 from rbd_ipu.directions.native import kernels
 from rbd_ipu.directions.native.launch import Launcher
-Launcher(1, 9, 2, "normal", True, 1.0).project(np.ones((1, 9), np.float32), np.ones((1, 2), np.int32))
+found, seeds = hashlib.sha256(), np.ones((1, 2), np.int32)
+for distribution in ("normal", "uniform", "rademacher"):
+    for n in (1, 2, 3, 7, 31, 999, 16385):
+        launcher = Launcher(1, n, 5, distribution, True, 1.0)
+        v = np.random.default_rng(n).standard_normal((1, n)).astype(np.float32)
+        for array in (*launcher.sketch(v, seeds), launcher.project(v, seeds), launcher.directions(seeds, 0, 5)):
+            found.update(array.tobytes())
 print(sum(kernels.walk.stats.cache_hits.values()), sum(kernels.walk.stats.cache_misses.values()))
+print(found.hexdigest())
 """
     results = [python(program, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
-    assert [done.stdout for done in results] == ["0 1\n", "1 0\n"], results[-1].stderr
+    counts, digests = zip(*(done.stdout.splitlines() for done in results))
+    assert counts == ("0 1", "1 0"), results[-1].stderr
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.slow

@@ -7,7 +7,9 @@ raw entries x_i, r_i = 1 / |x_i| (or one constant) and phi_i = r_i x_i::
     scatter           u  += (r_i c_i) x_i
     gather, scatter   both, with the c_i just found
 
-Numba compiles on first use and keeps the machine code on disk, if it finds a folder to write to.
+Numba compiles on first use and keeps the machine code on disk, if it finds a folder to write to. Every helper is
+inlined into the kernels: one that stays a function would be found, by the process that compiles, in its own module,
+where LLVM has optimised it otherwise than its copy on disk, and a run would differ in last bits from its continuation.
 """
 
 import hashlib
@@ -52,7 +54,7 @@ def scratch_length(kind: int, n: int, keep: bool) -> int:
     return n if keep else min(n, TILE)
 
 
-@njit
+@njit(forceinline=True)
 def _measure(kind, mean, a, w, v, z, gather, n):
     """Draws a direction; returns <v, x> (0 unless gather) and |x|^2 in float64."""
     s, q = 0.0, 0.0
@@ -86,7 +88,7 @@ def _measure(kind, mean, a, w, v, z, gather, n):
     return s, q
 
 
-@njit
+@njit(forceinline=True)
 def _plane(words, start, n):
     """The words, shift and end of the plane that begins at entry ``start``."""
     plane = start // PLANE
@@ -94,7 +96,7 @@ def _plane(words, start, n):
     return words[first : first + PLANE], u32(31 - plane % 32), min(n, start + PLANE)
 
 
-@njit
+@njit(forceinline=True)
 def _add(kind, mean, r, z, out):
     """out += r x, for the direction just drawn."""
     n = out.shape[0]
@@ -107,7 +109,7 @@ def _add(kind, mean, r, z, out):
         add(r, z, out)
 
 
-@njit
+@njit(forceinline=True)
 def _pair(seeds, g, i):
     """Offset and step of direction i of a group."""
     k0, k1 = fold_in(u32(seeds[g, 0]), u32(seeds[g, 1]), u32(i))

@@ -4,7 +4,7 @@
 vectors, so pieces must be short; ``kernels.py`` adds up those of the pieces in float64.
 
 Loops are functions of their own: beside another loop, or with an array that two names could mean, LLVM does not
-vectorise them. They may reorder sums and fuse multiplications with additions, but they may not assume finite
+vectorise them; they are inlined as vector code. They may reorder sums and fuse multiplications with additions, but they may not assume finite
 numbers: a NaN in a gradient must reach the update.
 """
 
@@ -23,7 +23,7 @@ from rbd_ipu.directions.native.stream import (
     uniform,
 )
 
-loop = njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
+loop = njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", forceinline=True)
 
 
 def _elementwise(sample: Any) -> Tuple[Any, Any]:

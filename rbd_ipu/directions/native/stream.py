@@ -66,7 +66,7 @@ def _rotate_left(x, bits):
 def _four_rounds(rotations: Any) -> Any:
     r0, r1, r2, r3 = rotations
 
-    @njit
+    @njit(forceinline=True)
     def rounds(x, y, key, next_key):
         x = u32(x + y)
         y = u32(_rotate_left(y, r0) ^ x)
@@ -84,7 +84,7 @@ def _four_rounds(rotations: Any) -> Any:
 _even, _odd = _four_rounds(_ROTATIONS[0]), _four_rounds(_ROTATIONS[1])
 
 
-@njit
+@njit(forceinline=True)
 def fold_in(k0, k1, index):
     """See ``seeds.fold_in``: Threefry-2x32-20 of the counter (0, index)."""
     k2 = u32(u32(k0 ^ k1) ^ KEY_PARITY)
@@ -96,7 +96,7 @@ def fold_in(k0, k1, index):
     return _even(x, y, k2, u32(k0 + u32(5)))
 
 
-@njit
+@njit(forceinline=True)
 def schedule(a, b):
     """See ``hashing.schedule``."""
     b = u32(b + hash32(u32(a + FIRST)))
