@@ -145,7 +145,7 @@ def test_a_non_finite_step_stops_the_run_and_is_not_applied():
 def test_a_step_that_is_not_applied_leaves_moving_statistics_alone(workers):
     def run(x):
         with rbd_ipu.open_device("cpu", simulate_workers=workers) as device:
-            layers = [keras.layers.InputLayer((6,)), keras.layers.BatchNormalization(), keras.layers.Dense(4)]
+            layers = [keras.layers.InputLayer((6,)), keras.layers.BatchNormalization(), keras.layers.Dense(10)]
             model = keras.Sequential(layers)
         t = rbd_ipu.Trainer(model, methods.create("sgd", learning_rate=0.1), device)
         return t, lambda: t.fit(dataset(x, y[: len(x)]), epochs=1, verbose=0)

@@ -37,8 +37,8 @@ def settings(folder: RunFolder, given: Mapping[str, Any]) -> Config:
     changed = dataclasses.replace(stored, **wanted)
     if changed.all_workers != stored.all_workers:
         raise ConfigError(
-            f"--resume --output {folder.path}: device: {stored.device} -> {changed.device}; a run goes on with as many "
-            f"workers as it began with, {stored.all_workers}"
+            f"--resume --output {folder.path}: device: {stored.device} -> {changed.device}; a run goes on "
+            f"with as many workers as it began with, {stored.all_workers}"
         )
     return changed
 

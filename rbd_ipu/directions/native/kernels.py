@@ -8,8 +8,8 @@ raw entries x_i, r_i = 1 / |x_i| (or one constant) and phi_i = r_i x_i::
     gather, scatter   both, with the c_i just found
 
 Numba compiles on first use and keeps the machine code on disk, if it finds a folder to write to. Every helper is
-inlined into the kernels: one that stays a function would be found, by the process that compiles, in its own module,
-where LLVM has optimised it otherwise than its copy on disk, and a run would differ in last bits from its continuation.
+inlined into the kernels: the process that compiles would call one that stays a function in a module of its own, where
+LLVM has optimised it otherwise than its copy on disk, and a run would differ in last bits from its continuation.
 """
 
 import hashlib

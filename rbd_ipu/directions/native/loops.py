@@ -4,8 +4,8 @@
 vectors, so pieces must be short; ``kernels.py`` adds up those of the pieces in float64.
 
 Loops are functions of their own: beside another loop, or with an array that two names could mean, LLVM does not
-vectorise them; they are inlined as vector code. They may reorder sums and fuse multiplications with additions, but they may not assume finite
-numbers: a NaN in a gradient must reach the update.
+vectorise them. (As vector code they are inlined, see ``kernels.py``.) They may reorder sums and fuse multiplications
+with additions, but they may not assume finite numbers: a NaN in a gradient must reach the update.
 """
 
 from typing import Any, Tuple
