@@ -56,6 +56,11 @@ def _matched(y: Any, outputs: Any) -> Tuple[Any, Any]:
     return y, outputs
 
 
+def penalty(model: Any) -> Any:
+    """What the regularisers of a model add to its loss, as of its last call: float32 scalar."""
+    return tf.add_n([tf.cast(value, tf.float32) for value in model.losses]) if model.losses else tf.constant(0.0)
+
+
 def hits(y: Any, outputs: Any) -> Optional[Any]:
     """Which of a batch are classified right, float32 [B]; None where the outputs are no classes.
 

@@ -4,6 +4,7 @@ import contextlib
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence
 
 from rbd_ipu._stack import tensors, tf
+from rbd_ipu.losses import penalty
 
 
 class Evaluation(NamedTuple):
@@ -95,9 +96,7 @@ class State:
         x, y = batch
         outputs = self.model(x, training=True)
         loss = self.loss(y, outputs)
-        if self.model.losses:  # regularisers
-            loss += tf.add_n(self.model.losses)
-        return loss, outputs
+        return loss + tf.cast(penalty(self.model), loss.dtype), outputs
 
     def _find(self, batch: Any) -> Optional[Evaluation]:
         """What is known of a mini-batch here: results from inside a branch or a loop cannot be used outside."""

@@ -5,7 +5,7 @@ import time
 from typing import Any, Dict, Iterable, Optional, Union
 
 from rbd_ipu import checks
-from rbd_ipu._stack import create_variables, current_rate, keras
+from rbd_ipu._stack import create_variables, current_rate, keras, tf
 from rbd_ipu.devices import Device, open_device
 from rbd_ipu.feeding import Feed, feed, in_order
 from rbd_ipu.losses import default_loss, loss_of, per_batch
@@ -203,7 +203,13 @@ class Trainer:
                 break
             hooks.on_train_batch_begin(done)
             started = time.perf_counter()
-            *sums, finite = self._run(iterator, n, done, self.progress.sums)
+            try:
+                *sums, finite = self._run(iterator, n, done, self.progress.sums)
+            except tf.errors.OutOfRangeError as error:
+                raise ValueError(
+                    f"the dataset ended within epoch {epoch + 1}, before its step {source.steps_per_epoch}: it has "
+                    "fewer batches than steps_per_epoch says"
+                ) from error
             seconds = time.perf_counter() - started
             self.progress = self.progress.after(int(sums[0]) - done, sums, seconds, timed=self._traced)
             if not finite:

@@ -280,6 +280,18 @@ def test_batch_normalisation_and_regularisers_train():
     t.fit((x, y), epochs=1, verbose=0)
     assert t.method.size == 6 * 8 + 8 + 2 * 8 + 8 * 10 + 10
     assert all(np.abs(a - b).max() > 0 for a, b in zip(before, model.get_weights()))
+    cost = float(crossentropy()(y, model(x, training=False))) + 0.1 * np.square(model.get_weights()[0]).sum()
+    assert t.evaluate((x, y))["loss"] == pytest.approx(cost, rel=1e-5)  # as Keras' own evaluate
+
+
+def test_a_dataset_that_ends_early_is_named():
+    x, y = blobs(128)
+    unknown = tf.data.Dataset.from_generator(
+        lambda: iter(dataset(x, y)),
+        output_signature=(tf.TensorSpec([32, 6], tf.float32), tf.TensorSpec([32], tf.int32)),
+    )
+    with pytest.raises(ValueError, match="the dataset ended within epoch 1, before its step 9"):
+        trainer("sgd").fit(unknown, epochs=1, verbose=0, steps_per_epoch=9)
 
 
 @pytest.mark.parametrize(
