@@ -13,9 +13,7 @@ def heading(script: str, words: Sequence[str]) -> Dict[str, Any]:
     arguments = provenance.command_line(words).partition(" ")[2]
     return {
         "command": f"python benchmarks/{script} {arguments}".rstrip(),
-        "versions": provenance.versions(),
-        **provenance.commit(),
-        "machine": provenance.machine(),
+        **provenance.origin(),
         "load_average": {"begin": load()},
     }
 

@@ -125,9 +125,7 @@ def write_numbers(folder: Path, runs: Sequence[Run], command: str) -> None:
     rows = table(runs)
     document = {
         "command": command,
-        "versions": provenance.versions(),
-        **provenance.commit(),
-        "machine": provenance.machine(),
+        **provenance.origin(),
         "table": rows,
         "runs": [
             {

@@ -67,9 +67,7 @@ def measured(cases: Sequence[Case], rounds: int, seconds: float, tell: Tell) -> 
 def surroundings(began: Any) -> Dict[str, Any]:
     """Versions, code, machine, threads, and how busy the machine was, ``began`` being the load at the beginning."""
     return {
-        "versions": provenance.versions(),
-        **provenance.commit(),
-        "machine": provenance.machine(),
+        **provenance.origin(),
         "threads": ceiling.threads(),
         "load_average": {"begin": began, "end": load()},
     }

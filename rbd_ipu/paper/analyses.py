@@ -108,9 +108,7 @@ def analyse(preset: Preset, limits: Budget, jobs: Sequence[Job], command: str) -
         "lines": found.lines,
         "seconds": time.perf_counter() - began,
         "command": command,
-        "versions": provenance.versions(),
-        **provenance.commit(),
-        "machine": provenance.machine(),
+        **provenance.origin(),
     }
 
 

@@ -13,8 +13,9 @@ import time
 from contextlib import redirect_stdout
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
+from rbd_ipu import cores
 from rbd_ipu.config import Config
-from rbd_ipu.paper import cores, worker
+from rbd_ipu.paper import worker
 from rbd_ipu.paper.cost import duration
 from rbd_ipu.paper.jobs import Job, is_claimed
 from rbd_ipu.records.provenance import PACKAGE

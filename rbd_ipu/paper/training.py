@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
+from rbd_ipu import cores
 from rbd_ipu.config import Config
-from rbd_ipu.paper import cores, queue, results
+from rbd_ipu.paper import queue, results
 from rbd_ipu.paper.cells import Cell
 from rbd_ipu.paper.cost import Costs, duration
 from rbd_ipu.paper.identity import key

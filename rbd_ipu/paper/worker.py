@@ -5,11 +5,11 @@ A run that was cut short goes on with ``--resume``; where that is refused (it wa
 a new one begins beside it.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
 
+from rbd_ipu.cores import keep_to
 from rbd_ipu.paper.jobs import Taken, attempts, claimed, outcome
 from rbd_ipu.paper.results import ENDED
 
@@ -32,12 +32,6 @@ def train(folder: Path, settings: Sequence[str]) -> int:
         number = int(done[-1].name) + 1 if done else 1
         words = [word for setting in settings for word in ("--set", setting)]
         return main(["train", "--quiet", *words, "--output", str(folder / str(number))])
-
-
-def keep_to(cores: Sequence[int]) -> None:
-    """Binds this process to some cores, where the system can; TensorFlow starts as many threads."""
-    if cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
 
 
 def main(arguments: Optional[List[str]] = None) -> int:

@@ -96,10 +96,6 @@ def _claim(path: Path) -> None:
         raise ConfigError(f"--output {path.parent}: another run has just taken the folder") from None
 
 
-def _origin() -> Dict[str, Any]:
-    return {"versions": provenance.versions(), **provenance.commit(), "machine": provenance.machine()}
-
-
 class RunFolder:
     """Writes what is known before a run and after it.
 
@@ -125,7 +121,7 @@ class RunFolder:
             "ended": None,
             "seed": config.seed,
             **facts,
-            **_origin(),
+            **provenance.origin(),
             "resumed": [],
         }
         self._write_facts()
@@ -133,7 +129,7 @@ class RunFolder:
     def go_on(self, config: Config, facts: Mapping[str, Any], command: str, place: Mapping[str, int]) -> None:
         """Writes into run.json that the run goes on from a place, with what and where; see :meth:`begin`."""
         known = self.facts()
-        entry = {"command": command, "started": now(), **place, **_origin()}
+        entry = {"command": command, "started": now(), **place, **provenance.origin()}
         if not known.get("started"):  # killed before it wrote the first
             self.begin(config, facts, command)
             return

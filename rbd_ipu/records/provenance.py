@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
+from rbd_ipu.cores import usable
+
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -77,11 +79,15 @@ def _processor() -> Optional[str]:
 
 def machine() -> Dict[str, Any]:
     """Processor, how many of its cores this process may use, operating system."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": _processor(),
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
-        "usable_cores": usable,
+        "usable_cores": len(usable()),
         "system": f"{platform.system()} {platform.release()}",
     }
+
+
+def origin() -> Dict[str, Any]:
+    """What code and what machine a result is of: ``versions``, ``commit``, ``modified`` and ``machine``."""
+    return {"versions": versions(), **commit(), "machine": machine()}

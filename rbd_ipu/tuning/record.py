@@ -109,9 +109,7 @@ def opened(
                 "started": now(),
                 "ended": None,
                 "outcome": "running",
-                "versions": provenance.versions(),
-                **provenance.commit(),
-                "machine": provenance.machine(),
+                **provenance.origin(),
             }
         )
         trials = {trial.exponent: trial for trial in map(Trial.of, _lines(path / GRID))}

@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, Callable, Dict, Generator, List, NamedTuple
 
 from rbd_ipu.config import Config, ConfigError, resolve
+from rbd_ipu.cores import usable
 from rbd_ipu.records import strict_json
 from rbd_ipu.tuning.trial import Trial
 
@@ -72,8 +73,7 @@ def _kill(workers: Dict[Order, subprocess.Popen]) -> None:
 
 def _started(jobs: int) -> subprocess.Popen:
     """A worker that waits for its settings, held to its share of the cores."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = str(max(1, usable // jobs))
+    share = str(max(1, len(usable()) // jobs))
     threads = ("OMP_NUM_THREADS", "RBD_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     environment = {**os.environ, **{name: share for name in threads if name not in os.environ}}
     # A child finds the package where this process did, installed or not.

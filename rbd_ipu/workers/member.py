@@ -9,6 +9,7 @@ import runpy
 import signal
 import sys
 
+from rbd_ipu.cores import keep_to
 from rbd_ipu.workers.task import task
 from rbd_ipu.workers.tie import tie
 
@@ -18,8 +19,7 @@ def main() -> None:
     tie(os.fdopen(os.dup(0), "r"))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     cores = os.environ.pop("RBD_WORKER_CORES", "")
-    if cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
+    keep_to([int(core) for core in cores.split(",") if core])
     own = task()
     if own and own.index:  # signals are for worker 0, which lets the others know
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from typing import Any, Deque, Dict, List, Optional, Sequence
 
-from rbd_ipu.paper.cores import divided, usable
+from rbd_ipu.cores import divided, usable
 from rbd_ipu.workers import pairs, ports
 from rbd_ipu.workers.task import RING, tf_config
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from rbd_ipu.config import from_assignments, resolve
+from rbd_ipu.cores import divided
 from rbd_ipu.paper import queue, worker
-from rbd_ipu.paper.cores import divided
 from rbd_ipu.paper.cost import Costs, rough_epoch
 from rbd_ipu.paper.jobs import Taken, attempts, claimed, is_claimed, job
 

@@ -12,6 +12,7 @@ from typing import Callable, List, Optional
 import numba
 
 from rbd_ipu._stack import tf
+from rbd_ipu.cores import usable
 
 VARIABLE = "RBD_NUM_THREADS"
 
@@ -31,14 +32,8 @@ def thread_count() -> int:
             raise ValueError(f"{VARIABLE} must be an integer >= 1, got {asked!r}")
         wanted = int(asked)
     else:
-        wanted = tf.config.threading.get_intra_op_parallelism_threads() or _cores()
+        wanted = tf.config.threading.get_intra_op_parallelism_threads() or len(usable())
     return min(wanted, numba.config.NUMBA_NUM_THREADS)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def run_tasks(tasks: int, threads: int, task: Callable[[int], None]) -> None:

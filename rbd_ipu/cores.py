@@ -1,7 +1,7 @@
-"""How many runs at once, and which cores each gets."""
+"""The cores of this process, and how several processes share them."""
 
 import os
-from typing import List
+from typing import List, Sequence
 
 _MEMORY = 1.5e9  # bytes for a run: TensorFlow, a data set in memory, a network
 
@@ -11,6 +11,12 @@ def usable() -> List[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def keep_to(cores: Sequence[int]) -> None:
+    """Binds this process to some cores, where the system can; TensorFlow starts as many threads."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
 
 
 def default_jobs() -> int:
