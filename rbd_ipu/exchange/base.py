@@ -3,6 +3,7 @@
 from typing import Any, List, Sequence, Tuple
 
 from rbd_ipu._stack import tf
+from rbd_ipu.exchange.modes import shard_of
 from rbd_ipu.exchange.plan import Plan
 
 
@@ -14,11 +15,13 @@ class Exchange:
     Attributes:
       workers: K, an int.
       plan: how they share the work.
+      fed: the workers whose data this process reads.
       note: what ``exchange="auto"`` has been settled to, and why.
     """
 
     workers = 1
     note = ""
+    fed: Sequence[int] = (0,)
     plan = Plan(exchange="coordinates")
 
     def worker(self) -> Any:
@@ -35,8 +38,8 @@ class Exchange:
 
     @property
     def shards(self) -> List[Tuple[int, int]]:
-        """The parts (i, n) of the data that this process reads, one for each worker that it plays."""
-        return [(0, 1)]
+        """The parts (i, n) of the data that this process reads, one for each worker that it feeds."""
+        return [shard_of(self.plan.mode, worker, self.workers) for worker in self.fed]
 
     def played(self) -> List[Any]:
         """The workers that this process plays: int32 scalars."""

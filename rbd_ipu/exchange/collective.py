@@ -1,14 +1,13 @@
 """K processes, one worker each, that exchange by TensorFlow's collective operations."""
 
 import itertools
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict
 
 import numpy as np
 
 from rbd_ipu._stack import tf
 from rbd_ipu.exchange.base import Exchange
 from rbd_ipu.exchange.meter import Meter
-from rbd_ipu.exchange.modes import shard_of
 from rbd_ipu.exchange.plan import Plan
 
 GROUP = 1_000_003  # the name of our group of workers; those of tf.distribute count from 1
@@ -31,6 +30,7 @@ class Collective(Exchange):
     def __init__(self, worker: int, workers: int, plan: Plan, patience: float):
         self.workers = workers
         self.index = worker
+        self.fed = (worker,)
         self.plan = plan
         self.meter = Meter()
         self.lost = None  # TensorFlow raises errors of its own
@@ -39,10 +39,6 @@ class Collective(Exchange):
         self._number = itertools.count(1)
         self._gather_on_host = tf.function(self._gather)
         self._total_on_host = tf.function(self._total)
-
-    @property
-    def shards(self) -> List[Tuple[int, int]]:
-        return [shard_of(self.plan.mode, self.index, self.workers)]
 
     def worker(self) -> Any:
         return tf.constant(self.index)

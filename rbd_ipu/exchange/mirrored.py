@@ -1,10 +1,9 @@
 """K replicas of a ``tf.distribute.MirroredStrategy``, a worker each, in one process."""
 
-from typing import Any, List, Tuple
+from typing import Any
 
 from rbd_ipu._stack import tf
 from rbd_ipu.exchange.base import Exchange
-from rbd_ipu.exchange.modes import shard_of
 from rbd_ipu.exchange.plan import Plan
 
 
@@ -21,11 +20,8 @@ class Mirrored(Exchange):
 
     def __init__(self, workers: int, plan: Plan):
         self.workers = workers
+        self.fed = range(workers)
         self.plan = plan
-
-    @property
-    def shards(self) -> List[Tuple[int, int]]:
-        return [shard_of(self.plan.mode, k, self.workers) for k in range(self.workers)]
 
     def worker(self) -> Any:
         return tf.constant(replica())

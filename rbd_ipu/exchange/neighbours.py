@@ -1,13 +1,12 @@
 """K processes on one machine, one worker each, in a ring of connections that were made before they began."""
 
-from typing import Any, List, Optional, Tuple
+from typing import Any, Optional
 
 import numpy as np
 
 from rbd_ipu._stack import tf
 from rbd_ipu.exchange.base import Exchange
 from rbd_ipu.exchange.meter import Meter
-from rbd_ipu.exchange.modes import shard_of
 from rbd_ipu.exchange.plan import Plan
 from rbd_ipu.exchange.ring import Ring
 from rbd_ipu.workers.errors import WorkersError
@@ -26,14 +25,11 @@ class Neighbours(Exchange):
     def __init__(self, ring: Ring, plan: Plan):
         self.workers = ring.workers
         self.index = ring.worker
+        self.fed = (ring.worker,)
         self.plan = plan
         self.meter = Meter()
         self.lost: Optional[WorkersError] = None
         self._ring = ring
-
-    @property
-    def shards(self) -> List[Tuple[int, int]]:
-        return [shard_of(self.plan.mode, self.index, self.workers)]
 
     def worker(self) -> Any:
         return tf.constant(self.index)

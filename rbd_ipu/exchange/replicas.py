@@ -1,10 +1,9 @@
 """R replicas on IPUs that exchange inside their program, by the collectives of Graphcore's TensorFlow."""
 
-from typing import Any, List, Tuple
+from typing import Any
 
 from rbd_ipu._stack import tf
 from rbd_ipu.exchange.base import Exchange
-from rbd_ipu.exchange.modes import shard_of
 from rbd_ipu.exchange.plan import Plan
 
 
@@ -25,11 +24,7 @@ class Replicas(Exchange):
         self.workers = workers
         self.plan = plan._replace(exchange="coordinates") if plan.exchange == "auto" else plan
         self._ipu = ipu
-        self._fed = range(first, first + local)
-
-    @property
-    def shards(self) -> List[Tuple[int, int]]:
-        return [shard_of(self.plan.mode, replica, self.workers) for replica in self._fed]
+        self.fed = range(first, first + local)
 
     def worker(self) -> Any:
         return self._ipu.replication_ops.replication_index()

@@ -1,11 +1,10 @@
 """K workers played by one process, in turn: the reference for real ones, and a way to try K out."""
 
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence
 
 from rbd_ipu import checks
 from rbd_ipu._stack import tf
 from rbd_ipu.exchange.base import Exchange
-from rbd_ipu.exchange.modes import shard_of
 from rbd_ipu.exchange.plan import Plan
 
 
@@ -21,16 +20,13 @@ class Simulated(Exchange):
     def __init__(self, workers: int, plan: Optional[Plan] = None):
         self.workers = checks.positive_int("workers", workers)
         self.plan = plan or Plan()
+        self.fed = range(self.workers)
 
     def worker(self) -> Any:
         raise TypeError("a process that simulates all workers is none of them; use played()")
 
-    @property
-    def shards(self) -> List[Tuple[int, int]]:
-        return [shard_of(self.plan.mode, k, self.workers) for k in range(self.workers)]
-
     def played(self) -> List[Any]:
-        return [tf.constant(k) for k in range(self.workers)]
+        return [tf.constant(k) for k in self.fed]
 
     def gather_all(self, messages: Sequence[Any]) -> Any:
         return tf.stack(messages)
