@@ -38,7 +38,13 @@ class Device:
         self._entered.pop().__exit__(*exception)
 
     def check(self, model: Any) -> None:
-        """Refuses a model that cannot be trained here, with a ValueError."""
+        """Refuses a model that was built elsewhere, with a ValueError."""
+        if not self.is_home(model):
+            raise ValueError(f"model {model.name!r} was built elsewhere: build it inside `with device:`")
+
+    def is_home(self, model: Any) -> bool:
+        """Whether a model was built where it must be; here anywhere will do."""
+        return True
 
     def part(self, model: Any, variables: Sequence[Any]) -> Tuple[Any, Sequence[Any]]:
         """What a worker has of the model, in the traced step: (the model, the variables as its own)."""

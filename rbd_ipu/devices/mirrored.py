@@ -46,9 +46,8 @@ class MirroredDevices(Device):
             self._entered.append(stack.pop_all())
         return self
 
-    def check(self, model: Any) -> None:
-        if not replica.is_at_home(self.strategy, model):
-            raise ValueError(f"model {model.name!r} was built elsewhere: build it inside `with device:`")
+    def is_home(self, model: Any) -> bool:
+        return replica.is_at_home(self.strategy, model)
 
     def part(self, model: Any, variables: Sequence[Any]) -> Tuple[Any, Sequence[Any]]:
         return replica.Part(model), replica.own(variables)

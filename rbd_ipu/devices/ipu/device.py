@@ -86,6 +86,9 @@ class IPUDevice(Device):
         several = self.instance.count > 1
         return popdist.broadcast_seed(seed, sdk.host_collectives() if several else None, self.instance)
 
+    def is_home(self, model: Any) -> bool:
+        return model.distribute_strategy is self.strategy
+
     def iterate(self, dataset: Any) -> Any:
         """The dataset, to be made an infeed together with those of the other replicas."""
         return Stream(dataset)
@@ -95,8 +98,6 @@ class IPUDevice(Device):
         return whole_calls(steps_per_epoch, self.description.steps_per_execution)
 
     def loop(self, step: Step) -> Callable[[Any, int, int, Sequence[float]], List[float]]:
-        if step.model.distribute_strategy is not self.strategy:
-            raise ValueError(f"model {step.model.name!r} was built elsewhere: build it inside `with device:`")
         infeed = Infeed()
         compared = step.model.trainable_variables if self.check_replicas else ()
         # A program is bound to the infeed and the outfeed that it was compiled with.
