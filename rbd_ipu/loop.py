@@ -3,7 +3,7 @@
 from typing import Any, Callable, Dict
 
 from rbd_ipu._stack import tf
-from rbd_ipu.losses import hits, penalty
+from rbd_ipu.losses import hits, regularised
 from rbd_ipu.steps import MEASURES, Run
 
 
@@ -61,7 +61,7 @@ def evaluate_all(model: Any, loss: Callable[[Any, Any], Any]) -> Callable[[Any],
             n = tf.cast(tf.shape(tf.nest.flatten(x)[0])[0], tf.float32)
             found = hits(y, outputs)
             count += n
-            total += n * (tf.cast(loss(y, outputs), tf.float32) + penalty(model))
+            total += n * (tf.cast(regularised(loss(y, outputs), model), tf.float32))
             right += tf.constant(float("nan")) if found is None else tf.reduce_sum(found)
         return count, total, right
 

@@ -56,9 +56,11 @@ def _matched(y: Any, outputs: Any) -> Tuple[Any, Any]:
     return y, outputs
 
 
-def penalty(model: Any) -> Any:
-    """What the regularisers of a model add to its loss, as of its last call: float32 scalar."""
-    return tf.add_n([tf.cast(value, tf.float32) for value in model.losses]) if model.losses else tf.constant(0.0)
+def regularised(loss: Any, model: Any) -> Any:
+    """The loss of a batch, with what the model's regularisers add to it, as of its last call: scalar."""
+    if not model.losses:
+        return loss
+    return loss + tf.add_n([tf.cast(value, loss.dtype) for value in model.losses])
 
 
 def hits(y: Any, outputs: Any) -> Optional[Any]:

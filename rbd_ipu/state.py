@@ -4,7 +4,7 @@ import contextlib
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence
 
 from rbd_ipu._stack import tensors, tf
-from rbd_ipu.losses import penalty
+from rbd_ipu.losses import regularised
 
 
 class Evaluation(NamedTuple):
@@ -95,8 +95,7 @@ class State:
     def _forward(self, batch: Any) -> Any:
         x, y = batch
         outputs = self.model(x, training=True)
-        loss = self.loss(y, outputs)
-        return loss + tf.cast(penalty(self.model), loss.dtype), outputs
+        return regularised(self.loss(y, outputs), self.model), outputs
 
     def _find(self, batch: Any) -> Optional[Evaluation]:
         """What is known of a mini-batch here: results from inside a branch or a loop cannot be used outside."""

@@ -8,7 +8,7 @@ from typing import Any, Callable, Optional, Sequence
 
 from rbd_ipu._stack import tf
 from rbd_ipu.devices.ipu.fingerprint import fingerprint
-from rbd_ipu.losses import hits, penalty
+from rbd_ipu.losses import hits, regularised
 from rbd_ipu.steps import MEASURES, Step
 
 #: What a step tells the host, in order: float32.
@@ -64,7 +64,7 @@ def evaluate_program(
             outputs = model(x, training=False)
             found: Optional[Any] = hits(y, outputs)
             right = tf.constant(float("nan")) if found is None else tf.reduce_sum(found)
-            enqueue(tf.stack([tf.cast(loss(y, outputs), tf.float32) + penalty(model), right]))
+            enqueue(tf.stack([tf.cast(regularised(loss(y, outputs), model), tf.float32), right]))
             return (i + 1,)
 
         tf.while_loop(lambda i: i < steps, body, (tf.constant(0),), parallel_iterations=1)
