@@ -9,14 +9,14 @@ A lock of the operating system goes with the process that holds it, so that a ki
 """
 
 import contextlib
-import json
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Iterator, List, NamedTuple, Optional
 
 from rbd_ipu.config import FIELDS, Config, ConfigError
 from rbd_ipu.paper.identity import key
 from rbd_ipu.paper.results import ENDED
+from rbd_ipu.records import strict_json
 from rbd_ipu.records.lock import locked
 
 
@@ -76,14 +76,7 @@ def attempts(folder: Path) -> List[Path]:
 
 def outcome(attempt: Path) -> Optional[str]:
     """The word of run.json for how a run ended; "running" also for one that was killed."""
-    return _facts(attempt).get("outcome")
-
-
-def _facts(attempt: Path) -> Dict[str, Any]:
-    try:
-        return json.loads((attempt / "run.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return {}
+    return strict_json.found(attempt / "run.json").get("outcome")
 
 
 def _lines(path: Path) -> int:

@@ -43,8 +43,8 @@ def _run_folders(path: Path) -> Iterator[Path]:
 
 def _of_run(folder: Path) -> Optional[Row]:
     """The row of one run folder; None where nothing has been finished."""
-    facts = _json(folder / "run.json")
-    result = _json(folder / "result.json")
+    facts = strict_json.found(folder / "run.json")
+    result = strict_json.found(folder / "result.json")
     config = resolve(from_file(folder / "config.yaml"))
     epochs = _epochs(folder / "metrics.jsonl")
     outcome = facts.get("outcome", "running")
@@ -66,13 +66,6 @@ def _of_run(folder: Path) -> Optional[Row]:
         "seconds": sum(value for value in curves["seconds"] if value is not None),
         **{name: facts.get(name) for name in _FACTS},
     }
-
-
-def _json(path: Path) -> Dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):  # not written yet
-        return {}
 
 
 def _epochs(path: Path) -> List[Dict[str, Any]]:

@@ -1,7 +1,6 @@
 """The searches behind Table 4: ``rbd-ipu tune`` for each cell, in folders that it goes on in."""
 
 import contextlib
-import json
 import math
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from rbd_ipu.paper.budget import Budget
 from rbd_ipu.paper.cells import Cell
 from rbd_ipu.paper.cost import Costs, Total
 from rbd_ipu.paper.jobs import job
+from rbd_ipu.records import strict_json
 
 _RATES = 6  # that a search from a good start takes, about
 
@@ -25,10 +25,7 @@ class Search(NamedTuple):
 
     def choice(self) -> Optional[Dict[str, Any]]:
         """What ``rbd-ipu tune`` has chosen: learning_rate, exponent, loss, accuracy; None before its end."""
-        try:
-            return json.loads((self.folder / "tune.json").read_text(encoding="utf-8")).get("choice")
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
+        return strict_json.found(self.folder / "tune.json").get("choice")
 
     def command(self, limits: Budget, parallel: Optional[int]) -> List[str]:
         """The command line after ``rbd-ipu``; under the smallest budget two rates, otherwise a walk."""

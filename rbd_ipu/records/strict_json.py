@@ -3,7 +3,8 @@
 import json
 import math
 import numbers
-from typing import Any
+from pathlib import Path
+from typing import Any, Dict
 
 
 def plain(value: Any) -> Any:
@@ -26,6 +27,19 @@ def plain(value: Any) -> Any:
     if isinstance(value, numbers.Real):
         return float(value) if math.isfinite(value) else None
     raise TypeError(f"{value!r} has no JSON form")
+
+
+def found(path: Path) -> Dict[str, Any]:
+    """The mapping in a file; an empty one where there is no file, or no whole one yet.
+
+    Example:
+      >>> found(Path("nowhere.json"))
+      {}
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return {}
 
 
 def line(value: Any) -> str:
