@@ -62,7 +62,7 @@ class Method:
     def update(self, messages: Any, step: Any) -> Any:
         """What to subtract, in units of the learning rate: messages [K, m] -> float32 [D].
 
-        A mean over workers, so that one learning rate serves any number of them.
+        A mean over workers, so that the length of a step does not depend on their number.
         """
         raise NotImplementedError
 

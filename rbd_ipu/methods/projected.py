@@ -12,7 +12,7 @@ from rbd_ipu.subspace import Subspace, check_names, subspace
 class Projected(Method):
     """Coordinates are told, directions are drawn again: ``update`` is (1/K) sum_k P_t^k c^k (Algorithm 1, right).
 
-    The paper sums over workers; the mean keeps the learning rate independent of K. ``update`` is linear in the
+    The paper sums over workers; the mean keeps the length of a step independent of K. ``update`` is linear in the
     messages: averaging the steps of single workers gives the same.
 
     Args:

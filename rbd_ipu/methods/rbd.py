@@ -21,7 +21,7 @@ class RBD(Projected):
         c^k   = (P_t^k)^T g^k                            message: d numbers
         theta <- theta - lr * (1/K) sum_k P_t^k c^k      update: all bases are drawn again
 
-    The paper sums over workers; the mean keeps the learning rate independent of K.
+    The paper sums over workers; the mean keeps the length of a step independent of K.
 
     The options from ``transform`` on are off by default. They are those of the first public implementation, each a
     change to the step above, made in the order of the list.
