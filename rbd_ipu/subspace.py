@@ -8,7 +8,8 @@ The seed contract, from the seed of a run to an entry of a direction:
     entry             hash(j, direction key)
 
 t counts the bases drawn so far (0 for ever where the basis is fixed), w workers, k compartments, i directions of
-the compartment, j parameters of it.
+the compartment, j parameters of it. Hadamard directions are made as a whole: all workers share the signs and the
+order of the rows of w = 0, and worker w has the d rows of the ranks from w d on (``directions/hadamard``).
 """
 
 import functools
@@ -65,11 +66,12 @@ class Subspace:
         # Seeds are hashed under XLA, inside the compiled program or in one of their own: as single operations, the
         # rounds of Threefry would take longer than a network.
         jit = all(source.jit for _, source in self._groups)
+        self._one_draw = all(source.one_draw for _, source in self._groups)
         self._together = _together(self.source, compartments, self._groups)
         self._seeds = _compile(self._hash_seeds, not jit)
         self._run = {
             method: _compile(functools.partial(self._apply, method), jit)
-            for method in ("project", "expand", "sketch", "filter")
+            for method in ("project", "expand", "sketch", "filter", "join")
         }
         self._walks = [
             Walk(self.size, [compartments[k].start for k in members], size, dim, source, self.source == "counter")
@@ -95,6 +97,15 @@ class Subspace:
     def filter(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """P P^T v, for those who do not need the coordinates: [D] -> [D]."""
         return self._run["filter"](vector, *_tensors(seed, step, worker))
+
+    def join(self, messages: Any, seed: Any, step: Any = 0) -> Any:
+        """sum_k P_k c_k, with P_k the basis of worker k: float32 [K, d] -> [D].
+
+        K times :meth:`expand`, but for Hadamard directions, of which one transform serves all workers.
+        """
+        if self._one_draw:
+            return self._run["join"](messages, *_tensors(seed, step, 0))
+        return tf.add_n([self.expand(messages[k], seed, step, k) for k in range(messages.shape[0])])
 
     def visit(
         self, function: Callable[[Any, int, Any], Any], width: int, seed: Any, step: Any = 0, worker: Any = 0
@@ -126,11 +137,14 @@ class Subspace:
         return tf.concat(rows, axis=0)
 
     def _hash_seeds(self, seed: Any, step: Any, worker: Any) -> List[Any]:
-        """Seeds of the compartments of each group: int32 [G, 2]."""
-        seed = fold_in(seed, "step", step, "worker", worker)
+        """Seeds of the compartments of each group: int32 [G, 2]; keys, where all workers share a draw."""
+        seed = fold_in(seed, "step", step, "worker", tf.zeros_like(worker) if self._one_draw else worker)
         order = [k for members, _ in self._groups for k in members]
         seeds = fold_in(seed, "compartment", tf.constant(order, tf.int32))
-        return tf.split(seeds, [len(members) for members, _ in self._groups])
+        parts = tf.split(seeds, [len(members) for members, _ in self._groups])
+        if not self._one_draw:
+            return parts
+        return [source.worker_keys(own, worker) for (_, source), own in zip(self._groups, parts)]
 
     def _apply(self, method: str, operand: Any, *key: Any) -> Any:
         """A method of the sources, on all compartments: the result, or a list of two for ``sketch``."""
@@ -139,7 +153,8 @@ class Subspace:
             whole = "sketch" if method == "filter" else method
             results = self._together.run(whole, operand, tf.concat(seeds, axis=0))[-1 if method == "filter" else 0 :]
         else:
-            sizes = [piece.dim if method == "expand" else piece.size for piece in self.compartments]
+            takes_coordinates = method in ("expand", "join")
+            sizes = [piece.dim if takes_coordinates else piece.size for piece in self.compartments]
             results = self._each(method, _cut(operand, sizes), seeds)
         return results if method == "sketch" else results[0]
 
@@ -208,4 +223,4 @@ def _tensors(seed: Any, step: Any, worker: Any) -> Tuple[Any, Any, Any]:
 
 
 def _cut(vector: Any, sizes: List[int]) -> List[Any]:
-    return tf.split(vector, sizes) if len(sizes) > 1 else [vector]
+    return tf.split(vector, sizes, axis=-1) if len(sizes) > 1 else [vector]

@@ -25,12 +25,18 @@ class Source:
 
     A source is a pure function of its arguments: the same seeds give the same directions in every method.
 
+    Where ``one_draw``, the bases of all workers come of one draw, and what tells them apart is made of a seed that
+    they share: the methods then take ``worker_keys(seeds, worker)`` as well, and :meth:`join` serves all of them at
+    once.
+
     Attributes:
       jit: whether its arithmetic is TensorFlow ops that XLA should compile, on a device that has XLA.
+      one_draw: see above.
       block_rows: directions of the blocks that its stream is cut into; 0 where it is not, and any are drawn alike.
     """
 
     jit = False
+    one_draw = False
     block_rows = 0
 
     def directions(self, seeds: Any, start: int, count: int) -> Any:
@@ -52,6 +58,14 @@ class Source:
 
     def filter(self, vectors: Any, seeds: Any) -> Any:
         return self.sketch(vectors, seeds)[1]
+
+    def worker_keys(self, seeds: Any, worker: Any) -> Any:
+        """What stands for the seeds where the directions of this worker are meant: [G, 2], int32 scalar -> [G, k]."""
+        raise NotImplementedError
+
+    def join(self, messages: Any, seeds: Any) -> Any:
+        """sum_k P_k c_k of the workers k = 0 ... K - 1: float32 [G, K, d], seeds -> [G, n]."""
+        raise NotImplementedError
 
 
 class Compiled(Source):

@@ -56,11 +56,13 @@ def hear(
         wire = WIRES.get(plan.wire)
         words = [_joined(wire.encode(one), report) for one, report in zip(told, reports)]
         gathered, cut = exchange.gather_all(words), wire.words(size)
-        messages, all_reports = wire.decode(gathered[:, :cut], size), _bits(gathered[:, cut:], tf.float32)
-        finite = tf.math.is_finite(tf.reduce_sum(messages) + tf.reduce_sum(all_reports))
-        if not plan.mode.own_basis:  # all coordinates are of one basis
-            messages = tf.reduce_mean(messages, axis=0, keepdims=True)
-        update, report = method.update(messages, step), tf.reduce_mean(all_reports, axis=0)
+        messages = wire.decode(gathered[:, :cut], size)
+        applied = messages if plan.mode.own_basis else tf.reduce_mean(messages, axis=0, keepdims=True)
+        update = method.update(applied, step)
+        with tf.control_dependencies([update]):  # small things come last: a thread less to wake
+            all_reports = _bits(gathered[:, cut:], tf.float32)
+            finite = tf.math.is_finite(tf.reduce_sum(messages) + tf.reduce_sum(all_reports))
+            report = tf.reduce_mean(all_reports, axis=0)
     weight = weight_of(plan.mode, exchange.workers)
     return Heard(update if weight == 1.0 else weight * update, report, finite)
 

@@ -3,7 +3,6 @@
 from typing import Any, Optional, Sequence
 
 from rbd_ipu import checks
-from rbd_ipu._stack import tf
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.methods.base import Method
 from rbd_ipu.subspace import Subspace, check_names, subspace
@@ -69,9 +68,12 @@ class Projected(Method):
         """P_t^k c: the update that follows from one worker's message, [m] -> [D]."""
         return self.subspace.expand(message, self.seed, self.basis_index(step), worker)
 
+    def join(self, messages: Any, step: Any) -> Any:
+        """sum_k P_t^k c^k: :meth:`expand` for the messages of all workers, [K, m] -> [D]."""
+        return self.subspace.join(messages, self.seed, self.basis_index(step))
+
     def update(self, messages: Any, step: Any) -> Any:
-        workers = messages.shape[0]
-        return tf.add_n([self.expand(messages[k], step, k) for k in range(workers)]) / workers
+        return self.join(messages, step) / messages.shape[0]
 
     def step(self, state: Any, batch: Any, step: Any, worker: Any = 0) -> Any:
         return self.expand(self.message(state, batch, step, worker), step, worker)

@@ -120,6 +120,12 @@ class RBD(Projected):
         c, chosen = self._parts(message)
         return self.layers.join(super().expand(c, step, worker), chosen)
 
+    def join(self, messages: Any, step: Any) -> Any:
+        if self.layers is None:
+            return super().join(messages, step)
+        c, chosen = self._parts(messages)
+        return self.layers.join(super().join(c, step), tf.reduce_sum(chosen, axis=0))
+
     def step(self, state: Any, batch: Any, step: Any, worker: Any = 0) -> Any:
         use = self.options
         if use.filters:
@@ -149,8 +155,8 @@ class RBD(Projected):
         return tf.concat([c, self.options.ratio * chosen], axis=0)
 
     def _parts(self, message: Any) -> Any:
-        """The two parts of a message: [d], [m - d]."""
-        return message[: self.subspace.dim], message[self.subspace.dim :]
+        """The two parts of a message, or of several: [..., m] -> [..., d], [..., m - d]."""
+        return message[..., : self.subspace.dim], message[..., self.subspace.dim :]
 
     def _top(self, message: Any) -> Any:
         """The message with its largest coordinates only."""

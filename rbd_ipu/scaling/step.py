@@ -15,8 +15,9 @@ With b(d) the time of one pass over a basis of d directions in R^D, drawn and us
     SGD           update       none                                    reduce of 4 D
     ============  ===========  ======================================  ==================
 
-b(d) = d D / rate where directions are drawn entry by entry; for Hadamard directions n log2 n operations with n the
-power of two from D on, whatever d is.
+b(d) = d D / rate where directions are drawn entry by entry. Hadamard directions take n log2 n operations with n the
+power of two from D on, whatever d is; as all workers' are rows of one matrix, a second pass applies those of all, so
+that every mode takes two.
 """
 
 import math
@@ -81,7 +82,7 @@ def bases_time(work: Work, machine: Machine) -> float:
     one = pass_time(work, machine, dim)
     if work.workers == 1 or work.exchange == "update":
         return one
-    return one * (2 if work.parallel == "shared" else 1 + work.workers)
+    return one * (2 if work.parallel == "shared" or work.structured else 1 + work.workers)
 
 
 def sent(work: Work) -> float:

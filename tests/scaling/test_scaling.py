@@ -39,6 +39,14 @@ def test_a_transform_costs_the_same_for_every_dim():
     assert a == b == pytest.approx(1024 * 10 * 1e-6)
 
 
+@pytest.mark.parametrize("parallel", ["own", "same-data", "shared", "split"])
+@pytest.mark.parametrize("workers", [2, 100])
+def test_transforms_do_not_grow_in_number(parallel, workers):
+    work = Work(1000, 100, workers, parallel, structured=True)
+    assert bases_time(work, M) == pytest.approx(2 * 1024 * 10 * 1e-6)
+    assert bases_time(work._replace(exchange="update"), M) == pytest.approx(1024 * 10 * 1e-6)
+
+
 def test_volumes():
     assert gathered(100, 1) == reduced(100, 1) == 0
     assert gathered(100, 5) == 400 and reduced(100, 5) == 160

@@ -11,6 +11,10 @@ With N >= n the least order admitted (``orders.py``), H the symmetric Hadamard m
 for O(N log N) time and O(N) memory, whatever d is (Ailon and Chazelle 2009, "The fast Johnson-Lindenstrauss
 transform", without its sparse matrix; Yu et al. 2016, "Orthogonal random features").
 
+K workers share s and the order of the rows: worker k has the rows of the ranks k d, k d + 1, ... modulo N. So their
+directions are orthogonal to each other as long as K d <= N, all rows are used equally often where K d is larger, and
+sum_k P_k c_k takes one transform, whatever K is.
+
 What padding does. In R^N the directions are exactly orthogonal. Cropped to n columns
 
 * their norms are exactly sqrt(n), as all entries are +-1: "unit" and "expected" both divide by sqrt(n), "none"

@@ -9,7 +9,7 @@ from rbd_ipu.directions.distributions import PLANE
 from rbd_ipu.directions.hadamard import kernels
 from rbd_ipu.directions.hadamard.butterflies import first_base
 from rbd_ipu.directions.hadamard.permutation import grid
-from rbd_ipu.directions.hadamard.source import Hadamard
+from rbd_ipu.directions.hadamard.source import Hadamard, in_ranks
 from rbd_ipu.directions.native.launch import BUFFERS, empty, plain
 from rbd_ipu.directions.native.source import call_from_graph
 from rbd_ipu.directions.native.threads import run_tasks, thread_count
@@ -23,6 +23,7 @@ class NativeHadamard(Source):
     """
 
     jit = False
+    one_draw = True
 
     def __init__(self, groups: int, size: int, dim: int, normalize: str):
         thread_count()  # a wrong setting is refused now, not in the middle of a step
@@ -30,7 +31,15 @@ class NativeHadamard(Source):
         self.groups, self.size, self.dim = groups, size, dim
         a, b = self._ops.a, self._ops.b
         self._shape = (a, b, first_base(a), first_base(b), *grid(a, b))
+        self._scale = np.float32(self._ops.scale)
+        self._words = -(-size // (32 * PLANE)) * PLANE
         self._shapes: Dict[str, Any] = {"coordinates": [groups, dim], "vectors": [groups, size]}
+
+    def worker_keys(self, seeds: Any, worker: Any) -> Any:
+        return self._ops.worker_keys(seeds, worker)
+
+    def join(self, messages: Any, seeds: Any) -> Any:
+        return self.expand(in_ranks(messages, self._ops.padded), seeds)
 
     def directions(self, seeds: Any, start: int, count: int) -> Any:
         return self._ops.directions(seeds, start, count)
@@ -76,19 +85,43 @@ class NativeHadamard(Source):
         return coordinates, out
 
     def _run(self, seeds: np.ndarray, *arguments: Any) -> None:
-        seeds, threads = plain(seeds), thread_count()
-        vectors, coordinates, out, gather, scatter = arguments
+        keys = np.zeros((self.groups, 3), np.int32)
+        keys[:, : seeds.shape[1]] = seeds
+        if self.groups == 1:  # the usual case, in which a millisecond counts: no tasks, no threads to ask for
+            self._work(keys, 0, 1, *arguments)
+            return
+        threads = thread_count()
         tasks = min(threads, self.groups)
-        ends = np.arange(tasks + 1) * self.groups // tasks
-        scale = np.float32(self._ops.scale)
+        ends = [t * self.groups // tasks for t in range(tasks + 1)]
+        run_tasks(tasks, threads, lambda t: self._work(keys, ends[t], ends[t + 1], *arguments))
 
-        def task(t: int) -> None:
-            work = BUFFERS.take(kernels.work_length(*self._shape[:2]))
-            words = np.empty(-(-self.size // (32 * PLANE)) * PLANE, np.uint32)
-            kernels.sketch(
-                seeds, ends[t], ends[t + 1], self._shape, self.dim, scale, vectors, coordinates, out, work, words,
-                gather, scatter,
-            )  # fmt: skip
-            BUFFERS.give(work)
-
-        run_tasks(tasks, threads, task)
+    def _work(
+        self,
+        keys: np.ndarray,
+        first: int,
+        last: int,
+        vectors: Any,
+        coordinates: Any,
+        out: Any,
+        gather: bool,
+        scatter: bool,
+    ) -> None:
+        """The bases first ... last - 1, on this thread."""
+        work = BUFFERS.take(kernels.work_length(*self._shape[:2], gather and scatter))
+        words = np.empty(self._words, np.uint32)
+        kernels.sketch(
+            keys,
+            first,
+            last,
+            self._shape,
+            self.dim,
+            self._scale,
+            vectors,
+            coordinates,
+            out,
+            work,
+            words,
+            gather,
+            scatter,
+        )
+        BUFFERS.give(work)
