@@ -20,7 +20,6 @@ DEFAULTS = {
     "compartments": ["global"],
 }
 PRESETS = ("targets",)
-WORKER_STEPS = 100  # of a round with several processes
 EPILOG = """Lists are separated by commas. Images are random numbers: speed does not depend on them. A plain SGD step
 is measured for every network, all cases in turn in every round; the first step of each, which compiles, is not
 counted. Exit status: 0 measured, 1 a target is not met, 2 wrong choices, 4 a file cannot be written, 130 Ctrl-C
@@ -86,13 +85,12 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"\n{table.text(targets.lines(verdicts), left=2)}")
     _write(arguments, document)
     if not complete:
-        print(f"rbd-ipu: interrupted by Ctrl-C after {document['rounds']} rounds", file=sys.stderr)
-        return 130
+        return _interrupted(document["rounds"])
     return 1 if any(verdict["met"] is False for verdict in verdicts) else 0
 
 
 def _by_workers(arguments: argparse.Namespace) -> int:
-    """Measures teams of processes, one after the other; returns the exit status."""
+    """Measures teams of processes, which take turns; returns the exit status."""
     from rbd_ipu.bench import report, table, workers
     from rbd_ipu.exchange import plan
 
@@ -105,10 +103,9 @@ def _by_workers(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--exchanges, --parallel: {error}") from None
     if arguments.preset or arguments.plot or arguments.memory or arguments.keras:
         raise ConfigError("--workers measures the Trainer; leave out --preset, --plot, --memory and --keras")
-    began, rows = report.load(), []
-    for case, team in workers.teams(_grid(arguments), arguments.workers, plans):
-        _tell(f"{case}, {team.workers} workers")
-        rows.append(workers.measure(case, team, arguments.rounds, WORKER_STEPS))
+    began = report.load()
+    pairs = workers.teams(_grid(arguments), arguments.workers, plans)
+    rows, complete = workers.measured(pairs, arguments.rounds, arguments.seconds, _tell)
     document = {
         "command": command_line(arguments.words),
         **report.surroundings(began),
@@ -116,7 +113,12 @@ def _by_workers(arguments: argparse.Namespace) -> int:
     }
     print(f"{report.machine_line(document)}\n\n{table.text(workers.table(rows), left=1)}")
     _write(arguments, document)
-    return 0
+    return 0 if complete else _interrupted(len(rows[0]["round_ms"]))
+
+
+def _interrupted(rounds: int) -> int:
+    print(f"rbd-ipu: interrupted by Ctrl-C after {rounds} rounds", file=sys.stderr)
+    return 130
 
 
 def _grid(arguments: argparse.Namespace) -> List[Case]:

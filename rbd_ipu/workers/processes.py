@@ -27,6 +27,7 @@ class Processes:
       environment: what is added to this process's environment.
       tf_cluster: connect them by ``TF_CONFIG`` instead, as a cluster does; they then listen on ports.
       shares: into how many parts the cores are cut, of which each worker gets one; N by default.
+      inherited: file descriptors that the workers keep.
       **options: of ``subprocess.Popen`` for worker 0; the others' standard output goes nowhere.
     """
 
@@ -37,6 +38,7 @@ class Processes:
         environment: Optional[Dict[str, str]] = None,
         tf_cluster: bool = False,
         shares: Optional[int] = None,
+        inherited: Sequence[int] = (),
         **options: Any,
     ):
         cluster = [f"127.0.0.1:{port}" for port in ports.free(count)] if tf_cluster else []
@@ -51,9 +53,9 @@ class Processes:
             surroundings = {**os.environ, **(environment or {})}
             if tf_cluster:
                 surroundings["TF_CONFIG"] = tf_config(index, cluster)
-            handed_on = [end.fileno() for end in ends[index]] if ends else []
+            sockets = [end.fileno() for end in ends[index]] if ends else []
             if ends:
-                surroundings[RING] = ",".join(map(str, [index, count, *handed_on]))
+                surroundings[RING] = ",".join(map(str, [index, count, *sockets]))
             # A child finds the package where this process did, installed or not.
             surroundings["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
             surroundings["RBD_WORKER_CORES"] = ",".join(map(str, cores[index]))
@@ -64,7 +66,7 @@ class Processes:
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
-                pass_fds=handed_on,
+                pass_fds=[*sockets, *inherited],
                 start_new_session=True,  # Ctrl-C reaches the parent, which passes it on
                 **(options if index == 0 else {"stdout": subprocess.DEVNULL}),
             )

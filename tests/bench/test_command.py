@@ -1,11 +1,13 @@
 """``rbd-ipu bench`` from its words to its files."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from rbd_ipu.bench import report
+from rbd_ipu.bench import report, workers
 from rbd_ipu.bench.cases import WORKLOADS, Case, Choices, grid
+from rbd_ipu.bench.team import Team
 from rbd_ipu.cli import main
 from rbd_ipu.config import ConfigError
 
@@ -204,3 +206,32 @@ def test_speeds_of_others_are_drawn_only_beside_the_same_case():
     assert "plain SGD" in drawn
     for other in (("cnn-mnist", 10_000, 32), ("cnn-cifar10", 1000, 32), ("cnn-cifar10", 10_000, 16)):
         assert set(labels(*other)) == {"normal native", "plain SGD"}
+
+
+# --- teams of processes ------------------------------------------------------------------------------
+
+
+def test_teams_take_turns_and_are_compared_with_one_worker(capsys):
+    words = ["--workers", "1,2", "--methods", "sgd,rbd", "--dims", "8", "--exchanges", "coordinates,update"]
+    assert main(["bench", *SMALL, *words, "--output", "teams.json"]) == 0
+    document = json.loads(Path("teams.json").read_text())
+    teams = [(row["method"], row["workers"], row["used"]) for row in document["rows"]]
+    assert teams == [
+        ("sgd", 1, "auto"),
+        ("sgd", 2, "update"),
+        ("rbd", 1, "auto"),
+        ("rbd", 2, "coordinates"),
+        ("rbd", 2, "update"),
+    ]
+    for row in document["rows"]:
+        assert len(row["round_ms"]) == 2
+        assert row["images_per_second"] == pytest.approx(32 * row["workers"] / row["ms"] * 1e3)
+        assert row["times"] == 1 if row["workers"] == 1 else row["times"] > 0
+        assert (row["exchange_ms"] is None) == (row["workers"] == 1)
+    assert "coordinates" in capsys.readouterr().out
+
+
+def test_a_team_that_fails_says_why(monkeypatch):
+    monkeypatch.setenv("RBD_NUM_THREADS", "none")
+    with pytest.raises(ConfigError, match="(?s)with 1 workers: worker 0: .*RBD_NUM_THREADS must be an integer"):
+        workers.measured([workers.Pair(Case("fc-digits", "rbd", dim=8), Team(1, 1))], 1, 0.01, print)

@@ -1,0 +1,120 @@
+"""A team of processes as something to time: they wait between two rounds, so that teams can take turns.
+
+:class:`TeamSteps` is the parent's side; :func:`main` is a worker's life.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any, Dict, List, NamedTuple, Optional
+
+from rbd_ipu.bench.cases import WORKLOADS, Case
+from rbd_ipu.config import ConfigError
+from rbd_ipu.records import strict_json
+
+TURN_TIMEOUT = 24 * 3600.0  # seconds that a team waits for its turn
+
+
+class Team(NamedTuple):
+    """K workers and how they share a step.
+
+    Attributes:
+      workers: K.
+      shares: into how many shares the cores are cut; each worker gets one, so that a team of one is a fair baseline.
+      parallel, exchange, wire: of a Plan.
+    """
+
+    workers: int
+    shares: int
+    parallel: str = "own"
+    exchange: str = "auto"
+    wire: str = "float32"
+
+    def plan(self) -> Dict[str, Any]:
+        """The choices of a Plan."""
+        return {"parallel": self.parallel, "exchange": self.exchange, "wire": self.wire}
+
+
+class TeamSteps:
+    """Starts the workers; ``run(steps)`` has them do so many, as :class:`rbd_ipu.bench.runners.Runner` does.
+
+    A context manager: leaving it ends the workers.
+
+    Attributes:
+      turns: what worker 0 said of each turn: seconds, seconds and bytes of an exchange, and the exchange it was.
+    """
+
+    def __init__(self, case: Case, team: Team):
+        from rbd_ipu.workers.processes import Processes
+
+        self.case, self.team = case, team
+        self.turns: List[Dict[str, Any]] = []
+        orders, self._orders = os.pipe()
+        settings = strict_json.line([case._asdict(), team._asdict(), orders]).strip()
+        self._processes = Processes(
+            [__name__, settings], team.workers, shares=team.shares, inherited=[orders], stdout=subprocess.PIPE
+        )
+        os.close(orders)
+
+    def __enter__(self) -> "TeamSteps":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        os.close(self._orders)
+        self._processes.kill()
+
+    def run(self, steps: int) -> float:
+        """Does ``steps`` steps; returns seconds.
+
+        Raises:
+          ConfigError: a worker failed; with its last words.
+        """
+        said: Optional[str] = None
+        try:
+            os.write(self._orders, b"%d\n" % steps)
+            said = self._processes.running[0].stdout.readline()  # type: ignore[union-attr]
+        except BrokenPipeError:
+            pass
+        if not said:
+            self._processes.wait()
+            first = self._processes.first_failed or 0
+            last_words = self._processes.last_words(first)
+            raise ConfigError(f"{self.case} with {self.team.workers} workers: worker {first}: {last_words}")
+        self.turns.append(json.loads(said))
+        return self.turns[-1]["seconds"]
+
+
+def main() -> None:
+    """A worker's life: worker 0 reads how many steps to do, line by line, and says how they went."""
+    facts, team_facts, orders = json.loads(sys.argv[1])
+    case, team = Case(**facts), Team(**team_facts)
+    from rbd_ipu import methods, models
+    from rbd_ipu.bench.runners import CLASSES, RATE, images
+    from rbd_ipu.devices import open_device
+    from rbd_ipu.training import Trainer
+    from rbd_ipu.workers.task import task
+
+    own = task()
+    first = own is None or own.index == 0
+    device = open_device("cpu", worker_timeout=TURN_TIMEOUT, **team.plan())
+    exchange: Any = device.exchange
+    network, shape = WORKLOADS[case.network]
+    method = methods.create(case.method, learning_rate=RATE, **case.options())
+    trainer = Trainer(models.build(network, shape, CLASSES), method, device)
+    data = images(shape, case.batch_size)
+    lines = os.fdopen(orders, encoding="ascii") if first else None
+    while True:
+        steps = int(lines.readline() or 0) if lines else 0
+        if team.workers > 1:
+            steps = int(exchange.rows([steps])[0, 0])
+        if steps == 0:
+            return
+        logs = trainer.fit(data, steps_per_epoch=steps, epochs=1, verbose=0).history
+        said = {name: logs[name][-1] for name in ("seconds", "exchange_seconds", "exchange_bytes") if name in logs}
+        if first:
+            print(strict_json.line({**said, "note": exchange.note}), end="", flush=True)
+
+
+if __name__ == "__main__":
+    main()
