@@ -7,7 +7,7 @@ import numpy as np
 
 from rbd_ipu._stack import tf
 from rbd_ipu.exchange.base import Exchange
-from rbd_ipu.exchange.meter import Meter
+from rbd_ipu.exchange.meter import GraphMeter
 from rbd_ipu.exchange.plan import Plan
 
 GROUP = 1_000_003  # the name of our group of workers; those of tf.distribute count from 1
@@ -32,7 +32,7 @@ class Collective(Exchange):
         self.index = worker
         self.fed = (worker,)
         self.plan = plan
-        self.meter = Meter()
+        self.meter = GraphMeter()
         self.lost = None  # TensorFlow raises errors of its own
         self._patience = patience
         # Operations find each other by number: all workers trace the same ones in the same order.

@@ -1,6 +1,7 @@
-"""Meter: how long the exchanges of a worker took, and how many bytes it sent for them."""
+"""Meters: how long the exchanges of a worker took, and how many bytes it sent for them."""
 
-from typing import Any, Callable, Dict, Optional
+import time
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from rbd_ipu._stack import tf
 from rbd_ipu.exchange import sockets
@@ -14,10 +15,48 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        with tf.device("/CPU:0"):
-            self._seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False)
-            self._count = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._seconds, self._count = 0.0, 0
         self._sent: Optional[int] = None
+
+    def timed(self, exchange: Callable[[Any], Any], message: Any) -> Any:
+        """``exchange(message)``, on the host, with its time added up."""
+        began = time.perf_counter()
+        result = exchange(message)
+        self._seconds += time.perf_counter() - began
+        self._count += 1
+        return result
+
+    def start(self) -> None:
+        """Leaves out what has been sent and waited for until now."""
+        self._reset()
+        self._sent = sockets.sent()
+
+    def read(self) -> Dict[str, float]:
+        """``exchange_seconds`` and, where the system counts them, ``exchange_bytes``: sent by this worker, a step."""
+        (seconds, count), sent = self._totals(), sockets.sent()
+        if count == 0:
+            return {}
+        values = {"exchange_seconds": seconds / count}
+        if sent is not None and self._sent is not None:
+            values["exchange_bytes"] = (sent - self._sent) / count
+        self.start()
+        return values
+
+    def _totals(self) -> Tuple[float, int]:
+        return self._seconds, self._count
+
+    def _reset(self) -> None:
+        self._seconds, self._count = 0.0, 0
+
+
+class GraphMeter(Meter):
+    """The same for exchanges that are operations of a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with tf.device("/CPU:0"):
+            self._total = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+            self._times = tf.Variable(0, dtype=tf.int64, trainable=False)
 
     def timed(self, exchange: Callable[[Any], Any], message: Any) -> Any:
         """``exchange(message)``, in a traced function, with its time added up."""
@@ -27,23 +66,13 @@ class Meter:
             result = exchange(tf.identity(message))
         with tf.control_dependencies([result]):
             took = tf.timestamp() - began
-        self._seconds.assign_add(took)
-        self._count.assign_add(1)
+        self._total.assign_add(took)
+        self._times.assign_add(1)
         return result
 
-    def start(self) -> None:
-        """Leaves out what has been sent and waited for until now."""
-        self._seconds.assign(0.0)
-        self._count.assign(0)
-        self._sent = sockets.sent()
+    def _totals(self) -> Tuple[float, int]:
+        return float(self._total), int(self._times)
 
-    def read(self) -> Dict[str, float]:
-        """``exchange_seconds`` and, where the system counts them, ``exchange_bytes``: sent by this worker, a step."""
-        count, sent = int(self._count), sockets.sent()
-        if count == 0:
-            return {}
-        values = {"exchange_seconds": float(self._seconds) / count}
-        if sent is not None and self._sent is not None:
-            values["exchange_bytes"] = (sent - self._sent) / count
-        self.start()
-        return values
+    def _reset(self) -> None:
+        self._total.assign(0.0)
+        self._times.assign(0)

@@ -35,17 +35,17 @@ class Neighbours(Exchange):
         return tf.constant(self.index)
 
     def gather(self, message: Any) -> Any:
-        rows = self.meter.timed(lambda m: tf.numpy_function(self._heard(self._ring.gather), [m], m.dtype), message)
+        rows = tf.numpy_function(self._heard(self._ring.gather), [message], message.dtype)
         return tf.ensure_shape(rows, [self.workers, *message.shape])
 
     def mean(self, vector: Any) -> Any:
-        total = self.meter.timed(lambda v: tf.numpy_function(self._heard(self._ring.total), [v], v.dtype), vector)
+        total = tf.numpy_function(self._heard(self._ring.total), [vector], vector.dtype)
         return tf.ensure_shape(total, vector.shape) / self.workers
 
     def _heard(self, collective: Any) -> Any:
         def run(array: np.ndarray) -> np.ndarray:
             try:
-                return collective(array)
+                return self.meter.timed(collective, array)
             except WorkersError as error:
                 self.lost = error
                 raise
