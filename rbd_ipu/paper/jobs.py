@@ -2,6 +2,7 @@
 
     FOLDER/                 DATASET-NETWORK-METHOD-sSEED-KEY
       .lock                 held by the process that trains, whoever started it
+      .cores                those of that process, "0,1"
       log.txt               what it printed
       1/ 2/ ...             attempts, each a run folder; a second one only where the first cannot be gone on with
 
@@ -11,7 +12,7 @@ A lock of the operating system goes with the process that holds it, so that a ki
 import contextlib
 import time
 from pathlib import Path
-from typing import Any, Iterator, List, NamedTuple, Optional
+from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
 
 from rbd_ipu.config import FIELDS, Config, ConfigError
 from rbd_ipu.paper.identity import key
@@ -77,6 +78,18 @@ def attempts(folder: Path) -> List[Path]:
 def outcome(attempt: Path) -> Optional[str]:
     """The word of run.json for how a run ended; "running" also for one that was killed."""
     return strict_json.found(attempt / "run.json").get("outcome")
+
+
+def note_cores(folder: Path, cores: Sequence[int]) -> None:
+    """Writes down where a run is trained, for a queue that finds it running."""
+    (folder / ".cores").write_text(",".join(map(str, cores)), encoding="ascii")
+
+
+def noted_cores(folder: Path) -> List[int]:
+    """What :func:`note_cores` wrote; nothing where it has not."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return [int(core) for core in (folder / ".cores").read_text(encoding="ascii").split(",")]
+    return []
 
 
 def _lines(path: Path) -> int:

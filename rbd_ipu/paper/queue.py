@@ -17,7 +17,7 @@ from rbd_ipu import cores
 from rbd_ipu.config import Config
 from rbd_ipu.paper import worker
 from rbd_ipu.paper.cost import duration
-from rbd_ipu.paper.jobs import Job, is_claimed
+from rbd_ipu.paper.jobs import Job, is_claimed, noted_cores
 from rbd_ipu.records.provenance import PACKAGE
 
 WORKER = ("-m", "rbd_ipu.paper.worker")  # what a process of a run is started with
@@ -79,7 +79,8 @@ def _in_this_process(jobs: Sequence[Job], tell: Tell) -> List[Failure]:
 
 class _Queue:
     def __init__(self, jobs: List[Job], parallel: int, seconds: Callable[[Config], float], tell: Tell):
-        self.waiting = list(jobs)
+        # Those that another queue's processes still train come first, so that their cores are known to be taken.
+        self.waiting = sorted(jobs, key=lambda job: not is_claimed(job.folder))
         self.total = len(jobs)
         self.slots: Dict[int, List[int]] = dict(enumerate(cores.divided(cores.usable(), parallel)))
         self.free = sorted(self.slots)
@@ -109,9 +110,18 @@ class _Queue:
             job = self.waiting.pop(0)
             if job.ended():  # by another queue, meanwhile
                 continue
-            slot = self.free.pop(0)
-            process = None if is_claimed(job.folder) else self._start(job, slot)
+            if is_claimed(job.folder):
+                slot = self._slot_of(noted_cores(job.folder))
+                process = None
+            else:
+                slot = self.free[0]
+                process = self._start(job, slot)
+            self.free.remove(slot)
             self.running.append(_Running(job, process, slot, time.monotonic()))
+
+    def _slot_of(self, cores: Sequence[int]) -> int:
+        """The free slot that has most of these cores; of several, the last one."""
+        return max(self.free, key=lambda slot: (len({*cores} & {*self.slots[slot]}), slot))
 
     def _start(self, job: Job, slot: int) -> "subprocess.Popen[bytes]":
         job.folder.mkdir(parents=True, exist_ok=True)

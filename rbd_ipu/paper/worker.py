@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
 
-from rbd_ipu.cores import keep_to
-from rbd_ipu.paper.jobs import Taken, attempts, claimed, outcome
+from rbd_ipu.cores import keep_to, usable
+from rbd_ipu.paper.jobs import Taken, attempts, claimed, note_cores, outcome
 from rbd_ipu.paper.results import ENDED
 
 TAKEN = 75  # exit status: another process has this run
@@ -22,6 +22,7 @@ def train(folder: Path, settings: Sequence[str]) -> int:
     from rbd_ipu.cli import main
 
     with claimed(folder):
+        note_cores(folder, usable())
         done = attempts(folder)
         if any(outcome(attempt) in ENDED for attempt in done):
             return 0

@@ -15,7 +15,7 @@ from rbd_ipu.config import from_assignments, resolve
 from rbd_ipu.cores import divided
 from rbd_ipu.paper import queue, worker
 from rbd_ipu.paper.cost import Costs, rough_epoch
-from rbd_ipu.paper.jobs import Taken, attempts, claimed, is_claimed, job
+from rbd_ipu.paper.jobs import Taken, attempts, claimed, is_claimed, job, note_cores
 
 SETTINGS = {"learning_rate": 0.5, "dim": 8, "epochs": 4}
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": "-1"}
@@ -167,6 +167,22 @@ def test_runs_of_a_killed_queue_are_waited_for_not_started_twice(tmp_path, start
     output, _ = again.communicate(timeout=60)
     assert again.returncode == 0 and "[1/1]" in output
     assert len(attempts(one.folder)) == 1 and len(accuracies(attempts(one.folder)[0])) == 30
+
+
+def test_the_cores_of_a_run_that_goes_on_are_not_given_to_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(queue.cores, "usable", lambda: [0, 1, 2])
+    jobs = jobs_of(tmp_path, range(4))
+    begun = {}
+    monkeypatch.setattr(queue._Queue, "_start", lambda self, one, slot: begun.setdefault(one.label, self.slots[slot]))
+    with claimed(jobs[3].folder), claimed(jobs[2].folder):
+        note_cores(jobs[3].folder, [1])  # the other one was claimed by hand, and is anywhere
+        started = queue._Queue(jobs, 3, lambda config: 1.0, print)
+        started._begin()
+    assert begun == {"seed 0": [0]}
+    assert {entry.job.label: started.slots[entry.slot] for entry in started.running if entry.process is None} == {
+        "seed 2": [2],
+        "seed 3": [1],
+    }
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, start):
