@@ -1,5 +1,6 @@
 """Rounds: all runners in turn, again and again, so that a busy moment of the machine strikes all alike."""
 
+import random
 from typing import Any, Callable, Dict, Hashable, List, Mapping, NamedTuple, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -36,7 +37,7 @@ def burst(runner: Any, seconds: float) -> int:
 def measure(
     runners: Mapping[Key, Any], rounds: int, seconds: float, tell: Callable[[str], None] = lambda text: None
 ) -> Times:
-    """Times every runner once a round, each round beginning with the next one.
+    """Times every runner once a round, in another order each time: what runs before one leaves its mark on it.
 
     Args:
       runners: what to time; ``run(steps) -> seconds``.
@@ -63,8 +64,8 @@ def measure(
     try:
         for r in range(rounds):
             tell(f"round {r + 1}/{rounds}")
-            first = r % len(keys)
-            whole.append({key: runners[key].run(steps[key]) / steps[key] for key in keys[first:] + keys[:first]})
+            order = random.Random(r).sample(keys, len(keys))
+            whole.append({key: runners[key].run(steps[key]) / steps[key] for key in order})
     except KeyboardInterrupt:
         if not whole:
             raise
