@@ -18,7 +18,7 @@ from typing import Any, Callable, List, Tuple
 from rbd_ipu._stack import inside_xla, tf
 from rbd_ipu.basis import check_normalize
 from rbd_ipu.compartments import Compartments, parse_scheme
-from rbd_ipu.directions import Source, check_distribution, make_source, resolve
+from rbd_ipu.directions import Compiled, Source, check_distribution, make_source, resolve
 from rbd_ipu.directions.walk import Walk
 from rbd_ipu.seeds import fold_in
 
@@ -66,6 +66,8 @@ class Subspace:
         # Seeds are hashed under XLA, inside the compiled program or in one of their own: as single operations, the
         # rounds of Threefry would take longer than a network.
         jit = all(source.jit for _, source in self._groups)
+        if not jit:  # a large group may be cut into programs where a small one is left whole
+            self._groups = [(members, Compiled(s) if s.jit else s) for members, s in self._groups]
         self._one_draw = all(source.one_draw for _, source in self._groups)
         self._together = _together(self.source, compartments, self._groups)
         self._seeds = _compile(self._hash_seeds, not jit)

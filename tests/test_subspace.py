@@ -71,6 +71,15 @@ def test_another_seed_step_or_worker_is_another_basis():
             assert np.abs(one - other).min() > 0
 
 
+def test_small_groups_are_compiled_beside_one_that_is_cut_into_programs():
+    cut = Compartments.of([(40_000,), (50,)], "variable", 200)
+    space = Subspace(cut, "rademacher", "unit", "counter")
+    assert not any(source.jit for _, source in space._groups)  # none is left to run operation by operation
+    g = np.random.default_rng(1).standard_normal(space.size).astype(np.float32)
+    P = space.directions(3, 7).numpy().astype(np.float64)
+    close(space.filter(g, 3, 7), P.T @ (P @ g), 2e-6)
+
+
 def test_equal_arguments_share_one_program():
     cut = Compartments.of(SHAPES, "layer", 20)
     again = Compartments.of(SHAPES, "layer", 20)
