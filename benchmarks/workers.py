@@ -48,12 +48,12 @@ def fitted(rows: Sequence[Row]) -> Machine:
     small = [row["exchange_ms"] / 1e3 for row in rows if row["exchange_ms"] and sent(work(row)) < 1e4]
     if small:
         machine = machine._replace(latency=min(small))
-    large = [row for row in rows if row["exchange_ms"] and sent(work(row)) > 1e5]
-    if large:
-        best = min(large, key=lambda row: row["exchange_ms"])
-        hops = 2 * (best["workers"] - 1)
-        rest = best["exchange_ms"] / 1e3 - hops * machine.latency
-        machine = machine._replace(bandwidth=sent(work(best)) / rest if rest > 0 else math.inf)
+    # What the exchange of a gradient adds to a step, its copies and all; the time on the wire alone is less.
+    several = [row for row in rows if row["dim"] is None and row["workers"] > 1]
+    if plain and several:
+        row = several[0]
+        rest = row["ms"] / 1e3 - machine.compute - 2 * (row["workers"] - 1) * machine.latency
+        machine = machine._replace(bandwidth=sent(work(row)) / rest if rest > 0 else math.inf)
     return machine
 
 

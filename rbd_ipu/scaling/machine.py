@@ -10,7 +10,7 @@ class Machine(NamedTuple):
       compute: seconds of a step without directions: batch, network, gradient, weights.
       rate: entries of dense directions that are drawn and used in a second.
       transform: seconds of a Walsh-Hadamard transform, for each of its n log2 n operations.
-      bandwidth: bytes a second that a worker can send while it receives as many.
+      bandwidth: bytes a second that a worker can send while it receives as many, copies included.
       latency: seconds that a message of no length takes, software included.
     """
 
@@ -22,5 +22,5 @@ class Machine(NamedTuple):
 
 
 #: One of two workers with two cores each of a 4-core CPU, CIFAR-10 CNN at batch 32, over the loopback interface:
-#: from `rbd-ipu bench --workers` on a machine that was busy with other work, so good to a factor of two at best.
-HERE = Machine(compute=7.3e-3, rate=3.2e9, transform=4.3e-10, bandwidth=1.2e9, latency=2e-4)
+#: from results/workers, measured by `rbd-ipu bench --workers` on a machine without other work.
+HERE = Machine(compute=3.6e-3, rate=6.6e9, transform=4.4e-10, bandwidth=5e8, latency=2e-4)
