@@ -65,10 +65,10 @@ def _from_panel(panel, b, lanes, x):
 
 
 @njit(error_model="numpy")
-def _rows(x, a, b, base, panel, y):
+def _rows(x, a, b, base, panel):
     for i in range(0, a, LANES):
         _to_panel(x[i * b :], b, min(LANES, a - i), panel)
-        transform(panel, LANES, b, base, y[i * b : (i + LANES) * b])
+        transform(panel, LANES, b, base, x[i * b : (i + LANES) * b])
 
 
 @njit(error_model="numpy")
@@ -110,7 +110,7 @@ def _build(digest: str) -> Any:
                 _apply_signs(words, np.float32(1), vectors[g], x[:n])
                 x[n:N] = 0
                 _columns(x, a, b, base_a, panel)
-                _rows(x, a, b, base_b, panel, x)
+                _rows(x, a, b, base_b, panel)
             if coordinates.shape[1] == 0:
                 select(tables, A, B, b, scale, rank, dim, x[:length], z)
             else:
