@@ -14,7 +14,7 @@ from rbd_ipu.progress import Progress, means
 from rbd_ipu.steps import one_step
 
 # At every so many steps of an epoch, from its first, the update is compared with the gradient.
-COMPARE_EVERY = 8
+COMPARE_EVERY = 16
 # A call of the loop should last about this long: short enough to answer Ctrl-C, long enough to cost nothing.
 CALL_SECONDS = 0.5
 
@@ -133,7 +133,7 @@ class Trainer:
         Returns:
           The Keras History. Each epoch has: ``loss``, ``accuracy`` (means over its steps), ``val_loss``,
           ``val_accuracy``, ``correlation`` and ``cosine`` (of the update with the full gradient, means over
-          every eighth step), ``images_per_second`` (of training alone, without the first call, which traces),
+          every sixteenth step), ``images_per_second`` (of training alone, without the first call, which traces),
           ``seconds`` (all of the epoch) and ``step`` (updates so far). ``accuracy`` is absent where outputs are not
           classes.
 

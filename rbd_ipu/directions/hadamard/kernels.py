@@ -19,7 +19,7 @@ from numba import njit
 from rbd_ipu.directions.distributions import PLANE
 from rbd_ipu.directions.hadamard.butterflies import LANES, copy, transform
 from rbd_ipu.directions.hadamard.permutation import ROUNDS
-from rbd_ipu.directions.hadamard.places import exchange, round_tables, select
+from rbd_ipu.directions.hadamard.places import chosen, exchange, keep, round_tables
 from rbd_ipu.directions.native.kernels import compile_loop, digest
 from rbd_ipu.directions.native.loops import fill_words, loop
 from rbd_ipu.directions.native.stream import SIGN, bits_of, float_of, fold_in, schedule, u32
@@ -78,6 +78,18 @@ def _rows_back(y, a, b, base, panel, x):
         _from_panel(panel, b, min(LANES, a - i), x[i * b :])
 
 
+@njit(error_model="numpy")
+def _rows_and_back(x, a, b, base, panel, mask, scale):
+    """Along the rows, what the mask leaves of it, and back: each LANES rows while they are in the cache."""
+    for i in range(0, a, LANES):
+        here = x[i * b : (i + LANES) * b]
+        _to_panel(here, b, min(LANES, a - i), panel)
+        transform(panel, LANES, b, base, here)
+        keep(mask[i * b : (i + LANES) * b], scale, here)
+        transform(here, LANES, b, base, panel)
+        _from_panel(panel, b, min(LANES, a - i), here)
+
+
 def _digest_here() -> str:
     text = "".join(path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py")))
     return hashlib.sha256((digest() + text).encode("utf-8")).hexdigest()
@@ -90,15 +102,17 @@ def _build(digest: str) -> Any:
         """Bases first ... last - 1: coordinates of the vectors (gather), update from coordinates (scatter).
 
         The key of a basis is a seed, and the rank of its first direction. Where both results are wanted and there is
-        no room for coordinates, they are not written down.
+        no room for coordinates, they are not written down, and less memory is gone through.
         """
         digest  # noqa: B018
         a, b, base_a, base_b, A, B = shape
         n = vectors.shape[1] if gather else out.shape[1]
         N, length = a * b, -(-a // LANES) * LANES * b
+        through = coordinates.shape[1] == 0
         # As little memory as can be: after the network has used the caches, it is what a transform waits for.
         x, panel = work[: length + LANES], work[length + LANES : length + (1 + max(a, b)) * LANES]
-        z = work[length + (1 + max(a, b)) * LANES :] if gather and scatter else x[:length]
+        z = work[length + (1 + max(a, b)) * LANES :] if gather and scatter and not through else x[:length]
+        mask = np.empty(length if through else 0, np.uint8)
         tables = np.empty((ROUNDS, max(A, B)), np.uint64)
         for g in range(first, last):
             k0, k1, rank = u32(keys[g, 0]), u32(keys[g, 1]), np.int64(keys[g, 2])
@@ -110,15 +124,18 @@ def _build(digest: str) -> Any:
                 _apply_signs(words, np.float32(1), vectors[g], x[:n])
                 x[n:N] = 0
                 _columns(x, a, b, base_a, panel)
-                _rows(x, a, b, base_b, panel)
-            if coordinates.shape[1] == 0:
-                select(tables, A, B, b, scale, rank, dim, x[:length], z)
+            if through:
+                chosen(tables, A, B, b, rank, dim, mask)
+                _rows_and_back(x, a, b, base_b, panel, mask, scale)
             else:
+                if gather:
+                    _rows(x, a, b, base_b, panel)
                 if scatter:
                     z[:] = 0
                 exchange(tables, A, B, b, scale, rank, gather, scatter, coordinates[g], x, z)
+                if scatter:
+                    _rows_back(z, a, b, base_b, panel, x)
             if scatter:
-                _rows_back(z, a, b, base_b, panel, x)
                 _columns(x, a, b, base_a, panel)
                 _apply_signs(words, scale, x[:n], out[g])
 

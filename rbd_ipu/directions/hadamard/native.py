@@ -107,7 +107,7 @@ class NativeHadamard(Source):
         scatter: bool,
     ) -> None:
         """The bases first ... last - 1, on this thread."""
-        work = BUFFERS.take(kernels.work_length(*self._shape[:2], gather and scatter))
+        work = BUFFERS.take(kernels.work_length(*self._shape[:2], gather and scatter and coordinates.shape[1] > 0))
         words = np.empty(self._words, np.uint32)
         kernels.sketch(
             keys,

@@ -78,21 +78,16 @@ def _put(places, c, z):
 
 
 @loop
-def _pass(places, scale, y, z):
+def _mark(places, value, mask):
     for j in range(places.shape[0]):
-        z[places[j]] = y[places[j]] * scale
+        mask[places[j]] = value
 
 
 @loop
-def _copy(scale, y, z):
-    for j in range(z.shape[0]):
-        z[j] = y[j] * scale
-
-
-@loop
-def _drop(places, z):
-    for j in range(places.shape[0]):
-        z[places[j]] = 0
+def keep(mask, scale, y):
+    """y <- scale y where the mask is 1, 0 where it is 0."""
+    for j in range(y.shape[0]):
+        y[j] = y[j] * (scale * np.float32(mask[j]))
 
 
 @njit(error_model="numpy")
@@ -105,24 +100,15 @@ def _row(tables, A, B, b, i, places):
 
 
 @njit(error_model="numpy")
-def select(tables, A, B, b, scale, first, d, y, z):
-    """z = scale y in the rows of the d ranks from first on, 0 in the others; walks along the fewer of the two."""
-    N = A * B
-    keep = 2 * d <= N
-    if keep:
-        z[:] = 0
-        stop = first + d
-    else:
-        _copy(scale, y, z)
-        first, stop = first + d, first + N
+def chosen(tables, A, B, b, first, d, mask):
+    """mask <- 1 at the places of the d ranks from first on, 0 at all others; walks along the fewer of the two."""
+    few = 2 * d <= A * B
+    mask[:] = 0 if few else 1
+    first, stop = (first, first + d) if few else (first + d, first + A * B)
     places = np.empty(B, np.uint64)
     for i in range(first // B, -(-stop // B)):
         _row(tables, A, B, b, i, places)
-        here = places[max(first - i * B, 0) : min(stop - i * B, B)]
-        if keep:
-            _pass(here, scale, y, z)
-        else:
-            _drop(here, z)
+        _mark(places[max(first - i * B, 0) : min(stop - i * B, B)], 1 if few else 0, mask)
 
 
 @njit(error_model="numpy")

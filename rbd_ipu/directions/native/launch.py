@@ -83,11 +83,11 @@ class Launcher:
 
 def plain(array: np.ndarray) -> np.ndarray:
     """The array as kernels were compiled for: writeable, aligned, in C order; a copy only if it is not."""
-    return np.require(array, requirements=["C", "A", "W"])
+    return array if array.flags.carray else np.require(array, requirements=["C", "A", "W"])
 
 
 def empty(rows: int, columns: int) -> np.ndarray:
     """float32 [rows, columns] at a multiple of 64 bytes: TensorFlow then takes it over without a copy."""
     room = np.empty(rows * columns + 16, np.float32)
-    skip = -room.ctypes.data % 64 // 4
+    skip = -room.__array_interface__["data"][0] % 64 // 4
     return room[skip : skip + rows * columns].reshape(rows, columns)
