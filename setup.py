@@ -79,7 +79,7 @@ setup(
     python_requires=">=3.8,<3.14",
     install_requires=["numpy", "PyYAML"],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["rbd-ipu = rbd_ipu.cli:main"]},
+    entry_points={"console_scripts": ["rbd-ipu = rbd_ipu.cli:command"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: Console",

@@ -1,8 +1,6 @@
 """``python -m rbd_ipu`` is the command ``rbd-ipu``."""
 
-import sys
-
-from rbd_ipu.cli import main
+from rbd_ipu.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -1,6 +1,7 @@
 """The command ``rbd-ipu``: runs a command's module; errors become one line and an exit status."""
 
 import argparse
+import contextlib
 import os
 import sys
 from typing import Optional, Sequence
@@ -54,10 +55,22 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return _fail("interrupted by Ctrl-C before the training began; nothing was written", 130)
 
 
+def command() -> None:
+    """The command as a process: ends it with the status of :func:`main`."""
+    status = main()
+    if os.environ.get("TF_CONFIG"):
+        # The server of TensorFlow 2.6 cannot be stopped, and now and then aborts a process that takes itself down.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def _fail(message: str, status: int) -> int:
     print(f"rbd-ipu: {message}", file=sys.stderr)
     return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

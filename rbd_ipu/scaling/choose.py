@@ -20,7 +20,7 @@ def choose(work: Work, machine: Machine = HERE) -> Choice:
       >>> choose(Work(size=122570, dim=10000, workers=2)).exchange
       'update'
       >>> print(choose(Work(size=122570, dim=250, workers=2, structured=True)).why)
-      exchange=update: about ... ms a step are expected; with coordinates ... ms
+      exchange=coordinates: about ... ms a step are expected; with update ... ms
     """
     times = {name: step_time(work._replace(exchange=name), machine).total for name in ("coordinates", "update")}
     best = min(times, key=lambda name: times[name])
