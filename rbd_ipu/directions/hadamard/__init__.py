@@ -39,7 +39,7 @@ from rbd_ipu.directions.structured import STRUCTURED, Structure
 def make(source: str, groups: int, size: int, dim: int, normalize: str, rows: int, parameter: Any) -> Source:
     """The source for G bases; ``rows`` has no effect, as there are no blocks.
 
-    "native" is machine code where Numba makes it faster, else, like every other source, TensorFlow operations.
+    "native" is machine code; every other source stands for TensorFlow operations.
 
     Raises:
       ValueError: there are fewer than ``dim`` rows.
@@ -50,25 +50,15 @@ def make(source: str, groups: int, size: int, dim: int, normalize: str, rows: in
             f"distribution 'hadamard' has {a * b} orthogonal directions for {size} parameters, so dim must be "
             f"at most that, got {dim}; other distributions take any dim"
         )
-    if source == "native" and vectorises():
+    if source == "native":
         from rbd_ipu.directions.hadamard.native import NativeHadamard
 
         return NativeHadamard(groups, size, dim, normalize)
     return Hadamard(groups, size, dim, normalize)
 
 
-def vectorises() -> bool:
-    """Whether Numba's LLVM turns the butterflies into vector code: 11, that of Python 3.8, does not.
-
-    There the compiled TensorFlow operations, which compute the same, are faster.
-    """
-    import llvmlite.binding
-
-    return llvmlite.binding.llvm_version_info[0] > 11
-
-
 STRUCTURED.register("hadamard")(
     Structure("hadamard", make, None, "orthogonal directions at a cost that does not depend on dim")
 )
 
-__all__ = ["Hadamard", "make", "vectorises"]
+__all__ = ["Hadamard", "make"]

@@ -1,23 +1,34 @@
 """Hadamard transforms in vector registers: the inner loops of the native transform.
 
-A *panel* holds LANES vectors side by side: entry i of all of them is panel[i * LANES : (i + 1) * LANES]. A transform
-of order m = base * 2^k (base 1, 12, 16 or 20) begins with blocks of ``base`` entries, straight-line code that reads
-each number once, and goes on with butterflies on ever longer pieces, four entries at a time.
+A factor of order 12 or 20 is straight-line code over LANES or ROW_LANES vectors side by side, which reads each number
+once. Factors 4 and 2 come in two forms:
 
-Loops are functions of their own, over arrays that cannot overlap for all LLVM knows: it vectorises no others.
+    across   entries far apart, in place
+    digits   neighbours: [m, 4] -> [4, m]. The lowest digit of the index becomes the highest, so that after a few of
+             them what was next to each other lies far apart, as vector registers like it, and nothing was
+             transposed (Pease 1968, "An adaptation of the fast Fourier transform for parallel processing").
+
+Loops are functions of their own, over arrays that cannot overlap for all LLVM knows: it vectorises no others. They
+add in the order in which they are written, so that a compiled and a cached kernel agree in all bits.
 """
 
-from typing import Any
+from typing import Any, Tuple
 
 from numba import njit
 
-from rbd_ipu.directions.native.loops import loop
-
-# Two AVX-512 registers, or four of AVX2; measured best of 8, 16, 32 and 64.
-LANE_BITS = 5
-LANES = 1 << LANE_BITS
+# Entries side by side in a factor 12 or 20: across a vector, where longer pieces cost fewer calls (measured best of
+# 16, 64, 128 and 256), and along the rows of a matrix, as the paper's networks have them.
+LANES, ROW_LANES = 128, 16
 
 inline = njit(inline="always")
+elementwise = njit(error_model="numpy", forceinline=True)
+
+
+@elementwise
+def copy(x, y):
+    """y <- x."""
+    for w in range(x.shape[0]):
+        y[w] = x[w]
 
 
 @inline
@@ -26,19 +37,46 @@ def _butterfly4(a, b, c, d):
     return e + g, f + h, e - g, f - h
 
 
-@loop
-def butterfly_sixteen(x, stride, y):
-    """H_16 of entries that lie ``stride`` apart in x, into a panel y."""
-    r, s = stride, LANES
-    for w in range(LANES):
-        a0, a1, a2, a3 = _butterfly4(x[w], x[w + r], x[w + 2 * r], x[w + 3 * r])
-        b0, b1, b2, b3 = _butterfly4(x[w + 4 * r], x[w + 5 * r], x[w + 6 * r], x[w + 7 * r])
-        c0, c1, c2, c3 = _butterfly4(x[w + 8 * r], x[w + 9 * r], x[w + 10 * r], x[w + 11 * r])
-        d0, d1, d2, d3 = _butterfly4(x[w + 12 * r], x[w + 13 * r], x[w + 14 * r], x[w + 15 * r])
-        y[w], y[w + 4 * s], y[w + 8 * s], y[w + 12 * s] = _butterfly4(a0, b0, c0, d0)
-        y[w + s], y[w + 5 * s], y[w + 9 * s], y[w + 13 * s] = _butterfly4(a1, b1, c1, d1)
-        y[w + 2 * s], y[w + 6 * s], y[w + 10 * s], y[w + 14 * s] = _butterfly4(a2, b2, c2, d2)
-        y[w + 3 * s], y[w + 7 * s], y[w + 11 * s], y[w + 15 * s] = _butterfly4(a3, b3, c3, d3)
+@elementwise
+def four_across(x0, x1, x2, x3):
+    """H_4, in place, of four entries for each place."""
+    for w in range(x0.shape[0]):
+        x0[w], x1[w], x2[w], x3[w] = _butterfly4(x0[w], x1[w], x2[w], x3[w])
+
+
+@elementwise
+def two_across(x0, x1):
+    """H_2, in place, of two entries for each place."""
+    for w in range(x0.shape[0]):
+        x0[w], x1[w] = x0[w] + x1[w], x0[w] - x1[w]
+
+
+@elementwise
+def four_digits(x, y0, y1, y2, y3):
+    """y <- H_4 of four neighbours in x."""
+    for i in range(y0.shape[0]):
+        y0[i], y1[i], y2[i], y3[i] = _butterfly4(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3])
+
+
+@elementwise
+def two_digits(x, y0, y1):
+    """y <- H_2 of two neighbours in x."""
+    for i in range(y0.shape[0]):
+        y0[i], y1[i] = x[2 * i] + x[2 * i + 1], x[2 * i] - x[2 * i + 1]
+
+
+@elementwise
+def four_digits_back(y0, y1, y2, y3, x):
+    """Four neighbours in x <- H_4 y."""
+    for i in range(y0.shape[0]):
+        x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3] = _butterfly4(y0[i], y1[i], y2[i], y3[i])
+
+
+@elementwise
+def two_digits_back(y0, y1, x):
+    """Two neighbours in x <- H_2 y."""
+    for i in range(y0.shape[0]):
+        x[2 * i], x[2 * i + 1] = y0[i] + y1[i], y0[i] - y1[i]
 
 
 # Orders 12 and 20, from p = s + t and m = s - t of the two halves: [S p + m, S m - p] (see orders.py). Five entries
@@ -51,8 +89,8 @@ def _get5(x, p, r):
 
 
 @inline
-def _put5(y, p, t):
-    y[p], y[p + LANES], y[p + 2 * LANES], y[p + 3 * LANES], y[p + 4 * LANES] = t
+def _put5(y, p, r, t):
+    y[p], y[p + r], y[p + 2 * r], y[p + 3 * r], y[p + 4 * r] = t
 
 
 @inline
@@ -73,19 +111,6 @@ def _residues(t):
 
 
 @inline
-def _reflect(t):
-    """(J - 2 I) t."""
-    total = (t[0] + t[1]) + (t[2] + t[3]) + t[4]
-    return (
-        total - (t[0] + t[0]),
-        total - (t[1] + t[1]),
-        total - (t[2] + t[2]),
-        total - (t[3] + t[3]),
-        total - (t[4] + t[4]),
-    )
-
-
-@inline
 def _conference6(u, t):
     """S (u, t) of order 6."""
     q = _residues(t)
@@ -94,93 +119,75 @@ def _conference6(u, t):
 
 @inline
 def _conference10(s, t):
-    """S (s, t) of order 10."""
-    return _plus(_residues(s), _reflect(t)), _minus(_reflect(s), _residues(t))
+    """S (s, t) of order 10: (Q s + (J - 2 I) t, (J - 2 I) s - Q t)."""
+    a, b, c, d, e = s
+    f, g, h, i, j = t
+    u, v = (a + b) + (c + d) + e, (f + g) + (h + i) + j
+    return (
+        ((b + e) - (c + d)) + (v - (f + f)),
+        ((c + a) - (d + e)) + (v - (g + g)),
+        ((d + b) - (e + a)) + (v - (h + h)),
+        ((e + c) - (a + b)) + (v - (i + i)),
+        ((a + d) - (b + c)) + (v - (j + j)),
+    ), (
+        (u - (a + a)) - ((g + j) - (h + i)),
+        (u - (b + b)) - ((h + f) - (i + j)),
+        (u - (c + c)) - ((i + g) - (j + f)),
+        (u - (d + d)) - ((j + h) - (f + g)),
+        (u - (e + e)) - ((f + i) - (g + h)),
+    )
 
 
-@loop
-def butterfly_twelve(x, stride, y):
-    """H_12 of entries that lie ``stride`` apart in x, into a panel y."""
-    r, s = stride, LANES
-    for w in range(LANES):
-        u, t = x[w], _get5(x, w + r, r)
-        u_, t_ = x[w + 6 * r], _get5(x, w + 7 * r, r)
-        pu, p, mu, m = u + u_, _plus(t, t_), u - u_, _minus(t, t_)
-        hu, h = _conference6(pu, p)
-        ku, k = _conference6(mu, m)
-        y[w] = hu + mu
-        _put5(y, w + s, _plus(h, m))
-        y[w + 6 * s] = ku - pu
-        _put5(y, w + 7 * s, _minus(k, p))
+def _factors(lanes: int) -> Tuple[Any, Any]:
+    """(y <- H_12 x, y <- H_20 x), for x and y [12 or 20, lanes]."""
+    r = lanes
+
+    @elementwise
+    def twelve(x, y):
+        for w in range(r):
+            u, s = x[w], _get5(x, w + r, r)
+            v, t = x[w + 6 * r], _get5(x, w + 7 * r, r)
+            pu, p, mu, m = u + v, _plus(s, t), u - v, _minus(s, t)
+            hu, h = _conference6(pu, p)
+            ku, k = _conference6(mu, m)
+            y[w] = hu + mu
+            _put5(y, w + r, r, _plus(h, m))
+            y[w + 6 * r] = ku - pu
+            _put5(y, w + 7 * r, r, _minus(k, p))
+
+    @elementwise
+    def twenty(x, y):
+        for w in range(r):
+            s0, s1 = _get5(x, w, r), _get5(x, w + 5 * r, r)
+            t0, t1 = _get5(x, w + 10 * r, r), _get5(x, w + 15 * r, r)
+            p0, p1, m0, m1 = _plus(s0, t0), _plus(s1, t1), _minus(s0, t0), _minus(s1, t1)
+            h0, h1 = _conference10(p0, p1)
+            k0, k1 = _conference10(m0, m1)
+            _put5(y, w, r, _plus(h0, m0))
+            _put5(y, w + 5 * r, r, _plus(h1, m1))
+            _put5(y, w + 10 * r, r, _minus(k0, p0))
+            _put5(y, w + 15 * r, r, _minus(k1, p1))
+
+    return twelve, twenty
 
 
-@loop
-def butterfly_twenty(x, stride, y):
-    """H_20 of entries that lie ``stride`` apart in x, into a panel y."""
-    r, s = stride, LANES
-    for w in range(LANES):
-        s0, s1 = _get5(x, w, r), _get5(x, w + 5 * r, r)
-        t0, t1 = _get5(x, w + 10 * r, r), _get5(x, w + 15 * r, r)
-        p0, p1, m0, m1 = _plus(s0, t0), _plus(s1, t1), _minus(s0, t0), _minus(s1, t1)
-        h0, h1 = _conference10(p0, p1)
-        k0, k1 = _conference10(m0, m1)
-        _put5(y, w, _plus(h0, m0))
-        _put5(y, w + 5 * s, _plus(h1, m1))
-        _put5(y, w + 10 * s, _minus(k0, p0))
-        _put5(y, w + 15 * s, _minus(k1, p1))
+_twelve, _twenty = _factors(LANES)
+_row_twelve, _row_twenty = _factors(ROW_LANES)
 
 
-@loop
-def copy(x, y):
-    """y <- x."""
-    for w in range(x.shape[0]):
-        y[w] = x[w]
-
-
-@loop
-def _four(x0, x1, x2, x3):
-    for w in range(x0.shape[0]):
-        a, b, c, d = x0[w] + x1[w], x0[w] - x1[w], x2[w] + x3[w], x2[w] - x3[w]
-        x0[w], x1[w], x2[w], x3[w] = a + c, b + d, a - c, b - d
-
-
-@loop
-def _two(x0, x1):
-    for w in range(x0.shape[0]):
-        a, b = x0[w] + x1[w], x0[w] - x1[w]
-        x0[w], x1[w] = a, b
-
-
-@njit(error_model="numpy")
-def transform(x, stride, order, base, panel):
-    """panel <- H_order of the entries that lie ``stride`` apart in x; LANES of them side by side."""
-    if base == 16:
-        for i in range(0, order, 16):
-            butterfly_sixteen(x[i * stride :], stride, panel[i * LANES :])
-    elif base == 12:
-        for i in range(0, order, 12):
-            butterfly_twelve(x[i * stride :], stride, panel[i * LANES :])
-    elif base == 20:
-        for i in range(0, order, 20):
-            butterfly_twenty(x[i * stride :], stride, panel[i * LANES :])
+@inline
+def factor(base, x, y):
+    """y <- H_base x, for x and y [base, LANES]."""
+    if base == 12:
+        _twelve(x, y)
     else:
-        for i in range(order):
-            copy(x[i * stride : i * stride + LANES], panel[i * LANES : (i + 1) * LANES])
-    q, end = base * LANES, order * LANES
-    while 4 * q <= end:
-        for s in range(0, end, 4 * q):
-            _four(
-                panel[s : s + q],
-                panel[s + q : s + 2 * q],
-                panel[s + 2 * q : s + 3 * q],
-                panel[s + 3 * q : s + 4 * q],
-            )
-        q *= 4
-    if q < end:
-        _two(panel[:q], panel[q : 2 * q])
+        _twenty(x, y)
 
 
-def first_base(order: int) -> Any:
-    """The base that a transform of this order begins with."""
-    twos = order & -order
-    return {3: 12, 5: 20}.get(order // twos) or (16 if order >= 16 else 1)
+@inline
+def row_factor(base, x, y):
+    """y <- H_base x, for x and y [base, ROW_LANES]."""
+    if base == 12:
+        _row_twelve(x, y)
+    else:
+        _row_twenty(x, y)

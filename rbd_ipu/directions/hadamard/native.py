@@ -7,9 +7,10 @@ import numpy as np
 from rbd_ipu._stack import inside_xla
 from rbd_ipu.directions.distributions import PLANE
 from rbd_ipu.directions.hadamard import kernels
-from rbd_ipu.directions.hadamard.butterflies import first_base
 from rbd_ipu.directions.hadamard.permutation import grid
+from rbd_ipu.directions.hadamard.places import place_tables
 from rbd_ipu.directions.hadamard.source import Hadamard, in_ranks
+from rbd_ipu.directions.hadamard.transform import tile
 from rbd_ipu.directions.native.launch import BUFFERS, empty, plain
 from rbd_ipu.directions.native.source import call_from_graph
 from rbd_ipu.directions.native.threads import run_tasks, thread_count
@@ -19,7 +20,7 @@ from rbd_ipu.directions.sources import Source
 class NativeHadamard(Source):
     """Each basis on one thread, bases of a group side by side; inside XLA, the operations of :class:`Hadamard`.
 
-    At 10^5 parameters a sketch takes 0.3 to 0.6 ms, so little that to share one among threads would not pay.
+    At 10^5 parameters a basis takes 0.1 to 0.3 ms, so little that to share one among threads would not pay.
     """
 
     jit = False
@@ -30,7 +31,9 @@ class NativeHadamard(Source):
         self._ops = Hadamard(groups, size, dim, normalize)
         self.groups, self.size, self.dim = groups, size, dim
         a, b = self._ops.a, self._ops.b
-        self._shape = (a, b, first_base(a), first_base(b), *grid(a, b))
+        parts, base_a, base_b, rows = tile(a, b)
+        self._shape = (a, b, parts, base_a, base_b, rows, *grid(a, b))
+        self._where = place_tables(a, b, base_b, rows)
         self._scale = np.float32(self._ops.scale)
         self._words = -(-size // (32 * PLANE)) * PLANE
         self._shapes: Dict[str, Any] = {"coordinates": [groups, dim], "vectors": [groups, size]}
@@ -107,7 +110,8 @@ class NativeHadamard(Source):
         scatter: bool,
     ) -> None:
         """The bases first ... last - 1, on this thread."""
-        work = BUFFERS.take(kernels.work_length(*self._shape[:2], gather and scatter and coordinates.shape[1] > 0))
+        both = gather and scatter and coordinates.shape[1] > 0
+        work = BUFFERS.take(kernels.work_length(self._ops.padded, both))
         words = np.empty(self._words, np.uint32)
         kernels.sketch(
             keys,
@@ -116,6 +120,7 @@ class NativeHadamard(Source):
             self._shape,
             self.dim,
             self._scale,
+            self._where,
             vectors,
             coordinates,
             out,

@@ -3,7 +3,7 @@
 A Hadamard matrix of order m has entries +-1 and orthogonal rows: H H^T = m I. Kronecker products of such matrices
 are such matrices. All of those here are symmetric too, so that H H = m I and one transform serves both ways:
 
-    order 2 m   [[1, 1], [1, -1]] (x) H_m                        Sylvester (1867); with H_1 = [1], Walsh-Hadamard
+    order 2 m   H_m (x) [[1, 1], [1, -1]]                        Sylvester (1867); with H_1 = [1], Walsh-Hadamard
     order 2 q   [[S + I, S - I], [S - I, -S - I]]                Paley (1933), second kind
 
 with S a symmetric conference matrix of order q (zero diagonal, else +-1, S S = (q - 1) I), from the circulant Q of
@@ -48,7 +48,7 @@ def hadamard_matrix(order: int) -> np.ndarray:
         S, identity = conference(base // 2), np.eye(base // 2, dtype=int)
         H = np.block([[S + identity, S - identity], [S - identity, -S - identity]])
     while len(H) < order:
-        H = np.kron([[1, 1], [1, -1]], H)
+        H = np.kron(H, [[1, 1], [1, -1]])
     return H.astype(np.float32)
 
 
@@ -83,8 +83,8 @@ def kronecker_factors(a: int, b: int, most: int = 64) -> List[np.ndarray]:
     parts: List[np.ndarray] = []
     for order in (a, b):
         base = base_of(order)
-        parts += [hadamard_matrix(2)] * ((order // base).bit_length() - 1)
         parts += [hadamard_matrix(base)] * (base > 1)
+        parts += [hadamard_matrix(2)] * ((order // base).bit_length() - 1)
     factors = [np.ones((1, 1), np.float32)]
     for part in parts:
         if len(factors[-1]) * len(part) <= most:

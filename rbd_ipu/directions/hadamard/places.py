@@ -1,19 +1,17 @@
 """Which entries of a transformed vector belong to the d directions of a basis, and where they lie.
 
-Entry (i, j) of H_a X H_b lies in the panel of its LANES rows: see ``kernels.py``. A basis has the ranks f, f + 1, ...
-f + d - 1 modulo N, where f is 0 for a worker on its own.
+Entry (i, j) of H_a X H_b lies where ``transform.py`` leaves it. A basis has the ranks f, f + 1, ... f + d - 1 modulo
+N, where f is 0 for a worker on its own.
 """
 
 import numpy as np
 from numba import njit
 
-from rbd_ipu.directions.hadamard.butterflies import LANE_BITS, LANES
 from rbd_ipu.directions.hadamard.permutation import ROUNDS
 from rbd_ipu.directions.native.loops import loop
 from rbd_ipu.directions.native.stream import fold_in, hash32, schedule, u32
 
 u64 = np.uint64
-LANES_U, LANE_BITS_U = u64(LANES), u64(LANE_BITS)
 
 
 @njit
@@ -32,9 +30,18 @@ def round_tables(k0, k1, A, B, tables):
             tables[k, x] = u64(bound - value)
 
 
+def place_tables(a: int, b: int, base: int, rows: int) -> np.ndarray:
+    """uint64 [2, max(a, b)]: entry (i, j) lies at [0, i] + [1, j], as groups are [twos of b, rows, base of b]."""
+    tables = np.zeros((2, max(a, b)), np.uint64)
+    i, j, twos = np.arange(a), np.arange(b), b // base
+    tables[0, :a] = i // rows * (rows * b) + i % rows * base
+    tables[1, :b] = j % twos * (rows * base) + j // twos
+    return tables
+
+
 @loop
-def _places(t0, t1, t2, t3, t4, t5, A, B, i, places):
-    """Rows of the B ranks from i B on, and where they lie in the panels.
+def _places(t0, t1, t2, t3, t4, t5, A, B, i, outer, inner, places):
+    """Rows of the B ranks from i B on, and where they lie.
 
     Without a branch, which would be a coin toss, and unsigned: of x and x - A, the least is x modulo A.
     """
@@ -52,17 +59,15 @@ def _places(t0, t1, t2, t3, t4, t5, A, B, i, places):
         row_i = min(row_i, row_i - A)
         row_j = row_j + t0[row_i]
         row_j = min(row_j, row_j - B)
-        places[j] = (row_i >> LANE_BITS_U) * (B * LANES_U) + row_j * LANES_U + (row_i & (LANES_U - u64(1)))
+        places[j] = outer[row_i] + inner[row_j]
 
 
 @njit(error_model="numpy")
-def _to_grid(A, B, b, places):
-    """Places for rows [A, B] -> places for rows [a, b]; they differ for the smallest orders only."""
+def _to_grid(b, outer, inner, places):
+    """Numbers of rows -> places, for the smallest orders, whose permutation has a grid of its own."""
     for j in range(places.shape[0]):
-        block, place = divmod(int(places[j]), B * LANES)
-        row = (block * LANES + place % LANES) * B + place // LANES
-        i, k = divmod(row, b)
-        places[j] = (i // LANES) * (b * LANES) + k * LANES + i % LANES
+        row = np.int64(places[j])
+        places[j] = outer[row // b] + inner[row % b]
 
 
 @loop
@@ -91,33 +96,36 @@ def keep(mask, scale, y):
 
 
 @njit(error_model="numpy")
-def _row(tables, A, B, b, i, places):
+def _row(tables, A, B, b, i, where, places):
     """Where the B ranks from i B on lie; i counts on after the last of the A rows."""
     t, i = tables, u64(i % A)
-    _places(t[0], t[1], t[2], t[3], t[4], t[5], u64(A), u64(B), i, places)
-    if b != B:
-        _to_grid(A, B, b, places)
+    if b == B:
+        _places(t[0], t[1], t[2], t[3], t[4], t[5], u64(A), u64(B), i, where[0], where[1], places)
+    else:
+        rows, columns = np.arange(A).astype(np.uint64) * u64(B), np.arange(B).astype(np.uint64)
+        _places(t[0], t[1], t[2], t[3], t[4], t[5], u64(A), u64(B), i, rows, columns, places)
+        _to_grid(b, where[0], where[1], places)
 
 
 @njit(error_model="numpy")
-def chosen(tables, A, B, b, first, d, mask):
+def chosen(tables, A, B, b, first, d, where, mask):
     """mask <- 1 at the places of the d ranks from first on, 0 at all others; walks along the fewer of the two."""
     few = 2 * d <= A * B
     mask[:] = 0 if few else 1
     first, stop = (first, first + d) if few else (first + d, first + A * B)
     places = np.empty(B, np.uint64)
     for i in range(first // B, -(-stop // B)):
-        _row(tables, A, B, b, i, places)
+        _row(tables, A, B, b, i, where, places)
         _mark(places[max(first - i * B, 0) : min(stop - i * B, B)], 1 if few else 0, mask)
 
 
 @njit(error_model="numpy")
-def exchange(tables, A, B, b, scale, first, gather, scatter, c, y, z):
+def exchange(tables, A, B, b, scale, first, gather, scatter, where, c, y, z):
     """Coordinates from their places in y (gather), coordinates to their places in z (scatter)."""
     stop = first + c.shape[0]
     places = np.empty(B, np.uint64)
     for i in range(first // B, -(-stop // B)):
-        _row(tables, A, B, b, i, places)
+        _row(tables, A, B, b, i, where, places)
         low, high = max(first, i * B), min(stop, (i + 1) * B)
         here, part = places[low - i * B : high - i * B], c[low - first : high - first]
         if gather:
