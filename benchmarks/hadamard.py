@@ -2,7 +2,7 @@
 
     python benchmarks/hadamard.py [--sizes 101770 122570] [--dims 250 10000 60000] [--cores 2]
 
-  native     Numba, one thread          (hadamard; not on Python 3.8, whose Numba is slower than xla)
+  native     Numba, one thread          (hadamard)
   xla        compiled TensorFlow ops    (hadamard, sparse)
   graph      the same ops, uncompiled   (hadamard, sparse)
 

@@ -74,7 +74,8 @@ def _build(digest: str) -> Any:
                     place_bits(chosen_bits(tables, A, B, rank, dim), group, b // base_b, mask)
                 else:
                     chosen(tables, A, B, b, rank, dim, where, mask)
-            for way in range(2):  # there, and back; both at once where nothing is to be written down
+            # There, and back; both at once where nothing is to be written down. (A loop: each part is compiled once.)
+            for way in range(2):
                 there, back = gather and way == 0, scatter and (through == (way == 0))
                 if way == 1 and not through:
                     if scatter:

@@ -2,12 +2,13 @@
 
 Every order is a base (12, 20 or 1) times a power of two, H_order = H_base (x) H_2 (x) H_2 ... Then
 
-    X       as [base_a, a / base_a, b]       the base of a, across all of X; nothing else goes through all of it
-    a part  of base_a, [a / base_a, b]       the twos of a, in place
-    a group of a few rows of a part          the base of b and then its twos, digit by digit, which leaves the group
-                                             as [twos of b, rows, base of b]
+    X as [parts, a / parts, b]         the base of a (of a power of two, up to 16), across all of X
+    a part, as [a / parts, b]          the other twos of a, in place
+    a group of a few rows of a part    the base of b, then its twos digit by digit, which leaves the group as
+                                       [twos of b, rows, base of b]
 
-The way back starts from there; ``places.py`` knows where a row of H is found.
+Only the first of them goes through all of X. The way back starts from there; ``places.py`` knows where a row of H is
+found.
 """
 
 from typing import Tuple
@@ -39,7 +40,7 @@ step = njit(error_model="numpy", forceinline=True)
 
 
 def tile(a: int, b: int) -> Tuple[int, int, int, int]:
-    """(parts of X, base of a or 1, base of b or 1, rows of a group).
+    """(parts of X, base of a, base of b, rows of a group).
 
     Example:
       >>> tile(384, 320), tile(512, 256)
