@@ -47,9 +47,9 @@ def test_every_entry_has_a_place_of_its_own(size):
     from rbd_ipu.directions.hadamard.transform import tile
 
     a, b = split(size)
-    parts, base_a, base_b, rows = tile(a, b)
-    assert a % parts == 0 and a // parts % rows == 0 and (base_a in (1, parts))
-    outer, inner = place_tables(a, b, base_b, rows)
+    parts, base, rows = tile(a, b)
+    assert a % parts == 0 and a // parts % rows == 0 and (base_of(a) in (1, parts))
+    outer, inner = place_tables(a, b, base, rows)
     places = outer[:a, None] + inner[None, :b]
     np.testing.assert_array_equal(np.sort(places, axis=None), np.arange(a * b))
 
@@ -77,7 +77,7 @@ def test_bits_lie_where_the_transform_leaves_their_rows():
     from rbd_ipu.directions.hadamard.transform import tile
 
     for a, b in ((64, 64), (128, 128), (384, 320), (192, 192), (64, 128)):
-        _, _, base, rows = tile(a, b)
+        _, base, rows = tile(a, b)
         bits = np.random.default_rng(b).integers(0, 2, a * b).astype(np.uint8)
         mask = np.empty(a * b, np.uint8)
         place_bits(np.packbits(bits, bitorder="little").view(np.uint64), rows * b, b // base, mask)

@@ -12,19 +12,20 @@ Loops are functions of their own, over arrays that cannot overlap for all LLVM k
 add in the order in which they are written, so that a compiled and a cached kernel agree in all bits.
 """
 
-from typing import Any, Tuple
+from typing import Any
 
 from numba import njit
+
+from rbd_ipu.directions.native.loops import inlined
 
 # Entries side by side in a factor 12 or 20: across a vector, where longer pieces cost fewer calls (measured best of
 # 16, 64, 128 and 256), and along the rows of a matrix, as the paper's networks have them.
 LANES, ROW_LANES = 128, 16
 
 inline = njit(inline="always")
-elementwise = njit(error_model="numpy", forceinline=True)
 
 
-@elementwise
+@inlined
 def copy(x, y):
     """y <- x."""
     for w in range(x.shape[0]):
@@ -37,42 +38,42 @@ def _butterfly4(a, b, c, d):
     return e + g, f + h, e - g, f - h
 
 
-@elementwise
+@inlined
 def four_across(x0, x1, x2, x3):
     """H_4, in place, of four entries for each place."""
     for w in range(x0.shape[0]):
         x0[w], x1[w], x2[w], x3[w] = _butterfly4(x0[w], x1[w], x2[w], x3[w])
 
 
-@elementwise
+@inlined
 def two_across(x0, x1):
     """H_2, in place, of two entries for each place."""
     for w in range(x0.shape[0]):
         x0[w], x1[w] = x0[w] + x1[w], x0[w] - x1[w]
 
 
-@elementwise
+@inlined
 def four_digits(x, y0, y1, y2, y3):
     """y <- H_4 of four neighbours in x."""
     for i in range(y0.shape[0]):
         y0[i], y1[i], y2[i], y3[i] = _butterfly4(x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3])
 
 
-@elementwise
+@inlined
 def two_digits(x, y0, y1):
     """y <- H_2 of two neighbours in x."""
     for i in range(y0.shape[0]):
         y0[i], y1[i] = x[2 * i] + x[2 * i + 1], x[2 * i] - x[2 * i + 1]
 
 
-@elementwise
+@inlined
 def four_digits_back(y0, y1, y2, y3, x):
     """Four neighbours in x <- H_4 y."""
     for i in range(y0.shape[0]):
         x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3] = _butterfly4(y0[i], y1[i], y2[i], y3[i])
 
 
-@elementwise
+@inlined
 def two_digits_back(y0, y1, x):
     """Two neighbours in x <- H_2 y."""
     for i in range(y0.shape[0]):
@@ -119,7 +120,10 @@ def _conference6(u, t):
 
 @inline
 def _conference10(s, t):
-    """S (s, t) of order 10: (Q s + (J - 2 I) t, (J - 2 I) s - Q t)."""
+    """S (s, t) of order 10: (Q s + (J - 2 I) t, (J - 2 I) s - Q t).
+
+    Written out: of helpers in helpers the Numba of Python 3.8 takes three times as long to compile.
+    """
     a, b, c, d, e = s
     f, g, h, i, j = t
     u, v = (a + b) + (c + d) + e, (f + g) + (h + i) + j
@@ -138,11 +142,11 @@ def _conference10(s, t):
     )
 
 
-def _factors(lanes: int) -> Tuple[Any, Any]:
-    """(y <- H_12 x, y <- H_20 x), for x and y [12 or 20, lanes]."""
+def _factor(lanes: int) -> Any:
+    """y <- H_base x for x and y [base, lanes], with a base of 12 or 20, as a function (base, x, y)."""
     r = lanes
 
-    @elementwise
+    @inlined
     def twelve(x, y):
         for w in range(r):
             u, s = x[w], _get5(x, w + r, r)
@@ -155,7 +159,7 @@ def _factors(lanes: int) -> Tuple[Any, Any]:
             y[w + 6 * r] = ku - pu
             _put5(y, w + 7 * r, r, _minus(k, p))
 
-    @elementwise
+    @inlined
     def twenty(x, y):
         for w in range(r):
             s0, s1 = _get5(x, w, r), _get5(x, w + 5 * r, r)
@@ -168,26 +172,14 @@ def _factors(lanes: int) -> Tuple[Any, Any]:
             _put5(y, w + 10 * r, r, _minus(k0, p0))
             _put5(y, w + 15 * r, r, _minus(k1, p1))
 
-    return twelve, twenty
+    @inlined
+    def factor(base, x, y):
+        if base == 12:
+            twelve(x, y)
+        else:
+            twenty(x, y)
+
+    return factor
 
 
-_twelve, _twenty = _factors(LANES)
-_row_twelve, _row_twenty = _factors(ROW_LANES)
-
-
-@inline
-def factor(base, x, y):
-    """y <- H_base x, for x and y [base, LANES]."""
-    if base == 12:
-        _twelve(x, y)
-    else:
-        _twenty(x, y)
-
-
-@inline
-def row_factor(base, x, y):
-    """y <- H_base x, for x and y [base, ROW_LANES]."""
-    if base == 12:
-        _row_twelve(x, y)
-    else:
-        _row_twenty(x, y)
+factor, row_factor = _factor(LANES), _factor(ROW_LANES)

@@ -49,7 +49,7 @@ def _build(digest: str) -> Any:
         no room for coordinates, they are not written down, and less memory is gone through.
         """
         digest  # noqa: B018
-        a, b, parts, base_a, base_b, rows, A, B = shape
+        a, b, parts, base, rows, A, B = shape
         n = vectors.shape[1] if gather else out.shape[1]
         N, part, group = a * b, a // parts * b, rows * b
         through = coordinates.shape[1] == 0
@@ -68,10 +68,10 @@ def _build(digest: str) -> Any:
             if gather:
                 _apply_signs(words, np.float32(1), vectors[g], x[:n])
                 x[n:] = 0
-                across(x, parts, base_a, part, panels)
+                across(x, parts, part, panels)
             if through:
                 if worth(A, B, dim):
-                    place_bits(chosen_bits(tables, A, B, rank, dim), group, b // base_b, mask)
+                    place_bits(chosen_bits(tables, A, B, rank, dim), group, b // base, mask)
                 else:
                     chosen(tables, A, B, b, rank, dim, where, mask)
             # There, and back; both at once where nothing is to be written down. (A loop: each part is compiled once.)
@@ -87,19 +87,19 @@ def _build(digest: str) -> Any:
                     for q in range(p, p + part, group):
                         k = 0
                         if there:
-                            k = along(x[q : q + group], rows, b, base_b, groups, panels)
+                            k = along(x[q : q + group], rows, b, base, groups, panels)
                         else:
                             copy(z[q : q + group], groups[0])
                         if through:
                             keep(mask[q : q + group], scale, groups[k])
                         if back:
-                            along_back(groups, k, rows, b, base_b, x[q : q + group], panels)
+                            along_back(groups, k, rows, b, base, x[q : q + group], panels)
                         else:
                             copy(groups[k], x[q : q + group])
                     if back:
                         twos(x[p : p + part], a // parts, b)
             if scatter:
-                across(x, parts, base_a, part, panels)
+                across(x, parts, part, panels)
                 _apply_signs(words, scale, x[:n], out[g])
 
     return compile_loop(sketch)

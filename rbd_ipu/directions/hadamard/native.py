@@ -31,9 +31,9 @@ class NativeHadamard(Source):
         self._ops = Hadamard(groups, size, dim, normalize)
         self.groups, self.size, self.dim = groups, size, dim
         a, b = self._ops.a, self._ops.b
-        parts, base_a, base_b, rows = tile(a, b)
-        self._shape = (a, b, parts, base_a, base_b, rows, *grid(a, b))
-        self._where = place_tables(a, b, base_b, rows)
+        parts, base, rows = tile(a, b)
+        self._shape = (a, b, parts, base, rows, *grid(a, b))
+        self._where = place_tables(a, b, base, rows)
         self._scale = np.float32(self._ops.scale)
         self._words = -(-size // (32 * PLANE)) * PLANE
         self._shapes: Dict[str, Any] = {"coordinates": [groups, dim], "vectors": [groups, size]}

@@ -7,23 +7,22 @@ have become rows.
 """
 
 import numpy as np
-from numba import njit
 
 from rbd_ipu.directions.hadamard.permutation import ROUNDS
+from rbd_ipu.directions.native.loops import inlined
 
 WORD = 64
 
-bitwise = njit(error_model="numpy", forceinline=True)
 u64 = np.uint64
 
 
-@bitwise
+@inlined
 def worth(A, B, d):
     """Whether rows and columns are whole words, and a walk along the d ranks, or the others, would take longer."""
     return A % WORD == 0 and B % WORD == 0 and 8 * min(d, A * B - d) > A * B
 
 
-@bitwise
+@inlined
 def _transpose_block(block):
     """64 words as a matrix of bits, transposed: halves are swapped, then halves of halves (Warren 2012, 7-3)."""
     width, mask = 32, u64(0x00000000FFFFFFFF)
@@ -38,7 +37,7 @@ def _transpose_block(block):
         mask ^= mask << u64(width)
 
 
-@bitwise
+@inlined
 def _transpose(bits, strings, words, block, out):
     """out [64 words, strings / 64] <- the bits of ``bits`` [strings, words], transposed; bit 0 is the first."""
     across = strings // WORD
@@ -51,7 +50,7 @@ def _transpose(bits, strings, words, block, out):
                 out[(q * WORD + k) * across + p] = block[k]
 
 
-@bitwise
+@inlined
 def _rotate(bits, strings, words, shifts, string):
     """Every string rotated: its bit x becomes what was bit x + modulus - shift."""
     for s in range(strings):
@@ -67,7 +66,7 @@ def _rotate(bits, strings, words, shifts, string):
             here[w] = string[w]
 
 
-@bitwise
+@inlined
 def _fill(bits, start, stop):
     """Bits start ... stop - 1 <- 1."""
     while start < stop and start % WORD:
@@ -81,7 +80,7 @@ def _fill(bits, start, stop):
         start += 1
 
 
-@bitwise
+@inlined
 def chosen_bits(tables, A, B, first, d):
     """Bits of the rows [A, B]: 1 for the d ranks from ``first`` on, modulo A B; see ``places.round_tables``."""
     bits, other = np.zeros(A * B // WORD, np.uint64), np.empty(A * B // WORD, np.uint64)
@@ -96,7 +95,7 @@ def chosen_bits(tables, A, B, first, d):
     return bits
 
 
-@bitwise
+@inlined
 def _bytes_of(bits, out):
     """A byte for each bit."""
     for w in range(bits.shape[0]):
@@ -104,31 +103,12 @@ def _bytes_of(bits, out):
             out[w * WORD + k] = np.uint8((bits[w] >> u64(k)) & u64(1))
 
 
-@bitwise
-def _four(x, y0, y1, y2, y3):
-    for i in range(y0.shape[0]):
-        y0[i], y1[i], y2[i], y3[i] = x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]
-
-
-@bitwise
-def _two(x, y0, y1):
-    for i in range(y0.shape[0]):
-        y0[i], y1[i] = x[2 * i], x[2 * i + 1]
-
-
-@bitwise
+@inlined
 def place_bits(bits, group, twos, mask):
     """mask <- the bits as bytes, in the order in which ``transform.along`` leaves a group of rows."""
-    bytes_ = np.empty((2, group), np.uint8)
+    found, m = np.empty(group, np.uint8), group // twos
     for start in range(0, mask.shape[0], group):
-        k, left = 0, twos
-        _bytes_of(bits[start // WORD : (start + group) // WORD], bytes_[0])
-        while left > 1:
-            y, z, q = bytes_[k], bytes_[1 - k], group // min(left, 4)
-            if left >= 4:
-                _four(y, z[:q], z[q : 2 * q], z[2 * q : 3 * q], z[3 * q :])
-            else:
-                _two(y, z[:q], z[q:])
-            left //= 4
-            k = 1 - k
-        mask[start : start + group] = bytes_[k]
+        _bytes_of(bits[start // WORD : (start + group) // WORD], found)
+        for v in range(twos):
+            for i in range(m):
+                mask[start + v * m + i] = found[i * twos + v]

@@ -13,13 +13,10 @@ found.
 
 from typing import Tuple
 
-from numba import njit
-
 from rbd_ipu.directions.hadamard.butterflies import (
     LANES,
     ROW_LANES,
     copy,
-    elementwise,
     factor,
     four_across,
     four_digits,
@@ -30,31 +27,29 @@ from rbd_ipu.directions.hadamard.butterflies import (
     two_digits_back,
 )
 from rbd_ipu.directions.hadamard.orders import BASES, base_of
+from rbd_ipu.directions.native.loops import inlined
 
 # Floats of a group of rows: it and two buffers of its size are to fit the first-level cache.
 GROUP = 3072
 # Floats of a panel, where pieces of the columns lie side by side.
 PANEL = max(BASES) * LANES
 
-step = njit(error_model="numpy", forceinline=True)
 
-
-def tile(a: int, b: int) -> Tuple[int, int, int, int]:
-    """(parts of X, base of a, base of b, rows of a group).
+def tile(a: int, b: int) -> Tuple[int, int, int]:
+    """(parts of X, base of b, rows of a group).
 
     Example:
       >>> tile(384, 320), tile(512, 256)
-      ((12, 12, 20, 8), (16, 1, 1, 8))
+      ((12, 20, 8), (16, 1, 8))
     """
-    base = base_of(a)
-    parts = base if base > 1 else min(a, 16)
+    parts = base_of(a) if base_of(a) > 1 else min(a, 16)
     rows = a // parts
     while rows > 1 and rows * b > GROUP:
         rows //= 2
-    return parts, base, base_of(b), rows
+    return parts, base_of(b), rows
 
 
-@step
+@inlined
 def twos(x, order, lanes):
     """x <- (H_2 (x) H_2 ...) x, for x [order, lanes]."""
     length = order * lanes
@@ -68,7 +63,7 @@ def twos(x, order, lanes):
             two_across(x[s : s + lanes], x[s + lanes : s + 2 * lanes])
 
 
-@step
+@inlined
 def _pieces(x, length, base, lanes, y, panels):
     """y <- H_base x for x and y [base, length], which may be the same memory: a few lanes at a time, side by side."""
     for w in range(0, length, lanes):
@@ -83,45 +78,40 @@ def _pieces(x, length, base, lanes, y, panels):
             copy(panels[1, u * lanes : u * lanes + count], y[u * length + w : u * length + w + count])
 
 
-@step
-def across(x, parts, base, length, panels):
+@inlined
+def across(x, parts, length, panels):
     """x <- H_parts x, for x [parts, length]."""
-    if base == 1:
+    if parts & (parts - 1) == 0:
         twos(x, parts, length)
     else:
-        _pieces(x, length, base, LANES if length > 3 * ROW_LANES else ROW_LANES, x, panels)
+        _pieces(x, length, parts, LANES if length > 3 * ROW_LANES else ROW_LANES, x, panels)
 
 
-@elementwise
-def _gather_rows(x, rows, b, r, panel):
-    """panel[u, i r + w] <- x[i, u, w]."""
+@inlined
+def _lay(x, rows, b, r, panel, back):
+    """panel[u, i r + w] <- x[i, u, w], for r lanes w; or the other way, back."""
     for i in range(rows):
         for u in range(b // r):
             for w in range(r):
-                panel[u * ROW_LANES + i * r + w] = x[i * b + u * r + w]
+                here, there = i * b + u * r + w, u * ROW_LANES + i * r + w
+                if back:
+                    x[here] = panel[there]
+                else:
+                    panel[there] = x[here]
 
 
-@elementwise
-def _scatter_rows(panel, rows, b, r, x):
-    """x[i, u, w] <- panel[u, i r + w]."""
-    for i in range(rows):
-        for u in range(b // r):
-            for w in range(r):
-                x[i * b + u * r + w] = panel[u * ROW_LANES + i * r + w]
-
-
-@step
+@inlined
 def _few_lanes(x, rows, b, r, base, y, panels):
     """Several rows side by side, where a row alone has fewer than ROW_LANES lanes."""
     most = ROW_LANES // r
     for i in range(0, rows, most):
         count = min(most, rows - i)
-        _gather_rows(x[i * b :], count, b, r, panels[0])
+        _lay(x[i * b :], count, b, r, panels[0], False)
         row_factor(base, panels[0], panels[1])
-        _scatter_rows(panels[1], count, b, r, y[i * b :])
+        _lay(y[i * b :], count, b, r, panels[1], True)
 
 
-@step
+@inlined
 def _row_bases(x, rows, b, base, y, panels):
     """y <- H_base of every row of x, as [base, b / base]."""
     r = b // base
@@ -135,26 +125,26 @@ def _row_bases(x, rows, b, base, y, panels):
             _pieces(x[i : i + b], r, base, ROW_LANES, y[i : i + b], panels)
 
 
-@step
+@inlined
 def along(x, rows, b, base, groups, panels):
     """X H_b for a group x [rows, b], into groups[k] [b / base, rows, base]; returns k."""
     length, k, left = rows * b, 0, b // base
     if base > 1:
         _row_bases(x, rows, b, base, groups[0], panels)
     else:
-        copy(x[:length], groups[0, :length])
+        copy(x, groups[0])
     while left > 1:
         y, z, q = groups[k], groups[1 - k], length // min(left, 4)
         if left >= 4:
-            four_digits(y[:length], z[:q], z[q : 2 * q], z[2 * q : 3 * q], z[3 * q : length])
+            four_digits(y, z[:q], z[q : 2 * q], z[2 * q : 3 * q], z[3 * q :])
         else:
-            two_digits(y[:length], z[:q], z[q:length])
+            two_digits(y, z[:q], z[q:])
         left //= 4
         k = 1 - k
     return k
 
 
-@step
+@inlined
 def along_back(groups, k, rows, b, base, x, panels):
     """What ``along`` does, undone in reverse and but for a factor b: from groups[k], which is lost, to x."""
     length, twos = rows * b, b // base
@@ -165,14 +155,14 @@ def along_back(groups, k, rows, b, base, x, panels):
     while twos > 1:
         y, z, q = groups[k], groups[1 - k], length // (odd if odd > 1 else 4)
         if odd > 1:
-            two_digits_back(y[:q], y[q:length], z[:length])
+            two_digits_back(y[:q], y[q:], z)
             twos //= 2
         else:
-            four_digits_back(y[:q], y[q : 2 * q], y[2 * q : 3 * q], y[3 * q : length], z[:length])
+            four_digits_back(y[:q], y[q : 2 * q], y[2 * q : 3 * q], y[3 * q :], z)
             twos //= 4
         odd = 1
         k = 1 - k
     if base > 1:
         _row_bases(groups[k], rows, b, base, x, panels)
     else:
-        copy(groups[k, :length], x[:length])
+        copy(groups[k], x)

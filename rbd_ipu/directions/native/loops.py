@@ -24,6 +24,8 @@ from rbd_ipu.directions.native.stream import (
 )
 
 loop = njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", forceinline=True)
+# What must compute as it is written, or calls other loops.
+inlined = njit(error_model="numpy", forceinline=True)
 
 
 def _elementwise(sample: Any) -> Tuple[Any, Any]:
