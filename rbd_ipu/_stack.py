@@ -78,6 +78,20 @@ def current_rate(optimizer: Any) -> float:
     return float(tf.convert_to_tensor(rate))
 
 
+def untuned(dataset: Any) -> Any:
+    """A tf.data.Dataset whose numbers are all given, so that tf.data has nothing to tune.
+
+    Its tuner, idle or not, can sleep through the end of an iterator: who drops one then waits until it wakes, up to as
+    long again as the iterator has lived (TensorFlow 2.21).
+    """
+    options = tf.data.Options()
+    if KERAS_3:
+        options.autotune.enabled = False
+    else:
+        options.experimental_optimization.autotune = False
+    return dataset.with_options(options)
+
+
 def inside_xla() -> bool:
     """Whether operations now being made are for XLA, which has no op that calls Python."""
     if tf.executing_eagerly():
@@ -89,4 +103,14 @@ def inside_xla() -> bool:
     return control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
 
 
-__all__ = ["KERAS_3", "apply_update", "create_variables", "current_rate", "inside_xla", "keras", "tensors", "tf"]
+__all__ = [
+    "KERAS_3",
+    "apply_update",
+    "create_variables",
+    "current_rate",
+    "inside_xla",
+    "keras",
+    "tensors",
+    "tf",
+    "untuned",
+]

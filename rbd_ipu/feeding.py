@@ -3,7 +3,7 @@
 from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
 
 from rbd_ipu import checks
-from rbd_ipu._stack import tf
+from rbd_ipu._stack import tf, untuned
 from rbd_ipu.data import Batches
 
 #: The parts (i, n) of the data that a process reads, one for each worker that it plays: the i-th of n equal ones.
@@ -132,7 +132,7 @@ def in_order(data: Any, batch_size: int) -> Any:
     x, y = _pair_of(data)
     if len(x) != len(y) or not len(x):
         raise ValueError(f"x and y must have one length, at least 1; got {len(x)} and {len(y)}")
-    return tf.data.Dataset.from_tensor_slices((x, y)).batch(checks.positive_int("batch_size", batch_size))
+    return untuned(tf.data.Dataset.from_tensor_slices((x, y)).batch(checks.positive_int("batch_size", batch_size)))
 
 
 def _first(inputs: Any) -> Any:

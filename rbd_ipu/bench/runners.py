@@ -120,12 +120,12 @@ def _optimizer(case: Case) -> Any:
 
 def images(shape: Any, batch_size: int) -> Any:
     """One batch of random images and labels, over and over."""
-    from rbd_ipu._stack import tf
+    from rbd_ipu._stack import tf, untuned
 
     generator = np.random.default_rng(0)
     x = generator.random((batch_size, *shape)).astype(np.float32)
     y = generator.integers(CLASSES, size=batch_size).astype(np.int32)
-    return tf.data.Dataset.from_tensors((x, y)).repeat()
+    return untuned(tf.data.Dataset.from_tensors((x, y)).repeat())
 
 
 def _drawn_entry_by_entry(distribution: Optional[str]) -> bool:

@@ -10,7 +10,7 @@ import copy
 import numbers
 from typing import Any, Callable, Optional
 
-from rbd_ipu._stack import tf
+from rbd_ipu._stack import tf, untuned
 from rbd_ipu.data.augment import AUGMENTATIONS
 from rbd_ipu.data.images import Augment
 from rbd_ipu.data.order import permutation
@@ -124,7 +124,7 @@ class Batches:
         plans = tf.data.Dataset.range(epoch, LAST_EPOCH).map(self._plan).prefetch(1)
         places = plans.flat_map(_slices).skip(step)
         prepared = places.map(self._batch, num_parallel_calls=THREADS, deterministic=True)
-        return prepared.prefetch(AHEAD)
+        return untuned(prepared.prefetch(AHEAD))
 
     def _place(self, epoch: int, step: int) -> Any:
         for name, value in (("epoch", epoch), ("step", step)):
@@ -179,7 +179,7 @@ def evaluation(data: Any, batch_size: int) -> Any:
         return images, y[start : start + size]
 
     starts = tf.data.Dataset.range(0, len(samples.x), size)
-    return starts.map(batch, num_parallel_calls=THREADS, deterministic=True).prefetch(2)
+    return untuned(starts.map(batch, num_parallel_calls=THREADS, deterministic=True).prefetch(2))
 
 
 def _slices(*tensors: Any) -> Any:

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from rbd_ipu._stack import tf
+from rbd_ipu._stack import KERAS_3, tf
 from rbd_ipu.data import AUGMENTATIONS, Batches, Split, evaluation
 from rbd_ipu.data.order import permutation_numpy
+from rbd_ipu.feeding import in_order
 from rbd_ipu.seeds import fold_in_numpy
 
 RANDOM = np.random.RandomState(0)
@@ -75,6 +76,14 @@ def test_the_seed_decides_and_no_global_one_does():
 def test_golden_labels_hold_on_every_stack():
     labels = next(iter(Batches(SPLIT, 8, seed=0).dataset(epoch=2, step=1)))[1]
     assert labels.numpy().tolist() == [45, 14, 12, 7, 28, 33, 18, 19]
+
+
+def test_nothing_is_left_to_tf_datas_tuner():
+    """An idle tuner can hold up the end of an iterator for as long again as the iterator has lived."""
+    for dataset in (Batches(SPLIT, 4).dataset(), evaluation(SPLIT, 4), in_order((SPLIT.images, SPLIT.labels), 4)):
+        options = dataset.options()
+        tuned = options.autotune.enabled if KERAS_3 else options.experimental_optimization.autotune
+        assert tuned is False
 
 
 def test_shapes_are_static():
