@@ -9,8 +9,11 @@ import subprocess
 import sys
 from typing import Any, Dict, List, NamedTuple, Optional
 
+import numpy as np
+
 from rbd_ipu.bench.cases import WORKLOADS, Case
 from rbd_ipu.config import ConfigError
+from rbd_ipu.cores import divided, move_to, usable
 from rbd_ipu.records import strict_json
 
 TURN_TIMEOUT = 24 * 3600.0  # seconds that a team waits for its turn
@@ -21,7 +24,8 @@ class Team(NamedTuple):
 
     Attributes:
       workers: K.
-      shares: into how many shares the cores are cut; each worker gets one, so that a team of one is a fair baseline.
+      shares: into how many shares the cores are cut; each worker has one at a time. A small team spends a part of its
+        turn on each set of shares: one that is slow, because others use its cores too, strikes all teams alike.
       parallel, exchange, wire: of a Plan.
     """
 
@@ -51,7 +55,9 @@ class TeamSteps:
         self.case, self.team = case, team
         self.turns: List[Dict[str, Any]] = []
         orders, self._orders = os.pipe()
-        settings = strict_json.line([case._asdict(), team._asdict(), orders]).strip()
+        cores = divided(usable(), team.shares)
+        self._places = team.shares // team.workers
+        settings = strict_json.line([case._asdict(), team._asdict(), cores, orders]).strip()
         self._processes = Processes(
             [__name__, settings], team.workers, shares=team.shares, inherited=[orders], stdout=subprocess.PIPE
         )
@@ -70,9 +76,20 @@ class TeamSteps:
         Raises:
           ConfigError: a worker failed; with its last words.
         """
+        ends = [place * steps // self._places for place in range(self._places + 1)]
+        parts = [self._part(place, n) for place, n in enumerate(np.diff(ends)) if n]
+        turn = {**parts[-1], "seconds": sum(part["seconds"] for part in parts)}
+        for name in ("exchange_seconds", "exchange_bytes"):
+            if name in turn:
+                turn[name] = sum(part[name] for part in parts) / len(parts)
+        self.turns.append(turn)
+        return turn["seconds"]
+
+    def _part(self, place: int, steps: int) -> Dict[str, Any]:
+        """Does steps on the place-th set of shares; returns what worker 0 says of them."""
         said: Optional[str] = None
         try:
-            os.write(self._orders, b"%d\n" % steps)
+            os.write(self._orders, b"%d %d\n" % (steps, place))
             said = self._processes.running[0].stdout.readline()  # type: ignore[union-attr]
         except BrokenPipeError:
             pass
@@ -81,13 +98,12 @@ class TeamSteps:
             first = self._processes.first_failed or 0
             last_words = self._processes.last_words(first)
             raise ConfigError(f"{self.case} with {self.team.workers} workers: worker {first}: {last_words}")
-        self.turns.append(json.loads(said))
-        return self.turns[-1]["seconds"]
+        return json.loads(said)
 
 
 def main() -> None:
-    """A worker's life: worker 0 reads how many steps to do, line by line, and says how they went."""
-    facts, team_facts, orders = json.loads(sys.argv[1])
+    """A worker's life: worker 0 reads how many steps to do and where, line by line, and says how they went."""
+    facts, team_facts, cores, orders = json.loads(sys.argv[1])
     case, team = Case(**facts), Team(**team_facts)
     from rbd_ipu import methods, models
     from rbd_ipu.bench.runners import CLASSES, RATE, images
@@ -96,23 +112,24 @@ def main() -> None:
     from rbd_ipu.workers.task import task
 
     own = task()
-    first = own is None or own.index == 0
+    index = own.index if own else 0
     device = open_device("cpu", worker_timeout=TURN_TIMEOUT, **team.plan())
     exchange: Any = device.exchange
     network, shape = WORKLOADS[case.network]
     method = methods.create(case.method, learning_rate=RATE, **case.options())
     trainer = Trainer(models.build(network, shape, CLASSES), method, device)
     data = images(shape, case.batch_size)
-    lines = os.fdopen(orders, encoding="ascii") if first else None
+    lines = os.fdopen(orders, encoding="ascii") if index == 0 else None
     while True:
-        steps = int(lines.readline() or 0) if lines else 0
+        steps, place = map(int, (lines.readline() or "0 0").split()) if lines else (0, 0)
         if team.workers > 1:
-            steps = int(exchange.rows([steps])[0, 0])
+            steps, place = exchange.rows([steps, place])[0].tolist()
         if steps == 0:
             return
+        move_to(cores[place * team.workers + index])
         logs = trainer.fit(data, steps_per_epoch=steps, epochs=1, verbose=0).history
         said = {name: logs[name][-1] for name in ("seconds", "exchange_seconds", "exchange_bytes") if name in logs}
-        if first:
+        if index == 0:
             print(strict_json.line({**said, "note": exchange.note}), end="", flush=True)
 
 

@@ -1,15 +1,17 @@
 """``rbd-ipu bench`` from its words to its files."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from rbd_ipu.bench import report, workers
 from rbd_ipu.bench.cases import WORKLOADS, Case, Choices, grid
-from rbd_ipu.bench.team import Team
+from rbd_ipu.bench.team import Team, TeamSteps
 from rbd_ipu.cli import main
 from rbd_ipu.config import ConfigError
+from rbd_ipu.cores import divided, usable
 
 SMALL = ["--networks", "fc-digits", "--rounds", "2", "--seconds", "0.01", "--sources", "counter"]
 
@@ -229,6 +231,23 @@ def test_teams_take_turns_and_are_compared_with_one_worker(capsys):
         assert row["times"] == 1 if row["workers"] == 1 else row["times"] > 0
         assert (row["exchange_ms"] is None) == (row["workers"] == 1)
     assert "coordinates" in capsys.readouterr().out
+
+
+def test_a_small_team_spends_its_turn_on_each_share_of_the_cores():
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("this system does not bind processes to cores")
+    shares = divided(usable(), 2)
+    with TeamSteps(Case("fc-digits", "sgd"), Team(1, 2)) as alone:
+        worker = alone._processes.running[0].pid
+        seen = []
+        for steps in (1, 5):
+            alone.run(steps)
+            seen.append([sorted(os.sched_getaffinity(int(thread))) for thread in os.listdir(f"/proc/{worker}/task")])
+        assert [part["seconds"] > 0 for part in alone.turns] == [True, True]
+    assert all(cores == shares[1] for threads in seen for cores in threads)  # where the turn ends
+    orders = []
+    alone._part = lambda place, steps: orders.append((place, steps)) or {"seconds": 0.5, "note": ""}
+    assert alone.run(5) == 1.0 and orders == [(0, 2), (1, 3)]
 
 
 def test_a_team_that_fails_says_why(monkeypatch):
