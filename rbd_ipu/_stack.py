@@ -81,8 +81,8 @@ def current_rate(optimizer: Any) -> float:
 def untuned(dataset: Any) -> Any:
     """A tf.data.Dataset whose numbers are all given, so that tf.data has nothing to tune.
 
-    An idle tuner, too, can sleep through the end of an iterator: who drops one then waits until it wakes, up to as long
-    again as the iterator has lived (TensorFlow 2.21).
+    A tuner, busy or idle, can sleep through the end of an iterator: who drops one then waits until it wakes, up to as
+    long again as the iterator has lived (TensorFlow 2.21).
     """
     options = tf.data.Options()
     if KERAS_3:

@@ -9,8 +9,6 @@ import subprocess
 import sys
 from typing import Any, Dict, List, NamedTuple, Optional
 
-import numpy as np
-
 from rbd_ipu.bench.cases import WORKLOADS, Case
 from rbd_ipu.config import ConfigError
 from rbd_ipu.cores import divided, move_to, usable
@@ -77,7 +75,7 @@ class TeamSteps:
           ConfigError: a worker failed; with its last words.
         """
         ends = [place * steps // self._places for place in range(self._places + 1)]
-        parts = [self._part(place, n) for place, n in enumerate(np.diff(ends)) if n]
+        parts = [self._part(k, ends[k + 1] - ends[k]) for k in range(self._places) if ends[k + 1] > ends[k]]
         turn = {**parts[-1], "seconds": sum(part["seconds"] for part in parts)}
         for name in ("exchange_seconds", "exchange_bytes"):
             if name in turn:

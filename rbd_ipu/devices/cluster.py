@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import socket
+import warnings
 from typing import Any, Callable, Dict, Iterator, List, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from rbd_ipu.exchange.ring import Ring
 from rbd_ipu.scaling.volume import reduced
 from rbd_ipu.steps import Step
 from rbd_ipu.workers.errors import Dismissed, WorkersError
+from rbd_ipu.workers.meeting import meet
 from rbd_ipu.workers.task import Task
 
 
@@ -35,7 +37,9 @@ class Cluster(Device):
         super().__init__(name, f"/device:{kind}:0")
         self.task = task
         self.worker_timeout = worker_timeout
-        self.exchange: Any = _exchange(task, plan, worker_timeout)
+        self.exchange: Any = None
+        with self._listening():
+            self.exchange = _exchange(kind, task, plan, worker_timeout)
         self._step: Any = None
         self._joined = False
 
@@ -86,7 +90,7 @@ class Cluster(Device):
         try:
             yield
         except tf.errors.OpError as error:
-            if self.exchange.lost is not None:
+            if self.exchange is not None and self.exchange.lost is not None:
                 raise self.exchange.lost from error
             reason = (error.message or type(error).__name__).splitlines()[0]
             if isinstance(error, tf.errors.DeadlineExceededError):
@@ -128,8 +132,13 @@ class Cluster(Device):
             raise WorkersError(f"after step {step} the weights of workers {others} differ from those of worker 0")
 
 
-def _exchange(task: Task, plan: Plan, patience: float) -> Any:
-    """The exchange of this process, connected with the others."""
+def _exchange(kind: str, task: Task, plan: Plan, patience: float) -> Any:
+    """The exchange of this process, connected with the others.
+
+    The processes of a ``TF_CONFIG`` find each other by TensorFlow's server. Those that compute on a CPU then exchange
+    over connections of their own, without the 400 bytes and the threads that a call of the server costs; GPUs have
+    NCCL, which TensorFlow's operations use.
+    """
     if task.ring is not None:
         left, right = (socket.socket(fileno=number) for number in task.ring)
         return Neighbours(Ring(task.index, task.workers, left, right, patience), plan)
@@ -140,7 +149,17 @@ def _exchange(task: Task, plan: Plan, patience: float) -> Any:
         raise RuntimeError(
             f"worker {task.index}: TensorFlow sees {here} devices; a worker has one: set CUDA_VISIBLE_DEVICES"
         )
-    return Collective(task.index, task.workers, plan, patience)
+    by_server = Collective(task.index, task.workers, plan, patience)
+    ends = meet(task.index, task.addresses, by_server.rows) if kind == "CPU" else None
+    if ends is not None:
+        return Neighbours(Ring(task.index, task.workers, *ends, patience), plan)
+    if kind == "CPU" and task.index == 0:
+        warnings.warn(
+            "the workers cannot all be reached on other ports than those of TF_CONFIG: TensorFlow's server carries "
+            "the messages",
+            stacklevel=2,
+        )
+    return by_server
 
 
 _LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)

@@ -11,6 +11,8 @@ from rbd_ipu.exchange.meter import GraphMeter
 from rbd_ipu.exchange.plan import Plan
 
 GROUP = 1_000_003  # the name of our group of workers; those of tf.distribute count from 1
+# Operations find each other by number: all workers trace the same ones in the same order.
+_NUMBERS = itertools.count(1)
 
 
 class Collective(Exchange):
@@ -35,8 +37,6 @@ class Collective(Exchange):
         self.meter = GraphMeter()
         self.lost = None  # TensorFlow raises errors of its own
         self._patience = patience
-        # Operations find each other by number: all workers trace the same ones in the same order.
-        self._number = itertools.count(1)
         self._gather_on_host = tf.function(self._gather)
         self._total_on_host = tf.function(self._total)
 
@@ -60,7 +60,7 @@ class Collective(Exchange):
         return {
             "group_size": self.workers,
             "group_key": GROUP,
-            "instance_key": next(self._number),
+            "instance_key": next(_NUMBERS),
             "ordering_token": [],
             "timeout_seconds": self._patience,
         }

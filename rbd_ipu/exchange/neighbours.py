@@ -1,4 +1,4 @@
-"""K processes on one machine, one worker each, in a ring of connections that were made before they began."""
+"""K processes, one worker each, in a ring of connections that were made before they began."""
 
 from typing import Any, Optional
 
@@ -13,10 +13,10 @@ from rbd_ipu.workers.errors import WorkersError
 
 
 class Neighbours(Exchange):
-    """The worker that this process is, among those that ``rbd-ipu train --workers K`` has started.
+    """The worker that this process is, among those that ``rbd-ipu train --workers K`` has started or a cluster.
 
-    Nothing listens on any port (a server of ``tf.distribute`` listens on all interfaces, whatever address it is
-    given), and a small message takes a quarter of the time: no server stands between two processes.
+    Beside one by TensorFlow's collectives a message needs no names of devices and operations, some 400 bytes, and a
+    small one takes a quarter of the time: no server stands between two processes.
 
     Attributes:
       lost: the WorkersError that ended an exchange inside a traced function, where TensorFlow hides it.

@@ -1,4 +1,4 @@
-"""A ring of processes on one machine: each sends to its right neighbour and receives from its left one."""
+"""A ring of processes: each sends to its right neighbour and receives from its left one."""
 
 import select
 import socket

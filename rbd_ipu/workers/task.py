@@ -21,11 +21,13 @@ class Task:
       workers: K.
       ring: file descriptors of the connections to the left and to the right neighbour; None in a cluster of
         ``TF_CONFIG``.
+      addresses: ``host:port`` of every worker, in a cluster of ``TF_CONFIG``.
     """
 
     index: int
     workers: int
     ring: Optional[Tuple[int, int]] = None
+    addresses: Tuple[str, ...] = ()
 
 
 def tf_config(index: int, addresses: List[str]) -> str:
@@ -33,7 +35,7 @@ def tf_config(index: int, addresses: List[str]) -> str:
 
     Example:
       >>> task({"TF_CONFIG": tf_config(1, ["a:1", "b:1"])})
-      Task(index=1, workers=2, ring=None)
+      Task(index=1, workers=2, ring=None, addresses=('a:1', 'b:1'))
     """
     return json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
 
@@ -74,7 +76,7 @@ def _of_tf_config(text: str) -> Task:
         raise _refused(text)
     if index >= len(addresses):
         raise ConfigError(f"TF_CONFIG: the task's index {index} is not below the number of workers, {len(addresses)}")
-    return Task(index, len(addresses))
+    return Task(index, len(addresses), addresses=tuple(addresses))
 
 
 def _are_addresses(value: Any) -> bool:

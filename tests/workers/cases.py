@@ -1,6 +1,7 @@
 """Trainings that two workers and their simulation must agree on; run as a module, the life of a real worker.
 
-Started with FOLDER NAMES it trains the named cases and writes what comes of each to FOLDER/<case>-<worker>.json.
+Started with FOLDER NAMES it trains the named cases and writes what comes of each to FOLDER/<case>-<worker>.json; with
+``server`` after them by the collective operations of TensorFlow's server.
 """
 
 import json
@@ -79,8 +80,11 @@ def train(one, device):
 
 
 def main():
-    folder, names = Path(sys.argv[1]), sys.argv[2].split(",")
+    folder, names, by_server = Path(sys.argv[1]), sys.argv[2].split(","), sys.argv[3:] == ["server"]
     device = rbd_ipu.open_device("cpu", worker_timeout=60.0)
+    assert isinstance(device.exchange, exchange.Neighbours)
+    if by_server:  # as where workers can reach each other on the ports of TF_CONFIG only
+        device.exchange = exchange.Collective(device.task.index, WORKERS, exchange.Plan(), 60.0)
     for name in names:
         result = train(CASES[name], device)
         (folder / f"{name}-{device.task.index}.json").write_text(json.dumps(result))

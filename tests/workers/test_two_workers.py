@@ -1,5 +1,6 @@
 """Two real workers against one process that simulates two: every mode, method and wire, on one pair of processes."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -9,22 +10,27 @@ from workers.cases import CASES, WORKERS, train
 import rbd_ipu
 from rbd_ipu.workers.processes import Processes
 
-# A cluster of TF_CONFIG exchanges by other means; a few cases show that the means do not matter.
-BY_TF_CONFIG = ("own-coordinates", "own-update", "not-finite")
+# A few cases show that it does not matter how the workers are connected.
+SOME = ("own-coordinates", "own-update", "not-finite")
+KINDS = ("ring", "cluster", "server")
 
 
-def _started(folder, names, **options):
-    return Processes(["workers.cases", str(folder), ",".join(names)], WORKERS, **options)
+def _started(kind, folder, names):
+    words = ["workers.cases", str(folder), ",".join(names), *(["server"] if kind == "server" else [])]
+    return Processes(words, WORKERS, tf_cluster=kind != "ring")
+
+
+def _kinds(name):
+    return KINDS if name in SOME else KINDS[:1]
 
 
 @pytest.fixture(scope="session")
 def outcomes(tmp_path_factory):
-    """What the workers found, by (connection, case): a list, worker by worker. Two pairs of processes, once."""
-    ring, cluster = tmp_path_factory.mktemp("ring"), tmp_path_factory.mktemp("cluster")
-    with _started(ring, CASES) as one, _started(cluster, BY_TF_CONFIG, tf_cluster=True) as other:
-        for workers in (one, other):
+    """What the workers found, by (connection, case): a list, worker by worker. A pair of processes for each kind."""
+    places = [(kind, tmp_path_factory.mktemp(kind), CASES if kind == "ring" else SOME) for kind in KINDS]
+    with contextlib.ExitStack() as stack:
+        for workers in [stack.enter_context(_started(*place)) for place in places]:
             assert workers.wait() == [0] * WORKERS, [workers.last_words(k) for k in range(WORKERS)]
-    places = [("ring", ring, CASES), ("cluster", cluster, BY_TF_CONFIG)]
     return {
         (kind, name): [json.loads((folder / f"{name}-{k}.json").read_text()) for k in range(WORKERS)]
         for kind, folder, names in places
@@ -39,7 +45,7 @@ def flat(values):
 @pytest.mark.parametrize("name", CASES)
 def test_they_are_the_simulated_ones(outcomes, name):
     expected = train(CASES[name], rbd_ipu.open_device("cpu", simulate_workers=WORKERS))
-    for kind in ("ring", "cluster") if name in BY_TF_CONFIG else ("ring",):
+    for kind in _kinds(name):
         for found in outcomes[kind, name]:
             np.testing.assert_allclose(flat(found["weights"]), flat(expected["weights"]), atol=2e-6)
             assert found["stopped"] == expected["stopped"]
@@ -58,14 +64,15 @@ def test_all_workers_end_with_the_same_bits(outcomes, name):
 
 def test_a_number_that_is_not_finite_stops_all_at_the_same_step(outcomes):
     """Worker 1 alone has met it; the message is the same everywhere, and the step is not applied."""
-    stops = [found["stopped"] for kind in ("ring", "cluster") for found in outcomes[kind, "not-finite"]]
+    stops = [found["stopped"] for kind in KINDS for found in outcomes[kind, "not-finite"]]
     assert stops[0][0] == 3 and "not finite at step 3" in stops[0][1]
     assert all(stop == stops[0] for stop in stops)
 
 
-def test_sent_bytes_are_counted_on_the_socket(outcomes):
+@pytest.mark.parametrize("kind", ["ring", "cluster"])
+def test_sent_bytes_are_counted_on_the_socket(outcomes, kind):
     """d floats and two of report, and what a call of the loop needs; never anything of the size of the model."""
-    found = outcomes["ring", "own-coordinates"][0]
+    found = outcomes[kind, "own-coordinates"][0]
     if found["bytes"] is None:
         pytest.skip("this system does not count bytes")
     payload = 4 * (found["d"] + 2)
