@@ -9,6 +9,7 @@ from typing import Optional, Sequence
 from rbd_ipu import __version__, streams
 from rbd_ipu.commands import COMMANDS
 from rbd_ipu.config import ConfigError
+from rbd_ipu.workers.errors import STATUS, WorkersError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,6 +45,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return status
     except ConfigError as error:
         return _fail(f"error: {error}", 2)
+    except WorkersError as error:
+        return _fail(str(error), STATUS)
     except OSError as error:
         if error.filename is None:
             if error.errno not in streams.REFUSED:

@@ -7,6 +7,7 @@ from typing import Any, Dict, NamedTuple
 import numpy as np
 
 from rbd_ipu.config import Config, ConfigError
+from rbd_ipu.workers.errors import WorkersError
 
 EVALUATION_BATCH = 256  # images at a time when nothing is learned; decides memory and speed only
 
@@ -66,12 +67,15 @@ def prepare(config: Config) -> Experiment:
     Raises:
       ConfigError: TensorFlow, the device or the data set is missing, or a part refuses its
         settings; the message is the part's.
+      WorkersError: not all workers of a cluster have come.
     """
     try:
         from rbd_ipu import data, devices, methods, models, training
 
         device = devices.open_device(config.device, **config.place())
         config = dataclasses.replace(config, seed=device.shared_seed(config.seed))
+    except WorkersError:
+        raise
     except (ImportError, RuntimeError) as error:  # RuntimeError: no such device here
         raise ConfigError(str(error)) from error
     try:

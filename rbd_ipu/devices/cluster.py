@@ -16,6 +16,7 @@ from rbd_ipu.scaling.volume import reduced
 from rbd_ipu.steps import Step
 from rbd_ipu.workers.errors import Dismissed, WorkersError
 from rbd_ipu.workers.meeting import meet
+from rbd_ipu.workers.muster import muster
 from rbd_ipu.workers.task import Task
 
 
@@ -142,6 +143,7 @@ def _exchange(kind: str, task: Task, plan: Plan, patience: float) -> Any:
     if task.ring is not None:
         left, right = (socket.socket(fileno=number) for number in task.ring)
         return Neighbours(Ring(task.index, task.workers, left, right, patience), plan)
+    muster(task.index, task.addresses, patience)
     options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=patience)
     cluster = tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     here = cluster.num_replicas_in_sync // task.workers

@@ -9,6 +9,8 @@ from typing import Any, Callable, Optional, Sequence, Tuple
 
 import numpy as np
 
+from rbd_ipu.workers.addresses import listening, read, split
+
 PATIENCE = 10.0  # seconds in which all workers must have found their neighbours
 TOKEN = 16  # bytes that a caller must know
 _SLOW = 1.0  # seconds that a caller has to say them
@@ -38,17 +40,17 @@ def meet(
       (None, None)
     """
     token, deadline = secrets.token_bytes(TOKEN), time.monotonic() + patience
-    listening = _listening(_host(addresses[index]))
-    port = listening.getsockname()[1] if listening else 0
+    own = listening(split(addresses[index])[0])
+    port = own.getsockname()[1] if own else 0
     told = np.asarray(tell([port, *np.frombuffer(token, np.int32).tolist()]), np.int32)
     left = right = None
-    if listening and told[:, 0].all():
+    if own and told[:, 0].all():
         neighbour = (index + 1) % len(addresses)
-        place = (_host(addresses[neighbour]), int(told[neighbour, 0]))
+        place = (split(addresses[neighbour])[0], int(told[neighbour, 0]))
         right = _called(place, told[neighbour, 1:].tobytes(), deadline)
-        left = _expected(listening, token, deadline)
-    if listening:
-        listening.close()
+        left = _expected(own, token, deadline)
+    if own:
+        own.close()
     all_met = np.asarray(tell([int(bool(left and right))])).all()
     for end in filter(None, (left, right)):
         if all_met:
@@ -57,24 +59,6 @@ def meet(
         else:
             end.close()
     return (left, right) if left and right and all_met else None
-
-
-def _host(address: str) -> str:
-    return address.rpartition(":")[0].strip("[]")
-
-
-def _listening(host: str) -> Optional[socket.socket]:
-    """A socket that listens on the interface of ``host``; None if that is not one of this machine."""
-    with contextlib.suppress(OSError):
-        for family, kind, protocol, _, place in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
-            one = socket.socket(family, kind, protocol)
-            try:
-                one.bind(place)
-                one.listen()
-                return one
-            except OSError:
-                one.close()
-    return None
 
 
 def _called(place: Tuple[str, int], token: bytes, deadline: float) -> Optional[socket.socket]:
@@ -87,28 +71,17 @@ def _called(place: Tuple[str, int], token: bytes, deadline: float) -> Optional[s
         return None
 
 
-def _expected(listening: socket.socket, token: bytes, deadline: float) -> Optional[socket.socket]:
+def _expected(own: socket.socket, token: bytes, deadline: float) -> Optional[socket.socket]:
     """The first caller that knows the token; others are strangers."""
     while time.monotonic() < deadline:
-        listening.settimeout(max(0.01, deadline - time.monotonic()))
+        own.settimeout(max(0.01, deadline - time.monotonic()))
         try:
-            end, _ = listening.accept()
+            end, _ = own.accept()
         except OSError:
             return None
         with contextlib.suppress(OSError):
             end.settimeout(_SLOW)
-            if hmac.compare_digest(_read(end, TOKEN), token):
+            if hmac.compare_digest(read(end, TOKEN), token):
                 return end
         end.close()
     return None
-
-
-def _read(end: socket.socket, count: int) -> bytes:
-    """``count`` bytes, or what came before the end."""
-    found = b""
-    while len(found) < count:
-        more = end.recv(count - len(found))
-        if not more:
-            break
-        found += more
-    return found

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import os
+import re
 from typing import Any, List, Mapping, Optional, Tuple
 
 from rbd_ipu.config import ConfigError
 
 #: Set by :class:`rbd_ipu.workers.processes.Processes`: index, K, and the connections to both neighbours.
 RING = "RBD_RING"
+_ADDRESS = re.compile(r".+:\d+$")
 FORM = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
 
 
@@ -80,7 +82,7 @@ def _of_tf_config(text: str) -> Task:
 
 
 def _are_addresses(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(a, str) and ":" in a for a in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(a, str) and _ADDRESS.match(a) for a in value)
 
 
 def _refused(text: str) -> ConfigError:

@@ -72,14 +72,14 @@ def test_they_make_a_ring(workers):
 
 
 def test_nothing_listens_afterwards_and_only_loopback_did(monkeypatch):
-    places, listening = [], meeting._listening
+    places, listening = [], meeting.listening
 
     def spied(host):
         one = listening(host)
         places.append(one.getsockname())
         return one
 
-    monkeypatch.setattr(meeting, "_listening", spied)
+    monkeypatch.setattr(meeting, "listening", spied)
     found, _ = met([HOME] * 2)
     assert [host for host, _ in places] == ["127.0.0.1"] * 2
     for place in places:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from rbd_ipu.config import ConfigError, resolve
-from rbd_ipu.workers import STATUS, task
+from rbd_ipu.workers import STATUS, ports, task
 from rbd_ipu.workers.processes import Processes, ended
 from rbd_ipu.workers.task import tf_config
 
@@ -29,6 +29,7 @@ ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.paths
         '{"cluster": {}, "task": {}}',
         '{"cluster": {"worker": []}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:http"]}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "chief", "index": 0}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": -1}}',
@@ -175,3 +176,38 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_clear_error(tmp_path):
     assert facts["outcome"] == "failed" and "worker 1 has ended" in facts["message"]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["exchange_bytes"] > 0 and rows[0]["step"] == 1197 // 64
+
+
+def training(folder, *settings):
+    words = ["train", "--quiet", "--output", str(folder)]
+    for setting in ("workers=2", *settings):
+        words += ["--set", setting]
+    return words
+
+
+@pytest.mark.parametrize("index, said", [(0, "workers [1] did not come"), (1, "does not answer")])
+def test_a_worker_of_a_cluster_does_not_wait_for_ever_for_one_that_does_not_come(tmp_path, index, said):
+    addresses = [f"127.0.0.1:{port}" for port in ports.free(2)]
+    done = subprocess.run(
+        [sys.executable, "-m", "rbd_ipu", *training(tmp_path / "run", "worker_timeout=0.5")],
+        env={**ENVIRONMENT, "TF_CONFIG": tf_config(index, addresses)},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == STATUS
+    assert f"rbd-ipu: worker {index} of 2: " in done.stderr and said in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_worker_of_a_cluster_that_is_killed_is_missed_at_once(tmp_path, victim):
+    folder = tmp_path / "run"
+    words = training(folder, "epochs=100000", "worker_timeout=60", "exchange=coordinates")
+    with Processes(["rbd_ipu", *words], 2, environment=ENVIRONMENT, tf_cluster=True) as workers:
+        eventually(lambda: (folder / "metrics.jsonl").exists(), 90.0)
+        workers.running[victim].kill()
+        statuses = workers.wait(grace=30.0)
+        other = 1 - victim
+        assert (statuses[victim], statuses[other], workers.overdue) == (-signal.SIGKILL, STATUS, [])
+        assert f"worker {other} of 2: worker {victim} has ended" in workers.last_words(other)
