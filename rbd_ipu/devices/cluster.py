@@ -29,6 +29,7 @@ class Cluster(Device):
 
     Raises:
       RuntimeError: there is no such device, or TensorFlow has been used before, which must not be.
+      WorkersError: not all workers have come within ``worker_timeout`` seconds.
     """
 
     def __init__(self, name: str, task: Task, plan: Plan, worker_timeout: float):

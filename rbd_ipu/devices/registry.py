@@ -53,6 +53,7 @@ def open_device(
       ValueError: an unknown name or choice; a description that is wrong (a ConfigError); workers that are both real
         and simulated, or of another number than there are.
       RuntimeError: TensorFlow sees no such device here; the message lists those it sees.
+      WorkersError: not all workers have come within ``worker_timeout`` seconds, with the names of those who have not.
 
     Example:
       >>> import rbd_ipu

@@ -104,7 +104,7 @@ def _heard(end: Any, said: Dict[Any, bytes], cluster: bytes, workers: int) -> bo
 
 
 def _report(index: int, addresses: Sequence[str], cluster: bytes, deadline: float, patience: float) -> None:
-    self, place = f"worker {index} of {len(addresses)}", split(addresses[0])
+    who, place = f"worker {index} of {len(addresses)}", split(addresses[0])
     while time.monotonic() < deadline:
         answer = b""
         with contextlib.suppress(OSError):  # it has no name or does not listen yet, or has ended
@@ -116,8 +116,8 @@ def _report(index: int, addresses: Sequence[str], cluster: bytes, deadline: floa
         if answer == _GO:
             return
         if answer == _NO:
-            raise WorkersError(f"{self}: worker 0 was given a TF_CONFIG with other addresses than {list(addresses)}")
+            raise WorkersError(f"{who}: worker 0 was given a TF_CONFIG with other addresses than {list(addresses)}")
         time.sleep(_PAUSE)
     raise WorkersError(
-        f"{self}: worker 0 at {addresses[0]} does not answer within {patience:g} s, or waits for others"
+        f"{who}: worker 0 at {addresses[0]} does not answer within {patience:g} s, or waits for others"
     )
