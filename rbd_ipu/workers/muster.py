@@ -16,6 +16,7 @@ from rbd_ipu.workers.errors import WorkersError
 _HELLO = 36  # bytes that a worker says: a digest of all addresses, and its index
 _GO, _NO = b"rbd-ipu go", b"rbd-ipu no"
 _PAUSE = 0.2  # seconds between two calls
+_LONGER = 1.0  # seconds that the others wait beyond worker 0, who would miss them otherwise, too
 
 
 def muster(index: int, addresses: Sequence[str], patience: float) -> None:
@@ -105,6 +106,7 @@ def _heard(end: Any, said: Dict[Any, bytes], cluster: bytes, workers: int) -> bo
 
 def _report(index: int, addresses: Sequence[str], cluster: bytes, deadline: float, patience: float) -> None:
     who, place = f"worker {index} of {len(addresses)}", split(addresses[0])
+    deadline += _LONGER
     while time.monotonic() < deadline:
         answer = b""
         with contextlib.suppress(OSError):  # it has no name or does not listen yet, or has ended
