@@ -58,15 +58,17 @@ def fitted(rows: Sequence[Row]) -> Machine:
 
 
 def main(paths: Sequence[str]) -> None:
-    """Prints the parameters and a table."""
-    rows: List[Row] = []
+    """Prints for each file the parameters and a table: what was measured in one run belongs together."""
     for path in paths:
         with open(path, encoding="utf-8") as file:
             document = json.load(file)
         print(f"{path}: {document['command']}; load {document['load_average']['begin']}")
-        rows += document["rows"]
-    machine = fitted(rows)
-    print(f"{machine}\n")
+        machine = fitted(document["rows"])
+        print(f"{machine}\n\n{text(compared(document['rows'], machine), left=1)}\n")
+
+
+def compared(rows: Sequence[Row], machine: Machine) -> List[List[str]]:
+    """Lines of a table: each row beside what the model expects of it."""
     lines = [["distribution", "d", "workers", "exchange", "measured ms", "model ms", "model / measured"]]
     for row in rows:
         expected = 1e3 * step_time(work(row), machine).total
@@ -76,7 +78,7 @@ def main(paths: Sequence[str]) -> None:
         lines.append(
             [row["distribution"] or "", d, str(row["workers"]), used, f"{row['ms']:.1f}", f"{expected:.1f}", ratio]
         )
-    print(text(lines, left=1))
+    return lines
 
 
 if __name__ == "__main__":

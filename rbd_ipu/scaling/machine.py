@@ -8,10 +8,12 @@ class Machine(NamedTuple):
 
     Attributes:
       compute: seconds of a step without directions: batch, network, gradient, weights.
-      rate: entries of dense directions that are drawn and used in a second.
+      rate: entries of dense directions that are drawn and used in a second, in a pass that projects and expands.
       transform: seconds of a Walsh-Hadamard transform, for each of its n log2 n operations.
       bandwidth: bytes a second that a worker can send while it receives as many, copies included.
       latency: seconds that a message of no length takes, software included.
+      project, expand: what a pass that does only one of them takes, beside one that does both, as most of it is to
+        draw: as `benchmarks/passes.py` measures it.
     """
 
     compute: float
@@ -19,6 +21,8 @@ class Machine(NamedTuple):
     transform: float
     bandwidth: float
     latency: float
+    project: float = 0.76
+    expand: float = 0.93
 
 
 #: One of two workers with two cores each of a 4-core CPU, CIFAR-10 CNN at batch 32, over the loopback interface:

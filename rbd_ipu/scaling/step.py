@@ -1,23 +1,24 @@
 """The time of a step of K workers: compute + drawing of bases + exchange.
 
-With b(d) the time of one pass over a basis of d directions in R^D, drawn and used:
+With b(d) the time of one pass over a basis of d directions in R^D that projects and expands, p b(d) that of one that
+only projects (message), and e b(d) of one that only expands (a basis of another worker, or drawn again):
 
     ============  ===========  ======================================  ==================
     parallel      exchange     drawing of bases                        bytes that are sent
     ============  ===========  ======================================  ==================
-    own           coordinates  b(d) for the message, K b(d) to apply   gather of 4 d
-    own           update       b(d), in one pass                       reduce of 4 D
+    own           coordinates  (p + K e) b(d)                          gather of 4 d
+    own           update       b(d)                                    reduce of 4 D
     same-data     as own
-    shared        coordinates  b(d) + b(d)                             reduce of 4 d
+    shared        coordinates  (p + e) b(d)                            reduce of 4 d
     shared        update       b(d)                                    reduce of 4 D
-    split         coordinates  b(d/K) + K b(d/K)                       gather of 4 d / K
+    split         coordinates  (p + K e) b(d/K)                        gather of 4 d / K
     split         update       b(d/K)                                  reduce of 4 D
     SGD           update       none                                    reduce of 4 D
     ============  ===========  ======================================  ==================
 
 b(d) = d D / rate where directions are drawn entry by entry. Hadamard directions take n log2 n operations with n the
 power of two from D on, whatever d is; as all workers' are rows of one matrix, a second pass applies those of all, so
-that every mode takes two.
+that every mode takes (p + e) of them.
 """
 
 import math
@@ -61,7 +62,7 @@ class Time(NamedTuple):
 
 
 def pass_time(work: Work, machine: Machine, dim: float) -> float:
-    """b(d): seconds for one basis of ``dim`` directions, drawn and used once.
+    """b(d): seconds for one basis of ``dim`` directions, drawn once to project and to expand.
 
     Example:
       >>> m = Machine(compute=0.0, rate=1e9, transform=1e-9, bandwidth=1e9, latency=0.0)
@@ -82,7 +83,8 @@ def bases_time(work: Work, machine: Machine) -> float:
     one = pass_time(work, machine, dim)
     if work.workers == 1 or work.exchange == "update":
         return one
-    return one * (2 if work.parallel == "shared" or work.structured else 1 + work.workers)
+    expanded = 1 if work.parallel == "shared" or work.structured else work.workers
+    return one * (machine.project + machine.expand * expanded)
 
 
 def sent(work: Work) -> float:
@@ -114,8 +116,8 @@ def step_time(work: Work, machine: Machine, tree: bool = False) -> Time:
     """The model.
 
     Example:
-      >>> m = Machine(compute=0.5, rate=1e6, transform=1e-9, bandwidth=1e6, latency=0.0)
+      >>> m = Machine(compute=0.5, rate=1e6, transform=1e-9, bandwidth=1e6, latency=0.0, project=0.5, expand=1.0)
       >>> step_time(Work(size=1000, dim=250, workers=3), m)
-      Time(compute=0.5, bases=1.0, exchange=0.002)
+      Time(compute=0.5, bases=0.875, exchange=0.002)
     """
     return Time(machine.compute, bases_time(work, machine), exchange_time(work, machine, tree))

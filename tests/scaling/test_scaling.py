@@ -11,14 +11,15 @@ from rbd_ipu.scaling.machine import HERE, Machine
 from rbd_ipu.scaling.step import Work, bases_time, exchange_time, pass_time, sent, step_time
 from rbd_ipu.scaling.volume import gathered, reduced
 
-M = Machine(compute=0.25, rate=1e6, transform=1e-6, bandwidth=1e6, latency=0.5)
-PASSES = [  # over the d directions of one basis, as counted in the paper's notes for K = 4
-    ("own", "coordinates", 5.0),
+P, E = 0.75, 0.875
+M = Machine(compute=0.25, rate=1e6, transform=1e-6, bandwidth=1e6, latency=0.5, project=P, expand=E)
+PASSES = [  # over the d directions of one basis for K = 4: one that projects, and so many that expand
+    ("own", "coordinates", P + 4 * E),
     ("own", "update", 1.0),
-    ("same-data", "coordinates", 5.0),
-    ("shared", "coordinates", 2.0),
+    ("same-data", "coordinates", P + 4 * E),
+    ("shared", "coordinates", P + E),
     ("shared", "update", 1.0),
-    ("split", "coordinates", 1.25),
+    ("split", "coordinates", P / 4 + E),
     ("split", "update", 0.25),
 ]
 
@@ -43,7 +44,7 @@ def test_a_transform_costs_the_same_for_every_dim():
 @pytest.mark.parametrize("workers", [2, 100])
 def test_transforms_do_not_grow_in_number(parallel, workers):
     work = Work(1000, 100, workers, parallel, structured=True)
-    assert bases_time(work, M) == pytest.approx(2 * 1024 * 10 * 1e-6)
+    assert bases_time(work, M) == pytest.approx((P + E) * 1024 * 10 * 1e-6)
     assert bases_time(work._replace(exchange="update"), M) == pytest.approx(1024 * 10 * 1e-6)
 
 
