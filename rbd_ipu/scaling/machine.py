@@ -27,4 +27,4 @@ class Machine(NamedTuple):
 
 #: One of two workers with two cores each of a 4-core CPU, CIFAR-10 CNN at batch 32, over the loopback interface:
 #: from results/workers, measured by `rbd-ipu bench --workers` on a machine without other work.
-HERE = Machine(compute=3.6e-3, rate=6.6e9, transform=4.4e-10, bandwidth=5e8, latency=2e-4)
+HERE = Machine(compute=4.0e-3, rate=6.6e9, transform=5.0e-10, bandwidth=4.5e8, latency=2e-4)
