@@ -35,6 +35,12 @@ def test_five_kills(tmp_path):
     assert not list(tmp_path.glob("*/checkpoints/.draft-step-*")), "a draft was left"
 
 
+def test_five_kills_of_two_workers(tmp_path):
+    words = ("--kills", "5", "--seed", "4", "--workers", "2", "--epochs", "20", "--longest", "1")
+    said = _kills(tmp_path, *words)
+    assert "5 kills" in said and said.endswith("no bit differs\n")
+
+
 @pytest.mark.slow
 def test_fifty_kills(tmp_path):
     said = _kills(
