@@ -12,10 +12,11 @@ and the most in brackets.
 """
 
 import argparse
-import os
 import statistics
 import time
 from typing import Any, Callable, Dict, List
+
+from rbd_ipu.cores import keep_to, usable
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ARGUMENTS.add_argument("--sizes", nargs="+", type=int, default=[101_770, 122_570])
@@ -30,7 +31,7 @@ def main() -> None:
     """Measure and print a table."""
     options = ARGUMENTS.parse_args()
     if options.cores:  # before TensorFlow counts them
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+        keep_to(usable()[: options.cores])
     from rbd_ipu._stack import tf
 
     print(f"TensorFlow {tf.__version__}, ms a sketch")

@@ -11,10 +11,11 @@ repeats, with the least and the most in brackets; the loops run on the device, a
 """
 
 import argparse
-import os
 import statistics
 import time
 from typing import Any, Callable, List, Tuple
+
+from rbd_ipu.cores import keep_to, usable
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ARGUMENTS.add_argument("--data-dir", help="the folder of the data sets of TFDS")
@@ -30,7 +31,7 @@ def main() -> None:
     """Measure and print a table."""
     options = ARGUMENTS.parse_args()
     if options.cores:  # before TensorFlow counts them
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+        keep_to(usable()[: options.cores])
     from rbd_ipu._stack import tf
     from rbd_ipu.data import load
 

@@ -6,9 +6,10 @@ They are p and e of rbd_ipu.scaling. The three take turns; ratios are of the sam
 """
 
 import argparse
-import os
 import time
 from typing import Any, Callable, Dict
+
+from rbd_ipu.cores import keep_to, usable
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ARGUMENTS.add_argument("--size", type=int, default=122_570)
@@ -56,7 +57,7 @@ def main() -> None:
     """Measures and prints a table."""
     options = ARGUMENTS.parse_args()
     if options.cores:  # before TensorFlow counts them
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+        keep_to(usable()[: options.cores])
     from rbd_ipu._stack import tf
     from rbd_ipu.bench.rounds import measure
     from rbd_ipu.bench.rows import ratio, spread

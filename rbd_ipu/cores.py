@@ -15,14 +15,8 @@ def usable() -> List[int]:
 
 
 def keep_to(cores: Sequence[int]) -> None:
-    """Binds this process to some cores, where the system can; TensorFlow starts as many threads."""
+    """Binds all threads of this process to some cores, where the system can; TensorFlow starts as many threads."""
     if cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
-
-
-def move_to(cores: Sequence[int]) -> None:
-    """Binds all threads of this process to other cores, as many as it has had, where the system can."""
-    if hasattr(os, "sched_setaffinity"):
         for thread in map(int, os.listdir("/proc/self/task")):
             with contextlib.suppress(ProcessLookupError):  # it has ended since
                 os.sched_setaffinity(thread, cores)

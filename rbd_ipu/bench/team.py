@@ -11,7 +11,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 
 from rbd_ipu.bench.cases import WORKLOADS, Case
 from rbd_ipu.config import ConfigError
-from rbd_ipu.cores import divided, move_to, usable
+from rbd_ipu.cores import divided, keep_to, usable
 from rbd_ipu.records import strict_json
 
 TURN_TIMEOUT = 24 * 3600.0  # seconds that a team waits for its turn
@@ -124,7 +124,7 @@ def main() -> None:
             steps, place = exchange.rows([steps, place])[0].tolist()
         if steps == 0:
             return
-        move_to(cores[place * team.workers + index])
+        keep_to(cores[place * team.workers + index])
         logs = trainer.fit(data, steps_per_epoch=steps, epochs=1, verbose=0).history
         said = {name: logs[name][-1] for name in ("seconds", "exchange_seconds", "exchange_bytes") if name in logs}
         if index == 0:

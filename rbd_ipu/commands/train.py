@@ -105,11 +105,7 @@ def _train(arguments: argparse.Namespace, experiment: Any, folder: RunFolder, st
             print(f"rbd-ipu: {line}")
     # A progress bar is for a terminal; elsewhere one line an epoch.
     verbose = 0 if arguments.quiet else 1 if sys.stdout.isatty() else 2
-    try:
-        outcome, result = record(experiment, folder, command_line(arguments.words), verbose, start)
-    except workers.WorkersError as error:
-        print(f"rbd-ipu: {error}", file=sys.stderr)
-        return workers.STATUS
+    outcome, result = record(experiment, folder, command_line(arguments.words), verbose, start)
     if outcome.message:
         print(f"rbd-ipu: {outcome.message}", file=sys.stderr)
     if arguments.quiet:

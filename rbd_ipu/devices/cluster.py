@@ -153,10 +153,12 @@ def _exchange(kind: str, task: Task, plan: Plan, patience: float) -> Any:
             f"worker {task.index}: TensorFlow sees {here} devices; a worker has one: set CUDA_VISIBLE_DEVICES"
         )
     by_server = Collective(task.index, task.workers, plan, patience)
-    ends = meet(task.index, task.addresses, by_server.rows) if kind == "CPU" else None
+    if kind != "CPU":
+        return by_server
+    ends = meet(task.index, task.addresses, by_server.rows)
     if ends is not None:
         return Neighbours(Ring(task.index, task.workers, *ends, patience), plan)
-    if kind == "CPU" and task.index == 0:
+    if task.index == 0:
         warnings.warn(
             "the workers cannot all be reached on other ports than those of TF_CONFIG: TensorFlow's server carries "
             "the messages",

@@ -10,7 +10,7 @@ import sys
 from typing import Any, Iterator, List, Optional, Sequence
 
 from rbd_ipu.config import Config
-from rbd_ipu.workers.errors import STATUS, Dismissed, WorkersError
+from rbd_ipu.workers.errors import STATUS, Dismissed
 from rbd_ipu.workers.processes import Processes, ended
 from rbd_ipu.workers.task import task
 
@@ -86,9 +86,6 @@ def follow(config: Config, folder: Any) -> int:
         return 0
     except NonFiniteError:
         return 3
-    except WorkersError as error:
-        print(f"rbd-ipu: {error}", file=sys.stderr)
-        return STATUS
     return 0
 
 

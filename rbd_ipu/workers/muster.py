@@ -41,16 +41,16 @@ def muster(index: int, addresses: Sequence[str], patience: float) -> None:
       rbd_ipu.workers.errors.WorkersError: worker 0 of 2: workers [1] did not come within 0.01 s
     """
     cluster = hashlib.sha256("\n".join(addresses).encode("utf-8")).digest()
-    deadline = time.monotonic() + patience
     if len(addresses) == 1:
         return
     if index:
-        _report(index, addresses, cluster, deadline, patience)
+        _report(index, addresses, cluster, patience)
     else:
-        _wait_for_all(addresses, cluster, deadline, patience)
+        _wait_for_all(addresses, cluster, patience)
 
 
-def _wait_for_all(addresses: Sequence[str], cluster: bytes, deadline: float, patience: float) -> None:
+def _wait_for_all(addresses: Sequence[str], cluster: bytes, patience: float) -> None:
+    deadline = time.monotonic() + patience
     host, port = split(addresses[0])
     # Behind a translated address a worker has another one of its own; TensorFlow's server listens on all of them.
     own = listening(host, port) or listening("0.0.0.0", port)
@@ -104,9 +104,9 @@ def _heard(end: Any, said: Dict[Any, bytes], cluster: bytes, workers: int) -> bo
     return 0 < int.from_bytes(words[-4:], "big") < workers
 
 
-def _report(index: int, addresses: Sequence[str], cluster: bytes, deadline: float, patience: float) -> None:
+def _report(index: int, addresses: Sequence[str], cluster: bytes, patience: float) -> None:
     who, place = f"worker {index} of {len(addresses)}", split(addresses[0])
-    deadline += _LONGER
+    deadline = time.monotonic() + patience + _LONGER
     while time.monotonic() < deadline:
         answer = b""
         with contextlib.suppress(OSError):  # it has no name or does not listen yet, or has ended
