@@ -33,6 +33,7 @@ def result(config, accuracies, outcome="finished", seconds=2.0):
         "ended": "2026-01-01T00:01:00Z",
         "d": config.dim or 1000,
         "D": 1000,
+        "data": {"images.npz": "00c0ffee" * 8},
     }
 
 
@@ -40,7 +41,8 @@ def folder(path, config, accuracies, outcome="finished", half_a_line=False):
     """A run folder as records/folder.py describes it."""
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(dumps(config.as_dict()))
-    facts = {"command": "rbd-ipu train", "outcome": outcome, "seed": config.seed, "d": 8, "D": 1000, "commit": "abc"}
+    facts = {"command": f"rbd-ipu train --quiet --output {path}", "outcome": outcome, "seed": config.seed}
+    facts.update(d=8, D=1000, commit="abc", data={"images.npz": "00c0ffee" * 8})
     (path / "run.json").write_text(strict_json.document(facts))
     lines = [
         strict_json.line({"epoch": i + 1, "val_accuracy": value, "loss": 1 / 3, "seconds": 2.0})

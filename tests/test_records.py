@@ -300,6 +300,7 @@ class Scripted:
         self.trainer = types.SimpleNamespace(
             model=self.model, method=self.method, progress=Progress(), step=0, device=contextlib.nullcontext()
         )
+        self.data = types.SimpleNamespace(files={"images": "a sum"})
         self.title = "a line of words"
         self.at = at or {}
 
@@ -394,6 +395,7 @@ def test_run_json_says_where_the_result_comes_from(tmp_path):
     assert (facts["seed"], facts["d"], facts["D"]) == (0, 15, 15)
     assert set(facts["versions"]) == {"python", "rbd_ipu", "tensorflow", "keras", "numpy"}
     assert {"commit", "modified", "machine", "message"} <= set(facts)
+    assert facts["data"] == {"images": "a sum"}
 
 
 def test_the_folder_is_readable_while_the_run_goes_on(tmp_path):

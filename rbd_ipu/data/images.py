@@ -2,7 +2,7 @@
 
 import dataclasses
 import numbers
-from typing import Any, Callable, Tuple, Union
+from typing import Any, Callable, Mapping, Tuple, Union
 
 import numpy as np
 
@@ -85,6 +85,7 @@ class ImageData:
         AUGMENTATIONS.
       source: where the images come from.
       licence: the terms they come under.
+      files: the files they were read from, name: SHA-256; empty where they came from elsewhere.
 
     Example:
       >>> from rbd_ipu.data import load
@@ -101,6 +102,7 @@ class ImageData:
     augment: Augment
     source: str
     licence: str
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def shape(self) -> Tuple[int, int, int]:

@@ -7,7 +7,7 @@ import numpy as np
 from rbd_ipu.data.errors import DamagedDataError
 from rbd_ipu.data.images import ImageData, Split
 from rbd_ipu.data.order import permutation_numpy
-from rbd_ipu.data.tfds import data_folder, read
+from rbd_ipu.data.tfds import data_folder, read, sums
 from rbd_ipu.seeds import fold_in_numpy
 
 HELD_OUT = 10_000  # training images kept for validation, as in the first public implementation
@@ -68,6 +68,7 @@ def published(name: str, data_dir: Any = None, split_seed: int = 0) -> ImageData
         augment=facts.augment,
         source=facts.source,
         licence=facts.licence,
+        files=sums(folder),
     )
 
 

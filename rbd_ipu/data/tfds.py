@@ -1,12 +1,13 @@
 """Reading what TensorFlow Datasets prepared: decoded once, and never downloaded."""
 
 import contextlib
+import hashlib
 import os
 import re
 import shlex
 import tempfile
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Tuple
+from typing import Any, Dict, Iterable, Iterator, Tuple
 
 import numpy as np
 
@@ -74,6 +75,18 @@ def read(folder: Path, split: str) -> Tuple[np.ndarray, np.ndarray]:
         said = f"{len(images)} images where dataset_info.json says {info.num_examples}"
         raise _damaged(folder, files, said)
     return images, labels
+
+
+def sums(folder: Path) -> Dict[str, str]:
+    """SHA-256 of every record file in a data set's folder, by file name."""
+    found = {}
+    for path in sorted(folder.glob("*tfrecord*")):
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            for part in iter(lambda: file.read(1 << 20), b""):
+                digest.update(part)
+        found[path.name] = digest.hexdigest()
+    return found
 
 
 def _decode(paths: Iterable[Any], shape: Tuple[int, ...]) -> Tuple[np.ndarray, np.ndarray]:

@@ -73,7 +73,13 @@ def measure(cell: Cell, index: Index) -> Measured:
     epochs = max((min(row["epochs"], wanted) for row in whole), default=0)
     rows = [_cut(row, epochs) for row in whole if row["epochs"] >= epochs]
     means = {name: mean for name in VALUES for mean in [_mean(name, rows)] if mean is not None}
-    return Measured(means, epochs, rows, diverged, _marks(cell, epochs, len(rows), diverged))
+    return Measured(means, epochs, rows, diverged, [*_marks(cell, epochs, len(rows), diverged), *_mixed(rows)])
+
+
+def _mixed(rows: Sequence[Row]) -> List[str]:
+    """Says so where seeds were trained on different files; rows that do not say on which are taken to be alike."""
+    copies = {tuple(sorted(row["data"].values())) for row in rows if row.get("data")}
+    return [f"seeds trained on {len(copies)} different copies of the data"] if len(copies) > 1 else []
 
 
 def _marks(cell: Cell, epochs: int, n: int, diverged: int) -> List[str]:

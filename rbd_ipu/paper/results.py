@@ -2,7 +2,8 @@
 
 A row has ``kind`` ("run"; those of :mod:`rbd_ipu.paper.analyses` are "analysis"), ``settings``, ``seed``,
 ``outcome``, ``epochs`` (finished ones), ``values`` (of the last epoch, and ``test_accuracy``), ``curves`` (a list an
-epoch), ``d``, ``D``, ``seconds``, ``command``, ``commit``, ``modified``, ``versions``, ``machine``, ``started`` and
+epoch), ``d``, ``D``, ``data`` (SHA-256 of the files of its images, by name; null in rows from before 29 November
+2026), ``seconds``, ``command``, ``commit``, ``modified``, ``versions``, ``machine``, ``started`` and
 ``ended``.
 """
 
@@ -19,7 +20,7 @@ Row = Dict[str, Any]
 
 CURVES = ("loss", "accuracy", "val_loss", "val_accuracy", "correlation", "images_per_second", "seconds")
 ENDED = ("finished", "not finite")  # outcomes that running again would only repeat
-_FACTS = ("command", "commit", "modified", "versions", "machine", "started", "ended", "d", "D")
+_FACTS = ("command", "commit", "modified", "versions", "machine", "started", "ended", "d", "D", "data")
 
 
 def from_folder(path: Union[str, Path]) -> List[Row]:

@@ -2,7 +2,8 @@
 
 ====================  =================================================================
 ``config.yaml``       the resolved settings; ``rbd-ipu train --config`` repeats the run
-``run.json``          command, versions, commit, machine, seed, d and D, times, outcome
+``run.json``          command, versions, commit, machine, seed, d and D, times, outcome;
+                      ``data``: the SHA-256 of every file that was trained on
 ``metrics.jsonl``     one line an epoch (``metrics.csv``: the same as a table)
 ``checkpoints/``      weights: ``last`` and ``best`` epoch; ``stopped`` where a run broke off;
                       ``step-...checkpoint``: all that ``--resume`` needs, the last few of them
@@ -135,7 +136,7 @@ class RunFolder:
             return
         self._write_config(config)
         resumed = [*known.get("resumed", []), entry]
-        self._facts = {**known, "outcome": "running", "message": None, "ended": None, "resumed": resumed}
+        self._facts = {**known, **facts, "outcome": "running", "message": None, "ended": None, "resumed": resumed}
         self._write_facts()
 
     def facts(self) -> Dict[str, Any]:

@@ -47,7 +47,7 @@ def record(
     with deferred() as interrupt:
         ending = _Ending(experiment, folder)
         try:
-            facts = {"d": experiment.method.dim, "D": experiment.method.size}
+            facts = {"d": experiment.method.dim, "D": experiment.method.size, "data": dict(experiment.data.files)}
             rows: List[Dict[str, Any]] = []
             if start is None:
                 folder.begin(experiment.config, facts, command)

@@ -1,5 +1,6 @@
 """Data sets of TensorFlow Datasets: found, read in full, or refused with what to do about it."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -68,6 +69,21 @@ def test_images_and_labels_come_back_in_order(tmp_path):
         assert images.dtype == np.uint8
         assert (images == pixels).all()
         assert labels.tolist() == [index % 10 for index in range(len(pixels))]
+
+
+def test_a_data_set_says_what_files_it_was_read_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(published, "HELD_OUT", 10)
+    folder, _ = _write(tmp_path)
+    found = load("mnist", tmp_path).files
+    assert found == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*tfrecord*")}
+    assert len(found) == 2 and load("mnist", tmp_path).joined().files == found
+    assert load("mnist", tmp_path, split_seed=1).files == found
+    _edit(folder / "dataset_info.json", '["7"]', '["8"]')  # one image more in the test
+    with tf.io.TFRecordWriter(str(folder / RECORDS)) as writer:
+        for index in range(8):
+            writer.write(_record(tf.io.encode_png(np.full((28, 28, 1), index, np.uint8)).numpy(), index))
+    other = load("mnist", tmp_path).files
+    assert other.keys() == found.keys() and [name for name in found if other[name] != found[name]] == [RECORDS]
 
 
 def test_colour_images_too(tmp_path):
@@ -225,19 +241,22 @@ def test_without_tfds_the_extra_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name, sizes, grey, labels",
+    "name, held_in, training, test, labels",
     [
-        ("mnist", (50_000, 10_000, 10_000), 1305621489, [2, 7, 7, 9, 8, 4, 7, 4]),
-        ("cifar10", (40_000, 10_000, 10_000), 14721870799, [9, 9, 9, 5, 0, 7, 1, 5]),
+        ("mnist", 50_000, 1_567_298_545, 264_923_200, [2, 7, 7, 9, 8, 4, 7, 4]),
+        ("fashion_mnist", 50_000, 3_431_114_169, 573_469_082, [2, 0, 0, 0, 6, 4, 1, 0]),
+        ("cifar10", 40_000, 18_540_682_003, 3_733_375_634, [2, 9, 3, 9, 2, 8, 1, 7]),
     ],
 )
-def test_the_real_ones(tfds_dir, name, sizes, grey, labels):
+def test_the_real_ones(tfds_dir, name, held_in, training, test, labels):
     if not (tfds_dir / name).is_dir():
         pytest.skip(f"no {name} in {tfds_dir}")
     data = load(name, tfds_dir)
-    assert (len(data.train), len(data.validation), len(data.test)) == sizes
+    assert (len(data.train), len(data.validation), len(data.test)) == (held_in, 10_000, 10_000)
     for split in (data.train, data.validation, data.test):
         assert (np.bincount(split.labels) > len(split) * 0.08).all()
-    if tfds_dir.name == "tfds":  # the copies that these numbers were taken from
-        assert int(data.train.images.sum(dtype=np.int64)) == grey
+    # The sum of all bytes of all images, whatever their order: of copies that lost nothing.
+    sums = [int(split.images.sum(dtype=np.int64)) for split in (data.train, data.validation, data.test)]
+    assert (sums[0] + sums[1], sums[2]) == (training, test)
+    if tfds_dir.name == "tfds":  # the order is that of a copy
         assert data.validation.labels[:8].tolist() == labels

@@ -75,6 +75,14 @@ def test_runs_that_diverged_are_counted_and_not_averaged():
     assert alone.means == {} and alone.diverged == 1
 
 
+def test_seeds_of_different_data_are_marked():
+    other = {**ROWS[1], "data": {"images.npz": "decaf" * 8}}
+    found = measure(cell(configs()), Index([ROWS[0], other, ROWS[2]]))
+    assert found.marks == ["seeds trained on 2 different copies of the data"]
+    unknown = {**ROWS[1], "data": None}  # a row from before they said so
+    assert measure(cell(configs()), Index([ROWS[0], unknown, ROWS[2]])).marks == []
+
+
 def test_cuts_and_rates_are_marked():
     found = measure(cell(configs(), untuned=True, cuts=("4 of 9 epochs", "digits")), Index(ROWS))
     assert found.marks == ["digits", "learning rate not tuned"]

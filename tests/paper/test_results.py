@@ -20,7 +20,8 @@ def test_a_run_folder_becomes_a_row(tmp_path):
     assert (row["outcome"], row["epochs"], row["seed"], row["seconds"]) == ("finished", 3, 7, 6.0)
     assert row["values"]["val_accuracy"] == 0.3 and row["values"]["test_accuracy"] == 0.75
     assert row["curves"]["val_accuracy"] == [0.1, 0.2, 0.3] and row["curves"]["loss"] == [0.333333] * 3
-    assert (row["command"], row["commit"], row["d"], row["D"]) == ("rbd-ipu train", "abc", 8, 1000)
+    assert (row["commit"], row["d"], row["D"], row["data"]) == ("abc", 8, 1000, {"images.npz": "00c0ffee" * 8})
+    assert row["command"].startswith("rbd-ipu train")
     assert results.config_of(row) == config(seed=7)
 
 
