@@ -4,7 +4,9 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 
 from rbd_ipu.config import FIELDS, Config, ConfigError, resolve
 from rbd_ipu.paper.budget import Budget, cut
-from rbd_ipu.paper.presets import UNTUNED, Entry, Preset
+from rbd_ipu.paper.cost import parameters
+from rbd_ipu.paper.learning_rates import lookup
+from rbd_ipu.paper.presets import AS_RBD, UNTUNED, Entry, Preset
 
 
 class Cell(NamedTuple):
@@ -47,6 +49,10 @@ def _cell(preset: Preset, entry: Entry, limits: Budget) -> Cell:
     settings = preset.settings_of(entry)
     stand_in = settings.pop(UNTUNED, None)
     settings.setdefault("epochs", FIELDS["epochs"]["default"])
+    directions = settings.pop(AS_RBD, None)
+    if directions is not None:
+        size = parameters(settings["dataset"], settings["network"])
+        settings["learning_rate"] = lookup({**settings, "method": "rbd", "dim": directions}) * directions / size
     reduced, seeds, words = cut(limits, settings, preset.seeds)
     try:
         full, untuned = _resolved(settings, stand_in, preset.seeds)

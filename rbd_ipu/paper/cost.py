@@ -92,11 +92,21 @@ def rough_epoch(config: Config) -> float:
 
 def _size(config: Config) -> Tuple[int, int]:
     """D and d, near enough."""
-    size = 9_610 if config.dataset == "digits" else _SIZES[config.network, config.dataset == "cifar10"]
+    size = parameters(config.dataset, config.network)
     scheme = config.compartments or ""
     if scheme.startswith("factor:"):
         return size, int(1.02 * size / int(scheme.split(":")[1]))
     return size, config.dim or 0
+
+
+def parameters(dataset: str, network: str) -> int:
+    """D; of the networks on digits, that of FC.
+
+    Example:
+      >>> parameters("mnist", "fc"), parameters("cifar10", "cnn")
+      (101770, 122570)
+    """
+    return 9_610 if dataset == "digits" else _SIZES[network, dataset == "cifar10"]
 
 
 def duration(seconds: float) -> str:

@@ -11,12 +11,13 @@
 ``rows``       name: settings; the lines of a table, the panels of curves, the lines of points
 ``columns``    name: settings; the columns of a table, the curves of a panel, the places on the axis
 ``cells``      those that exist, each with the paper's numbers; left out: all, without numbers
+``best``       columns are exponents of two: a note says which rate is best for each row
 ``notes``      what a reader must know, a sentence or two each
 =============  ==================================================================================
 
 The settings of a cell are those of all, then of its row, its column and itself; null takes one away again. A
 learning rate that is given nowhere is the one on record; ``untuned_rate`` stands in where there is none, and the
-cell is marked.
+cell is marked. ``as_rbd: d`` is the rate on record for RBD with d directions, times d / D.
 """
 
 import re
@@ -30,7 +31,8 @@ from rbd_ipu.strict_yaml import YamlError, load_mapping
 FOLDER = Path(__file__).with_name("presets")
 KINDS = ("table", "curves", "points", "rates", "analysis")
 UNTUNED = "untuned_rate"
-SETTINGS = (*FIELDS, UNTUNED)
+AS_RBD = "as_rbd"
+SETTINGS = (*FIELDS, UNTUNED, AS_RBD)
 SPECIAL = ("relative", "exponent")  # numbers of the paper that are no value of a run
 
 
@@ -61,18 +63,19 @@ class Preset(NamedTuple):
     relative_to: Optional[str]
     axis: str
     log: bool
+    best: bool
     analysis: str
     options: Dict[str, Any]
 
     def settings_of(self, entry: Entry) -> Dict[str, Any]:
-        """All settings of a cell, with ``untuned_rate`` among them where there is one."""
+        """All settings of a cell, with ``untuned_rate`` and ``as_rbd`` among them where there are any."""
         merged = {**self.settings, **self.rows[entry.row], **self.columns[entry.column], **entry.settings}
         return {name: value for name, value in merged.items() if value is not None}
 
 
 _DEFAULTS: Dict[str, Any] = {
     "values": [], "settings": {}, "seeds": [], "rows": {}, "columns": {}, "cells": None, "notes": [],
-    "relative_to": None, "axis": "", "log": False, "analysis": "", "options": {},
+    "relative_to": None, "axis": "", "log": False, "best": False, "analysis": "", "options": {},
 }  # fmt: skip
 _REQUIRED = ("title", "source", "kind")
 
@@ -82,7 +85,7 @@ def names(kind: Optional[str] = None) -> List[str]:
 
     Example:
       >>> names("table")
-      ['1', '2', '3', '4']
+      ['1', '2', '3', '4', 'X1']
     """
 
     def order(text: str) -> Tuple[str, int]:
@@ -97,6 +100,8 @@ def names(kind: Optional[str] = None) -> List[str]:
 
 def load(name: str) -> Preset:
     """The preset called ``name``: table1 ... table4, figure1 ... figure5, figureB6 ... figureB15.
+
+    Those with an X, tableX1 and figureX1, are no part of the paper: what stands beside it.
 
     Raises:
       ConfigError: there is none of that name.

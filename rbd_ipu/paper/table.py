@@ -2,6 +2,7 @@
 
 from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
+from rbd_ipu.paper.brackets import brackets
 from rbd_ipu.paper.cells import Cell
 from rbd_ipu.paper.measure import Index, Measured, measure
 from rbd_ipu.paper.presets import Preset
@@ -31,9 +32,10 @@ class Grid(NamedTuple):
 def grid(preset: Preset, cells: Sequence[Cell], index: Index) -> Grid:
     """The grid of a preset that trains: a column for each column and value, and beside it one of the paper.
 
-    The points of a figure go down the page, whatever their number.
+    The points of a figure go down the page, unless it has more lines than points.
     """
-    if preset.kind == "points":
+    rates = [found.words() for found in brackets(preset, cells, index)] if preset.best else []
+    if preset.kind == "points" and len(preset.rows) <= len(preset.columns):
         preset = preset._replace(rows=preset.columns, columns=preset.rows)
         cells = [cell._replace(row=cell.column, column=cell.row) for cell in cells]
     found = {(cell.row, cell.column): (cell, measure(cell, index)) for cell in cells}
@@ -61,7 +63,7 @@ def grid(preset: Preset, cells: Sequence[Cell], index: Index) -> Grid:
     if any(mean.n > 1 for _, measured in found.values() for mean in measured.means.values()):
         notes.append("Mean ± standard deviation over the seeds; numbers of the paper as printed.")
     notes += _provenance([row for _, measured in found.values() for row in measured.rows])
-    return Grid(f"{preset.source}: {preset.title}", lines, notes + preset.notes, records)
+    return Grid(f"{preset.source}: {preset.title}", lines, rates + notes + preset.notes, records)
 
 
 def _provenance(rows: Sequence[Row]) -> List[str]:
@@ -73,7 +75,21 @@ def _provenance(rows: Sequence[Row]) -> List[str]:
         where = f"{machine.get('processor')}, {machine.get('usable_cores')} cores"
         place = f"commit {commit}, {where}, TensorFlow {versions.get('tensorflow')}"
         places[place] = places.get(place, 0) + 1
-    return [f"{count} run{'' if count == 1 else 's'}: {place}." for place, count in places.items()]
+    return [f"{_runs(count)}: {place}." for place, count in places.items()] + _data(merge(rows))
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'' if count == 1 else 's'}"
+
+
+def _data(rows: Sequence[Row]) -> List[str]:
+    """What was trained on: a sentence for each data set and copy of it, by the SHA-256 of its files."""
+    copies: Dict[str, int] = {}
+    for row in rows:
+        sums = ", ".join(f"{name} {digest[:8]}" for name, digest in sorted((row.get("data") or {}).items()))
+        copy = f"{row['settings']['dataset']}, {sums or 'files not on record'}"
+        copies[copy] = copies.get(copy, 0) + 1
+    return [f"Data of {_runs(count)}: {copy}." for copy, count in sorted(copies.items())]
 
 
 def _heading(preset: Preset, column: str, value: str) -> str:

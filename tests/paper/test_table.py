@@ -15,6 +15,7 @@ from rbd_ipu.paper.show import shown_grid
 from rbd_ipu.paper.table import grid
 
 FULL = budget("full")
+VALIDATION = "validation acc. %"
 
 
 def shown(name, rows):
@@ -40,12 +41,14 @@ def at(grid, row, column):
 
 
 def test_ours_stands_beside_the_papers(table1):
-    assert table1.lines[0] == ["", *(t for c in ("NES", "FPD", "RBD", "SGD") for t in (c, f"{c}, paper"))]
-    assert at(table1, "FC-MNIST", "RBD") == "94.00 ± 1.00 (0.96)"
-    assert at(table1, "FC-MNIST", "RBD, paper") == "93.893 ± 0.024 (0.96)"
-    assert at(table1, "FC-MNIST", "SGD") == "98.00 [1]" and "[1] 1 of 3 seeds" in table1.notes
-    assert at(table1, "CNN-MNIST", "SGD") == "not measured"
-    assert all(len(line) == 9 for line in table1.lines) and len(table1.lines) == 7
+    three = ("validation acc. %", "validation acc. %, paper", "test acc. %")
+    assert table1.lines[0] == ["", *(f"{c}, {t}" for c in ("NES", "FPD", "RBD", "SGD") for t in three)]
+    assert at(table1, "FC-MNIST", "RBD, test acc. %") == "50.00 ± 0.00 (1.00)"
+    assert at(table1, "FC-MNIST", f"RBD, {VALIDATION}") == "94.00 ± 1.00 (0.96)"
+    assert at(table1, "FC-MNIST", f"RBD, {VALIDATION}, paper") == "93.893 ± 0.024 (0.96)"
+    assert at(table1, "FC-MNIST", f"SGD, {VALIDATION}") == "98.00 [1]" and "[1] 1 of 3 seeds" in table1.notes
+    assert at(table1, "CNN-MNIST", f"SGD, {VALIDATION}") == "not measured"
+    assert all(len(line) == 13 for line in table1.lines) and len(table1.lines) == 7
 
 
 def test_the_origin_of_the_runs_is_said(table1):
@@ -58,13 +61,13 @@ def test_the_fraction_is_of_runs_of_the_same_length():
         result(found["FC-MNIST", "RBD"].configs[0], [0.5] * 10, "running"),
         result(found["FC-MNIST", "SGD"].configs[0], [0.9] * 20, "running"),
     ]
-    assert at(shown("table1", rows), "FC-MNIST", "RBD") == "50.00 [1]"
+    assert at(shown("table1", rows), "FC-MNIST", f"RBD, {VALIDATION}") == "50.00 [1]"
 
 
 def test_a_cell_whose_runs_all_diverged_says_so():
     found = {(cell.row, cell.column): cell for cell in cells(presets.load("table2"), FULL)}
     rows = [result(config, [0.1], "not finite") for config in found["FC-MNIST", "Bernoulli-0.5"].configs]
-    assert at(shown("table2", rows), "FC-MNIST", "Bernoulli-0.5").startswith("diverged [1]")
+    assert at(shown("table2", rows), "FC-MNIST", f"Bernoulli-0.5, {VALIDATION}").startswith("diverged [1]")
 
 
 def test_several_values_have_a_column_each():
@@ -96,13 +99,13 @@ def test_a_budget_is_in_the_title():
 def test_markdown_is_one_table(table1):
     lines = formats.markdown(table1).splitlines()
     table = [line for line in lines if line.startswith("|")]
-    assert len(table) == 8 and {line.count("|") for line in table} == {10}
+    assert len(table) == 8 and {line.count("|") for line in table} == {14}
     assert set(table[1]) <= set("|-: ") and lines[0] == f"### {table1.title}"
 
 
 def test_csv_has_a_line_for_each_cell_with_numbers_unrounded(table1):
     rows = list(csv.DictReader(io.StringIO(formats.comma_separated(table1))))
-    assert len(rows) == 24
+    assert len(rows) == 48
     rbd = next(row for row in rows if (row["row"], row["column"]) == ("FC-MNIST", "RBD"))
     assert float(rbd["mean"]) == pytest.approx(94.0) and float(rbd["std"]) == pytest.approx(1.0)
     assert (rbd["n"], rbd["epochs"], rbd["state"], rbd["marks"]) == ("3", "100", "measured", "")
@@ -115,11 +118,13 @@ def test_latex_has_nothing_that_latex_would_not_take(table1):
     text = formats.latex(table1)
     assert text.count(r"\begin") == text.count(r"\end") == 2
     body = text.split(r"\hline")[2]
-    assert body.count(r"\\") == 6 and {line.count("&") for line in body.strip().splitlines()} == {8}
+    assert body.count(r"\\") == 6 and {line.count("&") for line in body.strip().splitlines()} == {12}
     assert not re.search(r"(?<!\\)[%#_]", text) and "±" not in text and r"94.00 $\pm$ 1.00" in text
 
 
 def test_text_is_aligned(table1):
     lines = formats.text(table1).splitlines()[2:9]
-    assert lines[1].startswith("FC-MNIST ") and len({line.index("SGD, paper") for line in lines[:1]}) == 1
-    assert lines[1].index("93.893 ± 0.024 (0.96)") + 21 == lines[0].index("RBD, paper") + 10
+    assert lines[1].startswith("FC-MNIST ") and lines[0].count("SGD, ") == 3
+    assert lines[1].index("93.893 ± 0.024 (0.96)") + 21 == lines[0].index(f"RBD, {VALIDATION}, paper") + len(
+        f"RBD, {VALIDATION}, paper"
+    )
