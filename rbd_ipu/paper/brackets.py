@@ -51,22 +51,21 @@ def brackets(preset: Preset, cells: Sequence[Cell], index: Index) -> List[Bracke
     return [_bracket(row, [cell for cell in cells if cell.row == row], index) for row in preset.rows]
 
 
-def _bracket(row: str, own: Sequence[Cell], index: Index) -> Bracket:
+def _bracket(name: str, own: Sequence[Cell], index: Index) -> Bracket:
     found = {int(cell.column): measure(cell, index) for cell in own}
     ended = {k: m for k, m in found.items() if m.diverged or m.epochs == own[0].full[0].epochs}
     if not any(m.n for m in ended.values()):
-        return Bracket(row, None, None, (None, None))
-    shared = set.intersection(
-        *({r["seed"] for r in m.rows} for m in ended.values() if m.n and not m.diverged) or [{0}]
-    )
+        return Bracket(name, None, None, (None, None))
+    seeds = [{row["seed"] for row in m.rows} for m in ended.values() if m.n and not m.diverged]
+    shared = set.intersection(*seeds) if seeds else set()
 
     def accuracy(exponent: int) -> float:
         m = ended[exponent]
         if m.diverged or not m.n:
             return float("-inf")
-        rows = [r for r in m.rows if r["seed"] in shared] or m.rows
-        return sum(r["values"]["val_accuracy"] for r in rows) / len(rows)
+        rows = [row for row in m.rows if row["seed"] in shared] or m.rows
+        return float(sum(row["values"]["val_accuracy"] for row in rows)) / len(rows)
 
     best = max(ended, key=lambda k: (accuracy(k), -k))
     below, above = (k in ended or None for k in (best - 1, best + 1))
-    return Bracket(row, best, found[best], (below, above))
+    return Bracket(name, best, found[best], (below, above))
