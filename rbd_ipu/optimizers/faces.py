@@ -106,12 +106,12 @@ class RandomBasesDescent(SubspaceSGD):
         )
         self._subspace_config = own
 
-    def descend(self, pairs: Pairs) -> Pairs:
+    def descend(self, pairs: Pairs, alike: bool = False) -> Pairs:
         gradients, variables = zip(*pairs)
         space = self.subspace_of(variables)
         vector = flatten(gradients)
         seed, index = self._subspace_config["seed"], self.basis_index()
-        if replicas.alone():
+        if alike or replicas.alone():
             update = space.filter(vector, seed, index)
         else:
             update = space.expand(replicas.mean(space.project(vector, seed, index)), seed, index)
@@ -194,9 +194,9 @@ class FixedProjectionDescent(RandomBasesDescent):
         own = self._subspace_config
         return Compartments.of(variables, own["compartments"], own["dim"]).dim
 
-    def descend(self, pairs: Pairs) -> Pairs:
+    def descend(self, pairs: Pairs, alike: bool = False) -> Pairs:
         if not self._decay:
-            return super().descend(pairs)
+            return super().descend(pairs, alike)
         gradients, variables = zip(*pairs)
         space = self.subspace_of(variables)
         if space.dim != self.velocity.shape[0]:
@@ -206,7 +206,8 @@ class FixedProjectionDescent(RandomBasesDescent):
             )
         self._check_owners(variables)
         seed = self._subspace_config["seed"]
-        impulse = self.rate() * replicas.mean(space.project(flatten(gradients), seed))
+        coordinates = space.project(flatten(gradients), seed)
+        impulse = self.rate() * (coordinates if alike else replicas.mean(coordinates))
         before = tf.convert_to_tensor(self.velocity)
         velocity = self._decay * before - impulse
         # A step that is not finite may be skipped after this (float16 with a loss scale): it leaves no trace here.

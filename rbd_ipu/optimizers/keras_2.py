@@ -1,12 +1,14 @@
 """Adapter to Keras 2.6, the IPU stack: the stock SGD with its gradients replaced by updates from the subspace.
 
 Keras calls ``_aggregate_gradients`` once for each optimizer step, also on an IPU. It clips afterwards, in
-``_transform_gradients``; here gradients are clipped before they are projected, as Keras 3 does it.
+``_transform_gradients``; here gradients are clipped before they are projected. What is clipped is the gradient of the
+whole batch, as with Keras' SGD: then all replicas first send their gradients, D numbers, and no coordinates.
 """
 
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from rbd_ipu._stack import keras, tf
+from rbd_ipu.optimizers import replicas
 
 Pairs = List[Tuple[Any, Any]]
 
@@ -18,8 +20,11 @@ class SubspaceSGD(keras.optimizers.SGD):
 
     velocity: Optional[Any] = None
 
-    def descend(self, pairs: Pairs) -> Pairs:
-        """(gradient, variable) pairs of this replica -> (update, variable) pairs, alike on all replicas."""
+    def descend(self, pairs: Pairs, alike: bool = False) -> Pairs:
+        """(gradient, variable) pairs of this replica -> (update, variable) pairs, alike on all replicas.
+
+        ``alike``: the gradients are already those of the whole batch, the same on all replicas.
+        """
         raise NotImplementedError
 
     def coordinate_slot(self, variables: Sequence[Any]) -> Optional[int]:
@@ -63,13 +68,21 @@ class SubspaceSGD(keras.optimizers.SGD):
         pairs = list(grads_and_vars)
         with tf.init_scope():  # a LossScaleOptimizer asks before there is a velocity
             self._create_all_weights([variable for _, variable in pairs])
-        updates = self.descend(super()._transform_gradients(pairs))
+        alike = self._changes_gradients() and not replicas.alone()
+        if alike:
+            pairs = replicas.whole_batch(pairs)
+        updates = self.descend(super()._transform_gradients(pairs), alike)
         for update, _ in updates:
             setattr(update, _IN_SUBSPACE, True)
         return updates
 
     def _transform_gradients(self, grads_and_vars: Any) -> Any:
         return grads_and_vars
+
+    def _changes_gradients(self) -> bool:
+        """Whether a step clips or transforms gradients, which of parts of a batch is not what it is of the whole."""
+        clips = (self.clipnorm, self.clipvalue, self.global_clipnorm)
+        return bool(self.gradient_transformers) or any(bound is not None for bound in clips)
 
     def _resource_apply_dense(self, grad: Any, var: Any, apply_state: Any = None) -> Any:
         if self.velocity is None:

@@ -20,8 +20,11 @@ if not hasattr(keras.optimizers.SGD, "_all_reduce_sum_gradients"):
 class SubspaceSGD(keras.optimizers.SGD):
     """Calls ``self.descend(pairs)`` where Keras would sum gradients over replicas."""
 
-    def descend(self, pairs: Pairs) -> Pairs:
-        """(gradient, variable) pairs of this replica -> (update, variable) pairs, alike on all replicas."""
+    def descend(self, pairs: Pairs, alike: bool = False) -> Pairs:
+        """(gradient, variable) pairs of this replica -> (update, variable) pairs, alike on all replicas.
+
+        ``alike``: the gradients are already those of the whole batch, the same on all replicas.
+        """
         raise NotImplementedError
 
     def coordinate_slot(self, variables: Sequence[Any]) -> Optional[int]:

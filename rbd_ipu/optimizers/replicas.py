@@ -5,10 +5,11 @@ of the mean. Under Graphcore's ``IPUStrategy`` that number is 1 whatever the rep
 and the mean has to be taken. Its ``PopDistStrategy`` says how many there are.
 """
 
-from typing import Any
+from typing import Any, List, Sequence, Tuple
 
 from rbd_ipu._stack import tf
 from rbd_ipu.place import here, on_ipu
+from rbd_ipu.state import flatten, unflatten
 
 
 def alone() -> bool:
@@ -24,3 +25,9 @@ def mean(coordinates: Any) -> Any:
     divided = tf.distribute.get_strategy().num_replicas_in_sync > 1
     operation = tf.distribute.ReduceOp.SUM if divided else tf.distribute.ReduceOp.MEAN
     return context.all_reduce(operation, tf.identity(coordinates))
+
+
+def whole_batch(pairs: Sequence[Tuple[Any, Any]]) -> List[Tuple[Any, Any]]:
+    """(gradient, variable) pairs of a replica's part -> those of the whole batch, in one collective of D numbers."""
+    gradients, variables = zip(*pairs)
+    return list(zip(unflatten(mean(flatten(gradients)), variables), variables))

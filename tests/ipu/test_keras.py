@@ -53,6 +53,30 @@ def test_an_epoch_is_what_numpy_makes_of_it(open_ipu, replicas, popdist):
         np.testing.assert_array_equal(everywhere, np.broadcast_to(everywhere[:1], everywhere.shape))
 
 
+@pytest.mark.parametrize(
+    "name, momentum, popdist, clip",
+    [
+        ("RandomBasesDescent", 0.0, False, {"clipnorm": 0.05}),
+        ("RandomBasesDescent", 0.0, True, {"global_clipnorm": 0.1}),
+        ("FixedProjectionDescent", 0.5, True, {"clipvalue": 0.01}),
+    ],
+)
+def test_what_is_clipped_is_the_gradient_of_the_whole_batch(open_ipu, name, momentum, popdist, clip):
+    """Two replicas of half a batch are one device with all of it, whether Keras divides the loss or not."""
+    device, _ = open_ipu(2, popdist)
+    x, y = blobs(3 * 64)
+    model, _ = fitted(device, x, y, name, steps=3, momentum=momentum, **clip)
+    alone = dense()
+    options = {"dim": DIM, "seed": 7, "momentum": momentum, "source": "poprand", **clip}
+    alone.compile(getattr(rbd_ipu, name)(0.5, **options), crossentropy())
+    alone.fit(x, y, batch_size=64, shuffle=False, verbose=0)
+    close(moved(model), moved(alone), 1e-5)
+    free = dense()
+    free.compile(getattr(rbd_ipu, name)(0.5, dim=DIM, seed=7, momentum=momentum, source="poprand"), crossentropy())
+    free.fit(x, y, batch_size=64, shuffle=False, verbose=0)
+    assert np.linalg.norm(moved(alone)) < 0.7 * np.linalg.norm(moved(free))  # there was something to clip
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_fit_and_trainer_agree(open_ipu, name):
     device, _ = open_ipu(2, parallel="shared")
