@@ -59,7 +59,9 @@ def create_variables(optimizer: Any, variables: Sequence[Any]) -> None:
 
 def apply_update(optimizer: Any, pairs: Sequence[Tuple[Any, Any]]) -> None:
     """Subtracts (update, variable) pairs that all workers hold alike, at the optimizer's learning rate."""
-    if KERAS_3:
+    if hasattr(optimizer, "subtract"):  # a Trainer's
+        optimizer.subtract(pairs)
+    elif KERAS_3:
         optimizer.apply_gradients(pairs)
     else:
         optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)

@@ -6,6 +6,7 @@ from typing import Any, Dict, Iterable, Optional, Union
 
 from rbd_ipu import checks
 from rbd_ipu._stack import create_variables, current_rate, keras, tf
+from rbd_ipu.applier import Applier, give
 from rbd_ipu.devices import Device, open_device
 from rbd_ipu.feeding import Feed, feed, in_order
 from rbd_ipu.losses import default_loss, loss_of, per_batch
@@ -44,8 +45,9 @@ class Trainer:
     """Trains a Keras model by a method, with the loop over steps on the device.
 
     Args:
-      model: a built Keras model with at least one trainable variable. It is compiled with Keras' SGD, which
+      model: a built Keras model with at least one trainable variable. It is compiled with an optimizer that only
         applies the updates: ``model.optimizer.learning_rate`` is the rate in use, and callbacks may change it.
+        The model is saved without it, and loads uncompiled; ``model.fit`` refuses it.
       method: a :class:`rbd_ipu.methods.Method`, for example from :func:`rbd_ipu.methods.create`.
       device: "cpu", "gpu", or an opened device.
       loss: ``loss(y, outputs)``, a Keras loss; by default the model's own if it was compiled with one, and
@@ -86,8 +88,9 @@ class Trainer:
         mean_loss = per_batch(self.loss)
         with self.device:
             self.method.build(model.trainable_variables)
-            optimizer = keras.optimizers.SGD(method.learning_rate, momentum=method.momentum)
+            self.optimizer = optimizer = Applier(method.learning_rate, momentum=method.momentum)
             model.compile(optimizer=optimizer, loss=self.loss, metrics=["accuracy"])
+            give(model, optimizer)
             create_variables(optimizer, model.trainable_variables)
         step = one_step(
             model, mean_loss, method, optimizer, model.trainable_variables, self.device.exchange, COMPARE_EVERY,
@@ -154,6 +157,7 @@ class Trainer:
             epochs=epochs,
             steps=source.steps_per_epoch,
         )
+        give(self.model, self.optimizer)
         self.model.stop_training = False
         self.progress = (start or Progress(epoch=initial_epoch)).within(source.steps_per_epoch)
         hooks.on_train_begin()
@@ -190,7 +194,7 @@ class Trainer:
     @property
     def step(self) -> int:
         """The number of updates so far."""
-        return int(self.model.optimizer.iterations.numpy())  # a mirrored one is no number
+        return int(self.optimizer.iterations.numpy())  # a mirrored one is no number
 
     def _train_epoch(self, epoch: int, iterator: Any, source: Feed, hooks: Any, history: Any) -> Dict[str, float]:
         while self.progress.step < source.steps_per_epoch:
@@ -213,7 +217,7 @@ class Trainer:
             seconds = time.perf_counter() - started
             self.progress = self.progress.after(int(sums[0]) - done, sums, seconds, timed=self._traced)
             if not finite:
-                raise NonFiniteError(epoch, self.step, current_rate(self.model.optimizer), history)
+                raise NonFiniteError(epoch, self.step, current_rate(self.optimizer), history)
             if self._traced:
                 self._rate = n / seconds
             self._traced = True

@@ -17,7 +17,7 @@ def variables(trainer: Any) -> Dict[str, List[Tuple[str, Any]]]:
     The groups are ``model`` (weights, moving statistics and, with Keras 3, the states of random layers),
     ``optimizer`` (number of steps, learning rate, velocities) and ``method`` (its slots).
     """
-    optimizer = trainer.model.optimizer
+    optimizer = trainer.optimizer
     if KERAS_3:
         known = list(optimizer.variables)
     else:
