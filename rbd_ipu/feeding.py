@@ -6,8 +6,9 @@ from rbd_ipu import checks
 from rbd_ipu._stack import tf, untuned
 from rbd_ipu.data import Batches
 
-#: The parts (i, n) of the data that a process reads, one for each worker that it plays: the i-th of n equal ones.
-Shards = Sequence[Tuple[int, int]]
+#: The parts (i, n) of the data that a process reads, one for each worker that it plays: the i-th of n equal ones; or
+#: (i, n, count): those of count workers from i on in one stream, in turns, for a device that deals them out itself.
+Shards = Sequence[Tuple[int, ...]]
 WHOLE: Shards = ((0, 1),)
 
 
@@ -77,14 +78,28 @@ class _Dataset(Feed):
         if size is None:
             size = int(tf.shape(_first(next(iter(dataset.take(1)))[0]))[0])
         super().__init__(steps, size, shards, batches)
-        parts = [dataset if n == 1 else dataset.shard(n, i) for i, n in shards]
+        parts = [_part_of(dataset, self.steps_per_epoch * batches, *shard) for shard in shards]
         self._parts = parts if batches <= steps else [part.repeat() for part in parts]
+        self._together = shards[0][2] if len(shards[0]) > 2 else 1
 
     def iterators(self, epoch: int, step: int = 0, iterate: Callable[[Any], Any] = iter) -> Iterator[Any]:
         while True:
-            gone = step * self._batches
+            gone = step * self._batches * self._together
             yield _one_or_all([iterate(part.skip(gone) if gone else part) for part in self._parts])
             step = 0
+
+
+def _part_of(dataset: Any, steps: int, i: int, n: int, count: int = 0) -> Any:
+    """A part, as :data:`Shards` names it, of a dataset of batches; one for several ends with its last whole round."""
+    if not count:
+        return dataset if n == 1 else dataset.shard(n, i)
+    rounds = dataset.take(steps * n)
+    if count == n:
+        return rounds
+    numbered = rounds.enumerate().filter(lambda k, _: (k % n >= i) & (k % n < i + count))
+    own = numbered.map(lambda _, batch: batch)
+    known = rounds.cardinality() >= 0
+    return own.apply(tf.data.experimental.assert_cardinality(steps * count)) if known else own
 
 
 def feed(

@@ -65,14 +65,14 @@ class Batches:
         self.shape = tuple(self._samples.x.shape[1:])
         self._augment = _augmentation(augment, self.shape)
         self._x, self._y = self._samples.resident()
-        self._part = (0, 1)
+        self._part = (0, 1, 1)
 
     @property
     def steps_per_epoch(self) -> int:
         """Full batches in an epoch, for each worker as many."""
         return self.size // (self.batch_size * self._part[1])
 
-    def shard(self, worker: int, workers: int) -> "Batches":
+    def shard(self, worker: int, workers: int, count: int = 1) -> "Batches":
         """The stream of one of K workers that go through the same epochs together, no image read by two of them.
 
         Step t of worker k is step ``t K + k`` of the whole stream, image by image and with the same augmentation. So
@@ -81,6 +81,8 @@ class Batches:
         Args:
           worker: k, from 0.
           workers: K.
+          count: of the workers k ... k + count - 1 that one device feeds: their batches in turns, as an infeed deals
+            them out. A step is then one batch for each of them.
 
         Raises:
           ValueError: k is not below K, or the images do not fill one batch for each worker.
@@ -97,9 +99,11 @@ class Batches:
         """
         if not (_is_count(worker) and _is_count(workers) and 0 <= worker < workers):
             raise ValueError(f"worker must be a whole number from 0 and below workers, got {worker!r} of {workers!r}")
+        if not (_is_count(count) and 1 <= count <= workers - worker):
+            raise ValueError(f"count must be a whole number from 1 to {workers - worker}, got {count!r}")
         if (worker, workers) == (0, 1):
             return self
-        if self._part != (0, 1):
+        if self._part != (0, 1, 1):
             raise ValueError("this stream is a worker's part already; cut up the whole one")
         if self.batch_size * workers > self.size:
             raise ValueError(
@@ -107,7 +111,7 @@ class Batches:
                 f"there are {self.size}"
             )
         part = copy.copy(self)
-        part._part = (worker, workers)
+        part._part = (worker, workers, count)
         return part
 
     def dataset(self, epoch: int = 0, step: int = 0) -> Any:
@@ -122,7 +126,7 @@ class Batches:
         epoch, step = self._place(epoch, step)
         # The order of the next epoch is worked out while this one is read.
         plans = tf.data.Dataset.range(epoch, LAST_EPOCH).map(self._plan).prefetch(1)
-        places = plans.flat_map(_slices).skip(step)
+        places = plans.flat_map(_slices).skip(step * self._part[2])
         prepared = places.map(self._batch, num_parallel_calls=THREADS, deterministic=True)
         return untuned(prepared.prefetch(AHEAD))
 
@@ -136,13 +140,14 @@ class Batches:
         return epoch, step
 
     def _plan(self, epoch: Any) -> Any:
-        """What an epoch needs: indices [steps, batch_size], seeds int32 [steps, 2]."""
-        worker, workers = self._part
-        batches = self.steps_per_epoch * workers
+        """What an epoch needs: indices [steps * count, batch_size], seeds int32 [steps * count, 2]."""
+        worker, workers, count = self._part
+        steps = self.steps_per_epoch
         order = permutation(self.size, fold_in(self.seed, "shuffle", epoch))
-        indices = tf.reshape(order[: batches * self.batch_size], [batches, self.batch_size])
-        seeds = fold_in(self.seed, "augment", epoch, tf.range(batches))
-        return indices[worker::workers], seeds[worker::workers]
+        indices = tf.reshape(order[: steps * workers * self.batch_size], [steps, workers, self.batch_size])
+        seeds = tf.reshape(fold_in(self.seed, "augment", epoch, tf.range(steps * workers)), [steps, workers, 2])
+        own = slice(worker, worker + count)
+        return tf.reshape(indices[:, own], [steps * count, self.batch_size]), tf.reshape(seeds[:, own], [-1, 2])
 
     def _batch(self, indices: Any, seed: Any) -> Any:
         images = self._samples.scaled(tf.gather(self._x, indices))

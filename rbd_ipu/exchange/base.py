@@ -37,8 +37,10 @@ class Exchange:
         raise NotImplementedError
 
     @property
-    def shards(self) -> List[Tuple[int, int]]:
-        """The parts (i, n) of the data that this process reads, one for each worker that it feeds."""
+    def shards(self) -> List[Tuple[int, ...]]:
+        """The parts (i, n) of the data that this process reads, one for each worker that it feeds; or (i, n, count),
+        one for all of them (:data:`rbd_ipu.feeding.Shards`).
+        """
         return [shard_of(self.plan.mode, worker, self.workers) for worker in self.fed]
 
     def played(self) -> List[Any]:

@@ -1,6 +1,6 @@
 """R replicas on IPUs that exchange inside their program, by the collectives of Graphcore's TensorFlow."""
 
-from typing import Any
+from typing import Any, List, Tuple
 
 from rbd_ipu._stack import tf
 from rbd_ipu.exchange.base import Exchange
@@ -25,6 +25,11 @@ class Replicas(Exchange):
         self.plan = plan._replace(exchange="coordinates") if plan.exchange == "auto" else plan
         self._ipu = ipu
         self.fed = range(first, first + local)
+
+    @property
+    def shards(self) -> List[Tuple[int, ...]]:
+        # One stream: the infeed gives its elements to the replicas in turns.
+        return [(self.fed[0], self.workers, len(self.fed))] if self.plan.mode.own_data else [(0, 1)]
 
     def worker(self) -> Any:
         return self._ipu.replication_ops.replication_index()

@@ -14,7 +14,7 @@ from rbd_ipu.devices.description import check
 from rbd_ipu.devices.ipu import IPUDevice
 from rbd_ipu.devices.ipu.device import whole_calls
 from rbd_ipu.devices.ipu.fingerprint import fingerprint
-from rbd_ipu.devices.ipu.infeed import Infeed, Stream, check_static, dealt
+from rbd_ipu.devices.ipu.infeed import Infeed, Stream, check_static, each
 from rbd_ipu.directions import resolve
 
 
@@ -63,7 +63,7 @@ def test_a_device_is_what_its_description_says(open_ipu):
     device, machine = open_ipu(4, block_floats=5000, prng_stability=True)
     assert machine.config.auto_select_ipus == 4
     assert machine.config.experimental.enable_prng_stability is True
-    assert device.exchange.workers == 4 and device.exchange.shards == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert device.exchange.workers == 4 and device.exchange.shards == [(0, 4, 4)]
     assert device.instance.writes_files
     assert resolve("auto") != "poprand:5000"
     with device:
@@ -78,7 +78,7 @@ def test_poprun_chooses_the_ipus(open_ipu):
     assert type(device.strategy).__name__ == "PopDistStrategy" and machine.replicas == 2
 
 
-@pytest.mark.parametrize("index, writes, shards", [(0, True, [(0, 4), (1, 4)]), (1, False, [(2, 4), (3, 4)])])
+@pytest.mark.parametrize("index, writes, shards", [(0, True, [(0, 4, 2)]), (1, False, [(2, 4, 2)])])
 def test_an_instance_feeds_its_replicas_and_has_the_seed_of_the_first(open_ipu, index, writes, shards):
     from standin import processes
 
@@ -120,11 +120,47 @@ def test_data_that_no_infeed_takes(element, error, message):
         check_static(element)
 
 
-def test_streams_are_dealt_out_in_turns():
-    parts = [dataset(12, 2).shard(3, r) for r in range(3)]
-    first = [int(y[0]) for _, y in dealt(parts, repeat=False)]
-    assert first == [0, 2, 4, 6, 8, 10]
-    assert [int(y[0]) for _, y in dealt(parts[:1], repeat=True).take(3)] == [0, 6, 0]
+def test_a_batch_for_several_replicas_comes_so_many_times():
+    assert [int(y[0]) for _, y in each(dataset(6, 2), 3)] == [0, 0, 0, 2, 2, 2, 4, 4, 4]
+
+
+KINDS = {
+    "arrays": lambda x, y: (x, y),
+    "dataset": lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)).batch(4, drop_remainder=True),
+    "endless": lambda x, y: KINDS["dataset"](x, y).repeat(),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("first, local, step, batches", [(0, 4, 3, 1), (2, 2, 1, 2)])
+def test_an_infeed_reads_what_simulated_workers_read(kind, first, local, step, batches):
+    """One stream for all replicas of a process, in which batch i L + l is the i-th of replica first + l: the order of
+    the global batch is that of ``simulate_workers=4``, over the ends of epochs and from the middle of one.
+    """
+    from rbd_ipu.exchange import Simulated, plan
+    from rbd_ipu.exchange.replicas import Replicas
+    from rbd_ipu.feeding import feed
+
+    x = np.arange(4 * 27, dtype=np.float32)[:, np.newaxis]  # 27 batches of 4: not a multiple of 4 workers
+    given = KINDS[kind](x, np.arange(4 * 27, dtype=np.int32))
+    length = {"steps_per_epoch": 6} if kind == "endless" else {}
+    replicas = Replicas(None, 4, plan(exchange="coordinates"), first, local)
+    here, there = (
+        feed(given, 4, seed=5, shards=exchange.shards, batches=batches, **length)
+        for exchange in (replicas, Simulated(4))
+    )
+    assert (here.steps_per_epoch, here.images) == (there.steps_per_epoch, there.images)
+    infeed, iterators = Infeed(), []
+    ours, theirs = here.iterators(0, step, lambda d: Stream(d)), there.iterators(0, step)
+    for epoch in range(3):
+        stream, workers = next(ours), next(theirs)
+        rounds = (here.steps_per_epoch - (0 if epoch else step)) * batches
+        iterator = infeed.iterator(stream, rounds * local)
+        iterators.append(iterator)
+        for _ in range(rounds):
+            wanted = [next(worker)[1].numpy().tolist() for worker in workers][first : first + local]
+            assert [next(iterator)[1].numpy().tolist() for _ in range(local)] == wanted
+    assert iterators[2] is iterators[1]  # repeated, so that nothing is compiled anew
 
 
 def test_an_infeed_is_made_anew_only_where_the_data_change():

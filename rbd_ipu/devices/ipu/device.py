@@ -90,8 +90,8 @@ class IPUDevice(Device):
         return model.distribute_strategy is self.strategy
 
     def iterate(self, dataset: Any) -> Any:
-        """The dataset, to be made an infeed together with those of the other replicas."""
-        return Stream(dataset)
+        """The dataset, to be made an infeed."""
+        return Stream(dataset, 1 if self.exchange.plan.mode.own_data else self.instance.local_replicas)
 
     def steps_a_call(self, wanted: int, steps_per_epoch: int) -> int:
         """Whatever is wanted, :func:`whole_calls`: another number of steps would be another program."""
@@ -100,13 +100,15 @@ class IPUDevice(Device):
     def loop(self, step: Step) -> Callable[[Any, int, int, Sequence[float]], List[float]]:
         infeed = Infeed()
         compared = step.model.trainable_variables if self.check_replicas else ()
+        own_data = self.exchange.plan.mode.own_data
+        per_step = step.method.batches * (self.instance.local_replicas if own_data else 1)
         # A program is bound to the infeed and the outfeed that it was compiled with.
         programs: Dict[Tuple[Any, int], Callable[..., Any]] = {}
 
-        def run(streams: Any, n: int, done: int, sums: Sequence[float]) -> List[float]:
+        def run(stream: Any, n: int, done: int, sums: Sequence[float]) -> List[float]:
             place = tf.constant(done)
             with self:
-                iterator = infeed.iterator(streams, n)
+                iterator = infeed.iterator(stream, n * per_step)
                 key = iterator, n
                 if key not in programs:
                     for old in [old for old in programs if old[0] is not iterator]:

@@ -1,70 +1,66 @@
-"""Infeeds: the stream of batches that a program reads, dealt out to its replicas one after the other."""
+"""Infeeds: the stream of batches that a program reads; element i R + r of it is the i-th of replica r."""
 
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Optional
 
 from rbd_ipu._stack import tf
 
 
 class Stream:
-    """A dataset that was asked for, before it is an infeed: replicas share one, and its program is bound to it."""
+    """A dataset that was asked for, before it is an infeed: a program is bound to the infeed it was compiled with.
 
-    def __init__(self, dataset: Any):
+    Args:
+      dataset: batches, in the order in which the replicas of this process take them.
+      copies: each batch is for so many replicas.
+    """
+
+    def __init__(self, dataset: Any, copies: int = 1):
         self.dataset = dataset
+        self.copies = copies
 
 
 class Infeed:
     """The infeed of a training, made anew only where the data change: a new one means a new compilation.
 
-    Replica r of R takes batches r, r + R, r + 2R, ... of an infeed, so that the replicas' streams are dealt out in
-    turns. A finite dataset that every epoch reads to its end is repeated in place of being started again.
+    A finite dataset that every epoch reads to its end is repeated in place of being started again.
     """
 
     def __init__(self) -> None:
-        self._streams: Tuple[Any, ...] = ()
+        self._stream: Optional[Stream] = None
         self._iterator: Optional[Any] = None
-        self._taken = 0  # steps read from the present iterator
+        self._taken = 0  # batches of the dataset that were read by the present iterator
 
-    def iterator(self, streams: Any, steps: int) -> Any:
-        """The iterator for the next ``steps`` steps; to be called in the scope of the strategy.
+    def iterator(self, stream: Stream, batches: int) -> Any:
+        """The iterator for so many batches of the stream; to be called in the scope of the strategy.
 
-        Args:
-          streams: a Stream, or a tuple of them, one for each replica; a new one begins at its first batch.
+        A new stream begins at its first batch.
 
         Raises:
           ValueError: a batch is not of a static shape.
           TypeError: a batch is of a type that no IPU has.
         """
-        given = streams if isinstance(streams, tuple) else (streams,)
-        if not self._goes_on(given):
-            self._iterator = iter(dealt([check_static(s.dataset) for s in given], repeat=True))
+        if not self._goes_on(stream):
+            self._iterator = iter(each(check_static(stream.dataset).repeat(), stream.copies))
             self._taken = 0
-        self._streams = given
-        self._taken += steps
+        self._stream = stream
+        self._taken += batches
         return self._iterator
 
-    def _goes_on(self, given: Tuple[Any, ...]) -> bool:
-        if self._iterator is None or len(given) != len(self._streams):
+    def _goes_on(self, new: Stream) -> bool:
+        if self._iterator is None or self._stream is None:
             return False
-        if all(new is old for new, old in zip(given, self._streams)):
+        if new is self._stream:
             return True
-        # Started again, all of them exactly where the repeated ones stand at their first batch.
-        return all(
-            new.dataset is old.dataset and length > 0 and self._taken % length == 0
-            for new, old in zip(given, self._streams)
-            for length in [int(new.dataset.cardinality())]
-        )
+        # Started again, exactly where the repeated one stands at its first batch.
+        length = int(new.dataset.cardinality())
+        same = new.dataset is self._stream.dataset and new.copies == self._stream.copies
+        return same and length > 0 and self._taken % length == 0
 
 
-def dealt(datasets: Sequence[Any], repeat: bool) -> Any:
-    """One dataset of the elements of several, in turns."""
-    parts: List[Any] = [d.repeat() if repeat else d for d in datasets]
-    if len(parts) == 1:
-        return parts[0]
-
-    def in_turns(*batches: Any) -> Any:
-        return tf.data.Dataset.from_tensor_slices(tf.nest.map_structure(lambda *b: tf.stack(b), *batches))
-
-    return tf.data.Dataset.zip(tuple(parts)).flat_map(in_turns)
+def each(dataset: Any, copies: int) -> Any:
+    """Every element so many times in a row."""
+    if copies == 1:
+        return dataset
+    return dataset.flat_map(lambda *batch: tf.data.Dataset.from_tensors(batch).repeat(copies))
 
 
 def check_static(dataset: Any) -> Any:
