@@ -10,7 +10,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     add = parser.add_argument
     add("folders", nargs="*", type=Path, metavar="FOLDER", help="folders with runs, at whatever depth")
-    add("--output", type=Path, default=Path("report.html"), metavar="FILE", help="default report.html; is replaced")
+    add("--output", type=Path, metavar="FILE", help="default report.html, with --paper paper.html; is replaced")
+    add("--paper", action="store_true", help="the paper alone: claims, tables, figures; no list of runs, no speed")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="published results; default results")
 
 
@@ -22,12 +23,15 @@ def run(arguments: argparse.Namespace) -> int:
     from rbd_ipu.records.folder import now
     from rbd_ipu.report import page
 
+    if arguments.output is None:
+        arguments.output = Path("paper.html" if arguments.paper else "report.html")
     if arguments.output.suffix not in (".html", ".htm"):
         raise ConfigError(f"--output {arguments.output}: must end in .html")
     if not arguments.output.parent.is_dir():
         raise ConfigError(f"--output {arguments.output}: there is no folder {arguments.output.parent}")
     rows = known(arguments.results, arguments.folders)
     findings = [row for place in (*arguments.folders, arguments.results) for row in read(place, "analysis")]
-    atomic.write_text(arguments.output, page(rows, arguments.results / "performance", now(), findings))
+    text = page(rows, arguments.results / "performance", now(), findings, arguments.paper)
+    atomic.write_text(arguments.output, text)
     print(f"{arguments.output}: {len(rows)} runs")
     return 0

@@ -9,17 +9,21 @@ import numpy as np
 from rbd_ipu.paper.cells import Cell
 from rbd_ipu.paper.measure import Index, Measured, measure
 from rbd_ipu.paper.presets import Preset
-from rbd_ipu.paper.values import VALUES
+from rbd_ipu.paper.values import VALUES, Mean
 from rbd_ipu.records import curves
 from rbd_ipu.records.atomic import replacing
 from rbd_ipu.records.curves import BLUE, GREEN, GREY, ORANGE
 
 COLOURS = (BLUE, ORANGE, GREEN, GREY, "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#8C564B")
+PAPER = ", paper"  # ends the name of a line of the paper's numbers, which has the colour of ours
 _ACROSS = 3  # panels in a row
 
 
 class Line(NamedTuple):
-    """A curve: its name, x and y with the deviation of y, where a switch of methods is, the runs behind it."""
+    """A curve: its name, x and y with the deviation of y, where a switch of methods is, the runs behind it.
+
+    With n = 0 runs it is what the paper prints.
+    """
 
     name: str
     x: List[float]
@@ -55,24 +59,40 @@ def panels(preset: Preset, cells: Sequence[Cell], index: Index) -> List[Panel]:
 def _curves(found: Sequence[Tuple[Cell, Measured]], value: str) -> List[Line]:
     lines = []
     for cell, measured in found:
+        theirs = cell.paper.get(value)
+        if theirs is not None:
+            printed, deviation = map(float, theirs if isinstance(theirs, list) else [theirs, 0.0])
+            end = [float(cell.full[0].epochs)]
+            lines.append(Line(cell.column + PAPER, end, [printed], [deviation], None, 0))
         runs = [row["curves"][value] for row in measured.rows if value in row["curves"]]
         if runs:
             mean, std = _statistics(VALUES[value].scale * np.array(runs, dtype=float))
             x = [float(epoch) for epoch in range(1, len(mean) + 1)]
             switch = getattr(cell.configs[0], "switch_epoch", None)
             lines.append(Line(cell.column, x, mean, std, switch, len(runs)))
-    return lines
+    return lines if any(line.n for line in lines) else []
 
 
 def _points(preset: Preset, found: Sequence[Tuple[Cell, Measured]], value: str) -> Panel:
+    """A line for each row; points of other numbers of epochs or seeds are no points of one line."""
     lines = []
     for row in preset.rows:
-        own = [(cell.column, m.means[value]) for cell, m in found if cell.row == row and value in m.means]
-        if own:
-            x = [float(column) for column, _ in own]
+        groups: Dict[Tuple[int, int], List[Tuple[float, Mean]]] = {}
+        for cell, m in found:
+            if cell.row == row and value in m.means:
+                mean = m.means[value]
+                groups.setdefault((m.epochs, mean.n), []).append((float(cell.column), mean))
+        for (epochs, n), own in sorted(groups.items(), reverse=True):
+            budget = f", {epochs} epoch{'' if epochs == 1 else 's'}, n = {n}" if len(groups) > 1 else ""
             std = [mean.std or 0.0 for _, mean in own]
-            n = max(mean.n for _, mean in own)
-            lines.append(Line(row, x, [mean.mean for _, mean in own], std, None, n))
+            lines.append(Line(row + budget, [x for x, _ in own], [mean.mean for _, mean in own], std, None, n))
+        theirs = [
+            (float(cell.column), cell.paper[value]) for cell, _ in found if cell.row == row and value in cell.paper
+        ]
+        if groups and theirs:
+            numbers = [list(map(float, one if isinstance(one, list) else [one, 0.0])) for _, one in theirs]
+            means, deviations = [mean for mean, _ in numbers], [std for _, std in numbers]
+            lines.append(Line(row + PAPER, [x for x, _ in theirs], means, deviations, None, 0))
     return Panel(VALUES[value].label, preset.axis, VALUES[value].label, lines, log_x=preset.log, dots=True)
 
 
@@ -110,8 +130,18 @@ def draw(path: Path, title: str, found: Sequence[Panel]) -> None:
 
 def _colours(found: Sequence[Panel]) -> Dict[str, str]:
     """A colour for each name, the same in all panels."""
-    every = list(dict.fromkeys(line.name for panel in found for line in panel.lines))
+    every = list(dict.fromkeys(without_paper(line.name) for panel in found for line in panel.lines))
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(every)}
+
+
+def without_paper(name: str) -> str:
+    """The name of our line beside one of the paper's.
+
+    Example:
+      >>> without_paper("RBD, paper"), without_paper("RBD")
+      ('RBD', 'RBD')
+    """
+    return name[: -len(PAPER)] if name.endswith(PAPER) else name
 
 
 def _draw_panel(axis: Any, panel: Panel, colours: Dict[str, str]) -> None:
@@ -123,7 +153,12 @@ def _draw_panel(axis: Any, panel: Panel, colours: Dict[str, str]) -> None:
         axis.set(xticks=[], yticks=[])
         return
     for line in panel.lines:
-        colour, y, std = colours[line.name], np.array(line.y), np.array(line.std)
+        colour, y, std = colours[without_paper(line.name)], np.array(line.y), np.array(line.std)
+        if not line.n:
+            axis.errorbar(
+                line.x, y, std, fmt="D--", color=colour, mfc="none", label=line.name, markersize=5, capsize=3
+            )
+            continue
         few = panel.dots or len(line.x) < 12
         low = np.maximum(y - std, y / 10) if panel.log_y else y - std
         axis.plot(line.x, y, "o-" if few else "-", color=colour, label=line.name, markersize=4)

@@ -13,6 +13,7 @@
 ``cells``      those that exist, each with the paper's numbers; left out: all, without numbers
 ``best``       columns are exponents of two: a note says which rate is best for each row
 ``notes``      what a reader must know, a sentence or two each
+``cells_of``   another preset whose settings, seeds, rows, columns and cells these are
 =============  ==================================================================================
 
 The settings of a cell are those of all, then of its row, its column and itself; null takes one away again. A
@@ -20,6 +21,7 @@ learning rate that is given nowhere is the one on record; ``untuned_rate`` stand
 cell is marked. ``as_rbd: d`` is the rate on record for RBD with d directions, times d / D.
 """
 
+import functools
 import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
@@ -78,6 +80,8 @@ _DEFAULTS: Dict[str, Any] = {
     "relative_to": None, "axis": "", "log": False, "best": False, "analysis": "", "options": {},
 }  # fmt: skip
 _REQUIRED = ("title", "source", "kind")
+CELLS_OF = "cells_of"
+_SHARED = ("settings", "seeds", "rows", "columns", "cells")
 
 
 def names(kind: Optional[str] = None) -> List[str]:
@@ -98,6 +102,7 @@ def names(kind: Optional[str] = None) -> List[str]:
     return sorted((name[len(kind) :] for name in found if name.startswith(kind)), key=order)
 
 
+@functools.lru_cache(maxsize=None)
 def load(name: str) -> Preset:
     """The preset called ``name``: table1 ... table4, figure1 ... figure5, figureB6 ... figureB15.
 
@@ -130,7 +135,8 @@ def read(path: Path) -> Preset:
 
 
 def _checked(name: str, document: Dict[str, Any]) -> Preset:
-    _only(document, (*_REQUIRED, *_DEFAULTS), "key")
+    _only(document, (*_REQUIRED, *_DEFAULTS, CELLS_OF), "key")
+    document = _with_cells(document)
     missing = [key for key in _REQUIRED if key not in document]
     if missing:
         raise ConfigError(f"{', '.join(missing)} missing; a preset needs {', '.join(_REQUIRED)}")
@@ -152,6 +158,21 @@ def _checked(name: str, document: Dict[str, Any]) -> Preset:
         raise ConfigError(f"relative_to {given['relative_to']!r} is no column; there are {', '.join(columns)}")
     given.update(rows=rows, columns=columns, cells=cells, seeds=tuple(given["seeds"]))
     return Preset(name=name, **given)
+
+
+def _with_cells(document: Dict[str, Any]) -> Dict[str, Any]:
+    """The document with what it takes from another preset."""
+    document = dict(document)
+    other = document.pop(CELLS_OF, None)
+    if other is None:
+        return document
+    twice = [key for key in _SHARED if key in document]
+    if twice:
+        raise ConfigError(f"cells_of: {other} gives {', '.join(_SHARED)}; leave out {', '.join(twice)}")
+    if other not in names():
+        raise ConfigError(f"cells_of: there is no {other!r}; there are {', '.join(names())}")
+    shared = load_mapping(FOLDER / f"{other}.yaml")
+    return {**document, **{key: shared[key] for key in _SHARED if key in shared}}
 
 
 def _cells(listed: Any, rows: Dict[str, Any], columns: Dict[str, Any]) -> List[Entry]:

@@ -1,11 +1,13 @@
 """Puts runs that have ended on record: ``python -m rbd_ipu.paper.publish FOLDER... [--results results]``.
 
-A row goes to ``results/DATASET-NETWORK.jsonl``, once for each run; what is on record stays as it is, so that the
-command can be called again at any time, also while runs go on. The folder of a run is left out of its command: it
+A row goes to ``results/DATASET-NETWORK.jsonl``, once for each run, those of analyses (files ``*.jsonl`` in a FOLDER)
+to ``results/analyses.jsonl``; what is on record stays as it is, so that the command can be called again at any time,
+also while runs go on. The folder of a run is left out of its command: it
 was on the machine of the run.
 """
 
 import argparse
+import json
 import re
 import shlex
 import sys
@@ -46,9 +48,20 @@ def publish(folders: Sequence[Path], published: Path) -> Dict[str, int]:
             )
         row["command"] = without_output(row["command"])
         files.setdefault(f"{config.dataset}-{config.network}.jsonl", []).append(row)
+    findings = [row for folder in folders for row in results.read(folder, "analysis")]
+    made = {_analysis(row) for row in results.read(published, "analysis")}
+    for row in findings:
+        if _analysis(row) not in made:
+            made.add(_analysis(row))
+            files.setdefault("analyses.jsonl", []).append({**row, "command": without_output(row["command"])})
     for name, rows in files.items():
-        results.write(published / name, [*results.read(published / name), *rows])
+        results.write(published / name, [*results.read(published / name, rows[0]["kind"]), *rows])
     return {name: len(rows) for name, rows in sorted(files.items())}
+
+
+def _analysis(row: results.Row) -> str:
+    """What two analyses share if one of them is enough."""
+    return json.dumps([row["preset"], row["budget"], row["options"]], sort_keys=True)
 
 
 def without_output(command: str) -> str:

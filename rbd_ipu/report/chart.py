@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
-from rbd_ipu.paper.figure import Line, Panel
+from rbd_ipu.paper.figure import Line, Panel, without_paper
 from rbd_ipu.report.markup import element, escaped
 from rbd_ipu.report.style import LIGHT
 
@@ -48,9 +48,10 @@ def chart(panel: Panel, colours: Dict[str, int]) -> str:
 
 
 def colours_of(panels: Sequence[Panel]) -> Dict[str, int]:
-    """A colour for each name, the same in all panels."""
-    every = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
-    return {name: number % len(LIGHT) for number, name in enumerate(every)}
+    """A colour for each name, the same in all panels, and for the paper's line beside ours."""
+    every = [line.name for panel in panels for line in panel.lines]
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(map(without_paper, every)))}
+    return {name: numbers[without_paper(name)] % len(LIGHT) for name in every}
 
 
 Axis = Callable[[float], float]
@@ -126,6 +127,8 @@ def _drawn(line: Line, colour: int, across: Axis, down: Axis, dots: bool) -> str
     below = [f"{across(x)},{down(y - s)}" for x, y, s in zip(line.x, line.y, line.std)]
     middle = [f"{across(x)},{down(y)}" for x, y in zip(line.x, line.y)]
     parts = []
+    if not line.n:
+        return _printed(line, paint, across, down)
     if any(line.std):
         parts.append(f'<polygon class="band" fill="{paint}" points="{" ".join(top + below[::-1])}"/>')
     parts.append(f'<polyline class="line" stroke="{paint}" points="{" ".join(middle)}"/>')
@@ -138,8 +141,20 @@ def _drawn(line: Line, colour: int, across: Axis, down: Axis, dots: bool) -> str
     return "".join(parts)
 
 
+def _printed(line: Line, paint: str, across: Axis, down: Axis) -> str:
+    """The paper's points: hollow, with bars for their deviation, and a dashed line where there are several."""
+    points = " ".join(f"{across(x)},{down(y)}" for x, y in zip(line.x, line.y))
+    parts = [f'<polyline class="line printed" stroke="{paint}" points="{points}"/>'] if len(line.x) > 1 else []
+    for x, y, s in zip(line.x, line.y, line.std):
+        bar = f'x1="{across(x)}" x2="{across(x)}" y1="{down(y - s)}" y2="{down(y + s)}"'
+        parts.append(f'<line stroke="{paint}" {bar}/>')
+        parts.append(f'<circle class="printed" stroke="{paint}" cx="{across(x)}" cy="{down(y)}" r="4"/>')
+    return "".join(parts)
+
+
 def _key(line: Line, colour: int) -> str:
-    swatch = element("i", style=f"background:var(--c{colour})")
+    kind = {} if line.n else {"class_": "printed"}
+    swatch = element("i", style=f"{'background' if line.n else 'border-color'}:var(--c{colour})", **kind)
     runs = f" ({line.n} runs)" if line.n > 1 else ""
     return element("li", swatch, escaped(line.name + runs))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from rbd_ipu import __version__
+from rbd_ipu.paper.claims import Known
 from rbd_ipu.paper.measure import Index
 from rbd_ipu.paper.results import Row
 from rbd_ipu.report import sections
@@ -19,7 +20,9 @@ _SUMMARY = (
 )
 
 
-def page(rows: Sequence[Row], performance: Path, made: str, findings: Sequence[Any] = ()) -> str:
+def page(
+    rows: Sequence[Row], performance: Path, made: str, findings: Sequence[Any] = (), paper_only: bool = False
+) -> str:
     """The report as one HTML document.
 
     Args:
@@ -27,12 +30,16 @@ def page(rows: Sequence[Row], performance: Path, made: str, findings: Sequence[A
       performance: the folder of the files of ``rbd-ipu bench``; it may be missing.
       made: when the page was made, for its foot.
       findings: results of analyses.
+      paper_only: leave out the list of runs and the speed.
     """
     index = Index(rows)
     tables, grids = sections.of_the_paper("table", index)
     figures, more = sections.of_the_paper("figure", index, findings)
-    parts = [tables, figures, sections.of_runs(rows), sections.of_speed(performance), sections.of_environment(rows)]
-    anchors = [("tables", "Tables"), ("figures", "Figures"), ("runs", "Runs"), ("speed", "Speed")]
+    parts = [sections.of_claims(Known(rows, findings, performance)), sections.of_noise(index), tables, figures]
+    parts += [] if paper_only else [sections.of_runs(rows), sections.of_speed(performance)]
+    parts.append(sections.of_environment(rows))
+    anchors = [("claims", "Claims"), ("rbd", "What RBD is"), ("tables", "Tables"), ("figures", "Figures")]
+    anchors += [("runs", "Runs"), ("speed", "Speed")]
     links = [
         element("li", element("a", escaped(name), href=f"#{anchor}"))
         for anchor, name in [*anchors, ("environment", "Environment")]

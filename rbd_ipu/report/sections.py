@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from rbd_ipu.bench import table as bench
-from rbd_ipu.paper import analyses, presets, show
-from rbd_ipu.paper.budget import NAMED
+from rbd_ipu.paper import analyses, noise, presets, show
+from rbd_ipu.paper.budget import NAMED, Budget, budget
 from rbd_ipu.paper.cells import cells
+from rbd_ipu.paper.claims import VERDICTS, Known, Verdict, verdicts
 from rbd_ipu.paper.cost import duration
 from rbd_ipu.paper.figure import Line, Panel
 from rbd_ipu.paper.identity import stem
@@ -35,8 +36,8 @@ def of_the_paper(kind: str, index: Index, findings: Sequence[Any] = ()) -> Tuple
     for number in presets.names(kind):
         preset = presets.load(f"{kind}{number}")
         found = cells(preset, FULL) if preset.kind != "rates" else []
-        finding = analyses.latest(findings, preset, FULL)
-        grid = show.shown_grid(preset, found, index, FULL, finding)
+        finding, limits = _latest(findings, preset)
+        grid = show.shown_grid(preset, found, index, limits, finding)
         grids.append(grid)
         if kind == "figure" and not finding and not any(record.get("n") for record in grid.records):
             idle.append(preset.source)
@@ -53,10 +54,56 @@ def of_the_paper(kind: str, index: Index, findings: Sequence[Any] = ()) -> Tuple
     return section(f"{kind.capitalize()}s of the paper", f"{kind}s", *parts), grids
 
 
+def _latest(findings: Sequence[Any], preset: Any) -> Tuple[Any, Budget]:
+    """The finding of an analysis in full, or the last one under another budget, which is then said."""
+    finding = analyses.latest(findings, preset, FULL)
+    others = [row for row in findings if row.get("preset") == preset.name]
+    if finding is None and others:
+        return others[-1], budget(others[-1]["budget"])
+    return finding, FULL
+
+
 def _charts(panels: Sequence[Panel]) -> str:
     colours = colours_of(panels)
     kind = "charts one" if len(panels) == 1 else "charts"
     return element("div", *(chart(panel, colours) for panel in panels), class_=kind)
+
+
+def of_claims(known: Known) -> str:
+    """The paper's claims: how many have which verdict, then each with what it rests on."""
+    found = verdicts(known)
+    counts = [(sum(one.verdict == name for one in found), name) for name in VERDICTS]
+    parts = [_tiles(counts), element("p", escaped(_RULE))]
+    for name in VERDICTS:
+        own = [one for one in found if one.verdict == name]
+        if own:
+            parts.append(element("h3", escaped(f"{name.capitalize()}: {len(own)}")))
+            parts += [_claim(one) for one in own]
+    return section("Claims of the paper", "claims", *parts)
+
+
+_RULE = (
+    "A comparison counts by Student's t at 1 % over the seeds; one seed, a run that is short of its epochs, or a "
+    "rate that is a stand-in leave it open, whatever the number. Verdicts are worked out from the rows, none is "
+    "written by hand."
+)
+
+
+def _claim(one: Verdict) -> str:
+    words = {True: "holds", False: "fails", None: "open"}
+    items = [element("li", element("b", words[e.holds]), escaped(f" {e.words}")) for e in one.evidence]
+    rows = f"Rows: {', '.join(one.rows)}" if one.rows else "Rows: none"
+    more = element("details", element("summary", "evidence"), element("ul", *items), element("p", escaped(rows)))
+    said = element("p", escaped(one.claim), " ", element("span", escaped(f"({one.source})"), class_="quiet"))
+    return element("div", said, element("p", escaped(one.why), class_="quiet") if one.why else "", more)
+
+
+def of_noise(index: Index) -> str:
+    """What RBD is: the formula, SGD at lr d/D beside it, the best rates."""
+    shown = noise.grid(index)
+    rates = element("details", element("summary", "best learning rates"), notes(noise.best_rates(index)))
+    parts = [element("p", escaped(noise.SUMMARY)), table(shown.lines), notes(shown.notes), rates]
+    return section("What RBD is", "rbd", *parts)
 
 
 def tiles(grids: Sequence[Grid], rows: Sequence[Row]) -> str:
@@ -73,6 +120,10 @@ def tiles(grids: Sequence[Grid], rows: Sequence[Row]) -> str:
         (sum(bool(record["marks"]) for record in known), "cells short of it, marked"),
         (len(cells_of) - len(known), "cells not measured"),
     ]
+    return _tiles(numbers)
+
+
+def _tiles(numbers: Sequence[Tuple[Any, str]]) -> str:
     return element(
         "div", *(element("div", element("b", escaped(n)), escaped(what)) for n, what in numbers), class_="tiles"
     )

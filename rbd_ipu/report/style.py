@@ -53,6 +53,9 @@ svg{display:block;width:100%;height:auto;touch-action:pan-y}
 svg text{fill:var(--quiet);font-size:12px}
 .grid{stroke:var(--rule);stroke-width:1}
 .line{fill:none;stroke-width:2;stroke-linejoin:round}
+.line.printed{stroke-dasharray:5 4}
+circle.printed{fill:var(--page);stroke-width:2}
+.key i.printed{width:.62rem;height:.62rem;border:2px solid;border-radius:50%}
 .band{opacity:.16;stroke:none}
 .switch{stroke-width:1;stroke-dasharray:2 3}
 .cursor{stroke:var(--quiet);stroke-width:1;visibility:hidden}

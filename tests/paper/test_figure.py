@@ -12,6 +12,7 @@ from rbd_ipu.paper.cells import cells
 from rbd_ipu.paper.figure import Line, Panel, draw, panels
 from rbd_ipu.paper.measure import Index
 from rbd_ipu.records import strict_json
+from rbd_ipu.report.chart import chart, colours_of
 
 FULL = budget("full")
 
@@ -31,7 +32,7 @@ def test_curves_are_means_over_the_seeds_with_their_deviation(seed):
     configs = cells_of("figureB6")["CNN-MNIST", "RBD"].full
     found = shown("figureB6", [result(config, own.tolist()) for config, own in zip(configs, values)])
     assert [panel.title for panel in found] == list(presets.load("figureB6").rows)
-    (line,) = found[3].lines
+    (line,) = [one for one in found[3].lines if one.n]
     assert (line.name, line.n, line.x) == ("RBD", 3, list(range(1, 101)))
     np.testing.assert_allclose(line.y, 100 * values.mean(axis=0))
     np.testing.assert_allclose(line.std, 100 * values.std(axis=0, ddof=1))
@@ -89,3 +90,38 @@ def test_the_latest_analysis_of_the_same_budget_counts():
     assert analyses.latest(rows, presets.load("figure2"), FULL) == rows[2]
     assert analyses.latest(rows[1:2], presets.load("figure2"), FULL) is None
     assert set(analyses.ANALYSES) == {p.analysis for p in map(presets.load, presets.names()) if p.kind == "analysis"}
+
+
+def test_the_papers_numbers_stand_beside_ours():
+    configs = cells_of("figureB6")["FC-MNIST", "RBD"].full
+    found = shown("figureB6", [result(configs[0], [0.5] * 100)])
+    names = {line.name: line for line in found[0].lines}
+    assert set(names) == {"RBD", "RBD, paper", "NES, paper", "FPD, paper", "SGD, paper"}
+    theirs = names["RBD, paper"]
+    assert (theirs.x, theirs.y, theirs.std, theirs.n) == ([100.0], [93.893], [0.024], 0)
+    assert all(panel.lines == [] for panel in found[1:])  # where nothing is measured, the picture says so
+    text = chart(found[0], colours_of(found))
+    assert text.count('class="printed" stroke="var(--c') == 4
+    assert colours_of(found)["RBD"] == colours_of(found)["RBD, paper"]
+
+
+def test_points_of_other_budgets_are_not_joined():
+    found = cells_of("figure4")
+    rows = [result(found["d = 250", "1"].full[0], [0.5] * 100)]
+    rows += [result(found["d = 250", "2"].full[0], [0.4] * 10, "running")]
+    rows += [result(config, [0.3] * 10, "running") for config in found["d = 250", "5"].full]
+    rows += [result(config, [0.3] * 10, "running") for config in found["d = 250", "10"].full]
+    lines = {line.name: line.x for line in shown("figure4", rows)[0].lines}
+    assert lines == {
+        "d = 250, 100 epochs, n = 1": [1.0],
+        "d = 250, 10 epochs, n = 3": [5.0, 10.0],
+        "d = 250, 10 epochs, n = 1": [2.0],
+    }
+
+
+def test_figure_b15_shows_the_runs_of_table_2():
+    for figure, table in (("figureB15", "table2"), ("figureB6", "table1")):
+        ours, theirs = presets.load(figure), presets.load(table)
+        assert [cell.full for cell in cells(ours, FULL)] == [cell.full for cell in cells(theirs, FULL)]
+        assert [cell.paper for cell in cells(ours, FULL)] == [cell.paper for cell in cells(theirs, FULL)]
+    assert cells_of("figureB15")["FC-MNIST", "Bernoulli-0.5"].full[0].learning_rate == 2.0**-2

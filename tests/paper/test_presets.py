@@ -135,6 +135,7 @@ def test_a_cell_has_the_settings_of_all_its_row_and_its_column(tmp_path):
         ("{val_accuracy: [50, 1]}", "{accuracies: 1}", "unknown value of a, b: 'accuracies'"),
         ("cells:\n", "cells:\n  - {row: a, column: b}\n", "given twice"),
         ("title:", "relative_to: x\ntitle:", "relative_to 'x' is no column"),
+        ("title:", "cells_of: table1\ntitle:", "leave out settings, seeds, rows, columns, cells"),
         ("title:", "title: x\ntitle:", "given twice"),
     ],
 )

@@ -46,6 +46,22 @@ def test_a_run_without_its_data_is_refused(tmp_path):
     assert not list(tmp_path.glob("*.jsonl"))
 
 
+def test_analyses_too(tmp_path):
+    row = {
+        "kind": "analysis",
+        "preset": "figureB8",
+        "budget": "full",
+        "options": {"pairs": 3},
+        "command": "rbd-ipu x",
+    }
+    (tmp_path / "paper").mkdir()
+    results.write(tmp_path / "paper" / "figureB8.jsonl", [{**row, "command": "rbd-ipu x --output /somewhere"}])
+    (tmp_path / "results").mkdir()
+    assert publish([tmp_path / "paper"], tmp_path / "results") == {"analyses.jsonl": 1}
+    assert publish([tmp_path / "paper"], tmp_path / "results") == {}
+    assert results.read(tmp_path / "results", "analysis") == [row]
+
+
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no results beside the package")
 def test_the_rows_of_this_repository():
     rows = results.read(PUBLISHED)

@@ -182,3 +182,13 @@ def test_speed_of_this_repository(tmp_path):
     text = page([], performance, "now")
     checked(text)
     assert 'id="speed"' in text and "The cost of a step" in text
+
+
+def test_the_paper_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    assert main(["report", "--paper"]) == 0
+    assert capsys.readouterr().out == "paper.html: 0 runs\n"
+    checker = checked((tmp_path / "paper.html").read_text())
+    assert {"claims", "rbd", "tables", "figures", "environment"} <= set(checker.ids)
+    assert not {"runs", "speed"} & set(checker.ids)

@@ -1,0 +1,93 @@
+"""What RBD is, in numbers: SGD at the rate lr d/D, less what the noise of the projection costs."""
+
+import math
+from typing import Dict, List, Sequence, Tuple
+
+from rbd_ipu.paper import presets
+from rbd_ipu.paper.budget import NAMED
+from rbd_ipu.paper.cells import Cell, cells
+from rbd_ipu.paper.cost import parameters
+from rbd_ipu.paper.measure import Index, Measured, measure
+from rbd_ipu.paper.results import Row
+from rbd_ipu.paper.table import NOT_MEASURED, Grid
+from rbd_ipu.paper.values import VALUES
+
+SUMMARY = (
+    "With d orthonormal directions the update P P'g is d/D of the gradient in the mean, and has d/D of its squared "
+    "length: a step of SGD at the rate a = lr d/D, and noise. To second order the loss changes by - a |g|^2 + a^2/2 "
+    "(g'Hg + tr(H) (1/d - 1/D) |g|^2): the noise acts as a curvature of tr(H) (1/d - 1/D) in every direction. While "
+    "that is the larger part, the best lr does not depend on d, and progress goes with d; beyond d = tr(H) |g|^2 / "
+    "g'Hg more directions only take a smaller lr."
+)
+_COLUMNS = (
+    ("SGD at lr d/D", ("tableX1", "SGD at lr d/D")),
+    ("RBD", ("table1", "RBD")),
+    ("RBD, hadamard", ("tableX1", "RBD, hadamard")),
+    ("SGD at its own rate", ("table1", "SGD")),
+)
+Found = Dict[str, Tuple[Cell, Measured]]
+
+
+def grid(index: Index) -> Grid:
+    """The table: for each network SGD at lr d/D beside RBD, after equally many epochs, and what lies between."""
+    by_preset = {
+        name: {(cell.row, cell.column): cell for cell in cells(presets.load(name), NAMED["full"])}
+        for name in ("table1", "tableX1")
+    }
+    heading = ["", "lr", "lr d/D", *(name for name, _ in _COLUMNS)]
+    lines = [[*heading, "cost of the noise", "correlation", "in theory"]]
+    records: List[Dict[str, object]] = []
+    for row in presets.load("table1").rows:
+        found = {name: _measured(by_preset[preset][row, column], index) for name, (preset, column) in _COLUMNS}
+        lines.append([row, *_line(found)])
+        for name, (cell, known) in found.items():
+            mean = known.means.get("val_accuracy")
+            records.append({"preset": "noise", "row": row, "column": name, "n": known.n, "state": _state(known)})
+            records[-1].update(mean=mean.mean if mean else None, learning_rate=cell.configs[0].learning_rate)
+    notes = [
+        "Accuracy on the held-out images, in percent, after 100 epochs, d = 250. The cost is what RBD stays behind "
+        "SGD at lr d/D, by normal directions where they were run, else by hadamard ones; in theory the correlation "
+        "is sqrt(d / (d + D - 1)).",
+    ]
+    return Grid("What RBD is: SGD at the rate lr d/D, and the cost of the noise", lines, notes, records)
+
+
+def _measured(cell: Cell, index: Index) -> Tuple[Cell, Measured]:
+    measured = measure(cell, index)
+    whole: List[Row] = measured.rows if measured.epochs == cell.full[0].epochs else []
+    return cell, measured if whole else measured._replace(means={}, rows=[])
+
+
+def _state(measured: Measured) -> str:
+    return "measured" if measured.rows else NOT_MEASURED
+
+
+def _line(found: Found) -> List[str]:
+    cell, rbd = found["RBD"]
+    config = cell.configs[0]
+    size, d = parameters(config.dataset, config.network), config.dim or 0
+    line = [f"{config.learning_rate:g}", f"{config.learning_rate * d / size:.2g}"]
+    line += [_text(measured) for _, measured in found.values()]
+    noisy = rbd if rbd.rows else found["RBD, hadamard"][1]
+    plain = found["SGD at lr d/D"][1]
+    cost = "-"
+    if noisy.rows and plain.rows:
+        cost = f"{plain.means['val_accuracy'].mean - noisy.means['val_accuracy'].mean:.2f}"
+    correlation = f"{noisy.means['correlation'].mean:.4f}" if "correlation" in noisy.means else "-"
+    return [*line, cost, correlation, f"{math.sqrt(d / (d + size - 1)):.4f}"]
+
+
+def _text(measured: Measured) -> str:
+    if not measured.rows:
+        return NOT_MEASURED
+    mean, places = measured.means["val_accuracy"], VALUES["val_accuracy"].places
+    spread = "" if mean.std is None else f" ± {mean.std:.{places}f}"
+    return f"{mean.mean:.{places}f}{spread} (n = {mean.n})"
+
+
+def best_rates(index: Index) -> Sequence[str]:
+    """For every row of figure X1 a sentence: which rate is best, and whether worse ones stand on both sides."""
+    from rbd_ipu.paper.brackets import brackets
+
+    preset = presets.load("figureX1")
+    return [found.words() for found in brackets(preset, cells(preset, NAMED["full"]), index)]
