@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-PAGE = BENCHMARKS.parent / "docs" / "performance.md"
 
 pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no benchmarks beside the tests")
 
@@ -88,7 +87,7 @@ HEADING = {
 
 
 def test_places_of_the_page_are_filled_again_and_again():
-    import write_performance as script
+    import write_pages as script
 
     page = "a <!-- bench: normal-a-core -->old<!-- /bench --> b\n<!-- bench: targets -->\nold\n<!-- /bench -->\nc\n"
     empty = script.fill(page, {})
@@ -109,7 +108,7 @@ def test_places_of_the_page_are_filled_again_and_again():
 
 
 def test_a_page_that_asks_for_what_is_not_known_is_refused():
-    import write_performance as script
+    import write_pages as script
 
     with pytest.raises(ValueError, match="unknown place 'speed'; accepted: targets, "):
         script.fill("<!-- bench: speed --><!-- /bench -->", {})
@@ -117,17 +116,33 @@ def test_a_page_that_asks_for_what_is_not_known_is_refused():
         script.fill("<!-- bench: targets -->", {})
 
 
-@pytest.mark.skipif(not PAGE.is_file(), reason="no docs beside the tests")
-def test_the_page_of_the_documentation_says_what_the_results_say():
-    import write_performance as script
+def test_places_of_the_rows_of_runs():
+    import paper_places
+    import write_pages as script
 
-    page = PAGE.read_text(encoding="utf-8")
-    names = [match[1] for match in script.PLACE.findall(page)]
-    assert set(names) == {*script.TABLES, *script.VALUES}  # every table has its place, once
+    known = paper_places.known(BENCHMARKS / "nothing")
+    page = "".join(f"<!-- bench: {name} --><!-- /bench -->\n" for name in paper_places.PLACES)
+    assert script.fill(page, {}).count(script.MISSING) == len(paper_places.PLACES)
+    full = script.fill(page, {}, known)
+    assert "| claim | verdict | evidence |" in full and "FC-MNIST, RBD: no rate has been run in full." in full
+    assert "| FC-MNIST | 1 | 0.0025 | not measured |" in full and script.fill(full, {}, known) == full
+
+
+@pytest.mark.skipif(not (BENCHMARKS.parent / "docs").is_dir(), reason="no docs beside the tests")
+def test_the_pages_say_what_the_results_say():
+    import paper_places
+    import write_pages as script
+
+    pages = {path: path.read_text(encoding="utf-8") for path in script.PAGES}
+    names = [match[1] for page in pages.values() for match in script.PLACE.findall(page)]
+    assert set(names) == {*script.TABLES, *script.VALUES, *paper_places.PLACES}  # everything has its place, once
     assert len(names) == len(set(names))
     results = script.ARGUMENTS.get_default("results")
-    documents = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in results.glob("*.json")}
-    assert script.fill(page, documents) == page, "run python benchmarks/write_performance.py"
+    found = (results / "performance").glob("*.json")
+    documents = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in found}
+    known = paper_places.known(results)
+    for path, page in pages.items():
+        assert script.fill(page, documents, known) == page, f"{path}: run python benchmarks/write_pages.py"
 
 
 def test_exponents_on_the_command_line():

@@ -1,0 +1,94 @@
+"""What the pages say of the paper's numbers, from the rows of ``results/``, as Markdown."""
+
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+from rbd_ipu.bench import table
+from rbd_ipu.paper import formats, noise, presets, results
+from rbd_ipu.paper.budget import NAMED
+from rbd_ipu.paper.cells import cells
+from rbd_ipu.paper.claims import VERDICTS, Known, Verdict, verdicts
+from rbd_ipu.paper.measure import Index
+from rbd_ipu.paper.rates import exponent
+from rbd_ipu.paper.table import grid
+
+_HOLDS = {True: "holds", False: "fails", None: "open"}
+
+
+def known(folder: Path) -> Known:
+    """What is on record in a folder of results."""
+    return Known(results.read(folder), results.read(folder, "analysis"), folder / "performance")
+
+
+def _claims(found: Known) -> str:
+    judged = verdicts(found)
+    counts = ", ".join(f"{sum(one.verdict == name for one in judged)} {name}" for name in VERDICTS)
+    lines = [["claim", "verdict", "evidence"]]
+    for one in judged:
+        claim = f"{one.claim} ({one.source})"
+        lines.append([_cell(claim), f"**{one.verdict}**", _cell("<br>".join(_evidence(one)))])
+    return f"{len(judged)} claims: {counts}.\n\n{table.markdown(lines, 3)}"
+
+
+def _evidence(one: Verdict) -> List[str]:
+    """What is known first; what was not run is counted, not listed."""
+    parts = [one.why[0].upper() + one.why[1:]] if one.why else []
+    parts += [f"{_HOLDS[e.holds]}: {e.words}" for e in dict.fromkeys(one.evidence) if e.rows]
+    idle = sum(not e.rows for e in dict.fromkeys(one.evidence))
+    parts += [f"{idle} comparison{'' if idle == 1 else 's'} without a run."] if idle else []
+    keys = [row for row in one.rows if " " not in row]
+    parts += [f"Rows: {', '.join(f'`{name}`' for name in keys)}"] if keys else []
+    return parts
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _noise(found: Known) -> str:
+    return formats.markdown(noise.grid(Index(found.rows))).partition("\n")[2].strip()
+
+
+def _rates(found: Known) -> str:
+    return "\n".join(f"- {sentence}" for sentence in noise.best_rates(Index(found.rows)))
+
+
+def _table(name: str) -> Callable[[Known], str]:
+    def render(found: Known) -> str:
+        preset = presets.load(name)
+        shown = grid(preset, cells(preset, NAMED["full"]), Index(found.rows))
+        return formats.markdown(shown._replace(notes=[note for note in shown.notes if note not in preset.notes]))
+
+    return render
+
+
+# The runs of 100 epochs that stand for large d beside SGD, of JPEG copies until they are made again.
+_LARGE = ("sgd", None), ("rbd", 60_000)
+
+
+def _large(found: Known) -> str:
+    place = found.performance.parent / "jpeg" / "cifar10-cnn.jsonl"
+    lines = [["method", "learning rate", "seed", "held out (%)", "its mean over the last ten epochs", "test (%)"]]
+    rows = [row for row in results.read(place) if row["epochs"] == 100]
+    for row in sorted(rows, key=lambda row: (row["settings"]["method"] != "sgd", row["settings"]["learning_rate"])):
+        settings = row["settings"]
+        if (settings["method"], settings.get("dim")) in _LARGE:
+            last = [100 * value for value in row["curves"]["val_accuracy"][-10:]]
+            name = "SGD" if settings["method"] == "sgd" else f"RBD, hadamard, d={settings['dim']:,}"
+            values = [100 * row["values"][name] for name in ("val_accuracy", "test_accuracy")]
+            rate = f"2^{exponent(settings['learning_rate'])}"
+            mean = f"{sum(last) / len(last):.1f}"
+            lines.append([name, rate, str(row["seed"]), f"{values[0]:.2f}", mean, f"{values[1]:.2f}"])
+    return table.markdown(lines, 1)
+
+
+#: Name of a place -> what is written there.
+PLACES: Dict[str, Callable[[Known], Any]] = {
+    "claims": _claims,
+    "rbd": _noise,
+    "rates": _rates,
+    "table1": _table("table1"),
+    "table2": _table("table2"),
+    "table3": _table("table3"),
+    "large-d": _large,
+}
