@@ -40,6 +40,9 @@ class Applier(keras.optimizers.SGD):
         def save_own_variables(self, store: Any) -> None:
             """Nothing: a file of weights would set the learning rate of any SGD that it is loaded beside."""
 
+        def load_own_variables(self, store: Any) -> None:
+            """Nothing: neither files of this optimizer nor those of another have anything for it."""
+
 
 def give(model: Any, optimizer: Applier) -> None:
     """Makes an optimizer the model's, however the model was compiled, and nothing that is saved with it."""

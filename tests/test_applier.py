@@ -86,6 +86,17 @@ def test_saved_weights_bring_no_learning_rate(tmp_path, file):
     assert current_rate(other.optimizer) == pytest.approx(0.01) and int(other.optimizer.iterations) == 1
 
 
+@pytest.mark.parametrize("file", WEIGHTS)
+def test_weights_load_into_the_model_of_another_trainer(tmp_path, file):
+    t = trainer()
+    t.fit(DATA, epochs=1, verbose=0)
+    t.model.save_weights(str(tmp_path / file))
+    other = trainer()
+    other.model.load_weights(str(tmp_path / file))
+    np.testing.assert_array_equal(flat(other.model), flat(t.model))
+    assert current_rate(other.model.optimizer) == 2.0
+
+
 def test_fit_is_refused_until_the_model_is_compiled_anew(model):
     t = trainer(model)
     t.fit(DATA, epochs=1, verbose=0)
