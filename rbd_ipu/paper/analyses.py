@@ -9,8 +9,9 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 
 import numpy as np
 
+from rbd_ipu.config import resolve
 from rbd_ipu.paper.budget import Budget
-from rbd_ipu.paper.figure import Line, Panel
+from rbd_ipu.paper.figure import PAPER, Line, Panel
 from rbd_ipu.paper.jobs import Job, attempts
 from rbd_ipu.paper.presets import Preset
 from rbd_ipu.paper.table import NOT_MEASURED, Grid
@@ -78,6 +79,59 @@ def landscape(options: Mapping[str, Any], limits: Budget, jobs: Sequence[Job]) -
     return Findings(panels, lines)
 
 
+def correlations(options: Mapping[str, Any], limits: Budget, jobs: Sequence[Job]) -> Findings:
+    """Figure X2: Table 3's correlation, over the flat vector and as a mean over the variables, at initial weights."""
+    settings = {name: options[name] for name in ("dataset", "network")}
+    factors, images, seeds = options["factors"], options["images"], options["seeds"]
+    if limits.tiny:
+        settings, factors, images, seeds = {"dataset": "digits", "network": "fc"}, factors[:2], 64, seeds[:1]
+    found = [_correlations({**settings, "seed": seed}, factors, images, options["draws"]) for seed in seeds]
+    x = [float(d) for d in found[0]]
+    rows = [np.concatenate([one[d] for one in found]) for d in found[0]]
+    names = ("flat vector", "flat vector, theory", "mean over variables", "mean over variables, theory")
+    lines = [["d", *names, *(["Table 3"] if options["printed"] else [])]]
+    for d, values, printed in zip(x, rows, options["printed"]):
+        cells = [f"{mean:.3f} ± {std:.3f}" for mean, std in zip(values.mean(axis=0), values.std(axis=0, ddof=1))]
+        lines.append([f"{d:.0f}", *cells, f"{printed:g}"])
+    curves = [
+        Line(name, x, [v[:, i].mean() for v in rows], [v[:, i].std(ddof=1) for v in rows], None, len(rows[0]))
+        for i, name in enumerate(names)
+    ]
+    printed = options["printed"][: len(x)]
+    curves.append(Line("mean over variables" + PAPER, x, printed, [0.0] * len(x), None, 0))
+    return Findings([Panel("ResNet-8", "d", "correlation", curves, log_x=True, dots=True)], lines)
+
+
+def _correlations(
+    settings: Mapping[str, Any], factors: Sequence[int], images: int, draws: int
+) -> Dict[int, np.ndarray]:
+    """By d, for each draw: Pearson over the flat vector, its theory, the mean cosine of variables, its theory."""
+    from rbd_ipu import Compartments, analysis
+    from rbd_ipu._stack import tf
+    from rbd_ipu.experiment import prepare
+    from rbd_ipu.statistics import likeness
+    from rbd_ipu.subspace import subspace
+
+    config = resolve({**settings, "method": "sgd", "learning_rate": 1.0})
+    experiment = prepare(config)
+    batch = next(iter(experiment.data.evaluation("validation", images)))
+    gradient = tf.constant(analysis.Surface(experiment.model, batch).gradient())
+    found: Dict[int, np.ndarray] = {}
+    for factor in factors:
+        cut = Compartments.of(experiment.model.trainable_variables, f"factor:{factor}")
+        drawn = subspace(cut, "normal", "unit", "auto")
+        pieces = [slice(piece.start, piece.start + piece.size) for piece in cut]
+        expected = analysis.expected_cosine(gradient.numpy(), cut)
+        theory = float(np.mean([np.sqrt(piece.dim / (piece.dim + piece.size - 1)) for piece in cut]))
+        rows = []
+        for draw in range(draws):
+            update = drawn.filter(gradient, config.seed, draw)
+            each = [float(likeness(update[piece], gradient[piece])[0]) for piece in pieces]
+            rows.append([float(likeness(update, gradient)[1]), expected, float(np.mean(each)), theory])
+        found[cut.dim] = np.array(rows)
+    return found
+
+
 _START = "initial weights"
 
 
@@ -90,6 +144,7 @@ def _moments(jobs: Sequence[Job]) -> List[Tuple[Job, str]]:
 
 #: By the name in a preset's key ``analysis``.
 ANALYSES: Dict[str, Callable[[Mapping[str, Any], Budget, Sequence[Job]], Findings]] = {
+    "correlations": correlations,
     "landscape": landscape,
     "orthogonality": orthogonality,
 }
