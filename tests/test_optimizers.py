@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from crossing import write as crossing
 from nets import blobs, crossentropy, dense, flat, gradient, set_flat
 from reference import close
 
@@ -152,6 +153,61 @@ def test_a_saved_model_keeps_the_step(tmp_path):
     assert int(restored.optimizer.iterations) == 10
     fit(restored, x, y)
     np.testing.assert_array_equal(flat(restored), flat(whole))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_step_is_state_and_no_setting(name, tmp_path):
+    """A new optimizer with the settings of an old one begins at its first step."""
+    x, y = blobs(64)
+    model = compiled(OPTIMIZERS.get(name)(0.5, dim=10))
+    config = model.optimizer.get_config()
+    fit(model, x, y)
+    if not KERAS_3:
+        tf.saved_model.save(model, str(tmp_path / "a"))  # what TensorFlow writes has no settings of ours in it
+        model.save(str(tmp_path / "b"))
+    again = type(model.optimizer).from_config(model.optimizer.get_config())
+    assert model.optimizer.get_config() == config and int(again.iterations) == 0
+    other = compiled(again)
+    fit(other, x, y)
+    np.testing.assert_array_equal(flat(other), flat(model))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("stack", ["keras_2", "keras_3"])
+def test_files_cross_the_stacks(stack, name):
+    """A file of either Keras goes on with its step and its velocity. Keras 2 cannot read a model of Keras 3; there
+    the weights of the model and all of the optimizer are read.
+    """
+    path = crossing.HERE / f"{stack}_{name}.h5"
+    if KERAS_3 or stack == "keras_2":
+        model = keras.models.load_model(str(path))
+    else:
+        import h5py
+        from keras.saving.hdf5_format import load_optimizer_weights_from_hdf5_group
+
+        model = dense()
+        model.load_weights(str(path))
+        with h5py.File(path, "r") as file:
+            config = json.loads(file.attrs["training_config"])["optimizer_config"]["config"]
+            optimizer = OPTIMIZERS.get(name).from_config(config)
+            optimizer._create_all_weights(model.trainable_variables)
+            optimizer.set_weights(load_optimizer_weights_from_hdf5_group(file))
+        model.compile(optimizer=optimizer, loss="mean_squared_error")
+    assert int(model.optimizer.iterations) == 10
+    start = flat(model)
+    crossing.train(model)
+    close(flat(model) - start, np.load(path.with_suffix(".npy")) - start, 1e-4)
+
+
+def test_what_the_other_keras_cannot_do_is_refused_by_name():
+    config = rbd_ipu.RandomBasesDescent(0.5, dim=3).get_config()
+    if KERAS_3:
+        opt = rbd_ipu.RandomBasesDescent.from_config({**config, "decay": 0.5, "iterations": 3})
+        opt.iterations.assign(2)
+        assert float(opt.learning_rate) == 0.25 and "iterations" not in opt.get_config()
+    else:
+        with pytest.raises(ValueError, match="gradient_accumulation_steps=2"):
+            rbd_ipu.RandomBasesDescent.from_config({**config, "gradient_accumulation_steps": 2})
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -385,7 +441,30 @@ def test_momentum_in_coordinates_is_for_the_variables_of_its_first_step():
         optimizer.apply_gradients(pairs[:2])
     with pytest.raises(ValueError, match="coordinates of the 2 variables of its first step, and these 2 are others"):
         optimizer.apply_gradients(pairs[2:])
-    rbd_ipu.FixedProjectionDescent(0.1, dim=3).apply_gradients(pairs)  # nothing to mix up without momentum
+    rbd_ipu.FixedProjectionDescent(0.1, dim=3).apply_gradients(pairs)
+
+
+@pytest.mark.parametrize(
+    "momentum, first, then, loaded", [(0.0, True, False, False), (0.0, False, True, True), (0.5, True, False, True)]
+)
+def test_a_fixed_basis_is_not_left_by_freezing_a_layer(momentum, first, then, loaded, tmp_path):
+    """Between two fits a layer is frozen, or made trainable: the basis of step 0 would be another one."""
+    x, y = blobs(64)
+    model = dense()
+    model.layers[-2].trainable = first
+    fit(compiled(rbd_ipu.FixedProjectionDescent(0.5, dim=5, momentum=momentum), model), x, y)
+    if loaded:
+        path = str(tmp_path / ("model.keras" if KERAS_3 else "model.h5"))
+        model.save(path)
+        model = keras.models.load_model(path)
+    before = flat(model)
+    model.layers[-2].trainable = then
+    compiled(model.optimizer, model)
+    with pytest.raises(ValueError, match="of its first step|Unknown variable"):
+        fit(model, x, y)
+    model.layers[-2].trainable = first
+    np.testing.assert_array_equal(flat(model), before)
+    fit(compiled(model.optimizer, model), x, y)  # as it was
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -1,12 +1,13 @@
 """RandomBasesDescent and FixedProjectionDescent: the same functions as the methods, behind ``model.compile``."""
 
 import weakref
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from rbd_ipu import checks
 from rbd_ipu._stack import KERAS_3, keras, tf
 from rbd_ipu.compartments import Compartments
-from rbd_ipu.optimizers import replicas
+from rbd_ipu.optimizers import projected, replicas
+from rbd_ipu.optimizers.projected import Pairs
 from rbd_ipu.registry import Registry
 from rbd_ipu.state import flatten, unflatten
 from rbd_ipu.subspace import Subspace, check_names, subspace
@@ -21,8 +22,6 @@ else:
     register = keras.utils.register_keras_serializable(package="rbd_ipu")
 
 OPTIMIZERS = Registry("optimizer")
-
-Pairs = List[Tuple[Any, Any]]
 
 
 @OPTIMIZERS.register("RandomBasesDescent")
@@ -47,8 +46,8 @@ class RandomBasesDescent(SubspaceSGD):
       momentum: in [0, 1]; it costs a velocity of the size of the model.
       seed: of the bases, an int of at most 64 bits.
       nesterov, name: as for ``keras.optimizers.SGD``.
-      **kwargs: the other arguments of the SGD of this Keras (``clipnorm``, and in Keras 3
-        ``gradient_accumulation_steps``, ``weight_decay`` in the full space, ...).
+      **kwargs: the other arguments of the SGD of this Keras (``clipnorm``, and in Keras 3 ``use_ema``,
+        ``gradient_accumulation_steps``, ...).
 
     Raises:
       TypeError, ValueError: an argument is wrong; the message quotes it and what is accepted. At the first step:
@@ -56,6 +55,11 @@ class RandomBasesDescent(SubspaceSGD):
 
     Variables without a gradient are left as they are, sparse gradients (of embeddings) are made dense, and a
     trainable variable that is not of a real floating type is refused by name.
+
+    No weight changes but by an update that was projected in the same step. What would do so is refused before any
+    has: constraints of variables, ``weight_decay`` (an L2 regularizer is projected), ``ema_overwrite_frequency``,
+    subclasses with their own ``update_step`` or ``_resource_apply_dense``, and optimizers around this one that hand
+    on gradients variable by variable.
 
     Example:
       >>> import numpy as np, rbd_ipu
@@ -105,17 +109,18 @@ class RandomBasesDescent(SubspaceSGD):
             **kwargs,
         )
         self._subspace_config = own
+        self.check_settings()
 
-    def descend(self, pairs: Pairs, alike: bool = False) -> Pairs:
+    def descend(self, pairs: Pairs) -> Pairs:
         gradients, variables = zip(*pairs)
         space = self.subspace_of(variables)
         vector = flatten(gradients)
         seed, index = self._subspace_config["seed"], self.basis_index()
-        if alike or replicas.alone():
+        if replicas.alone():
             update = space.filter(vector, seed, index)
         else:
             update = space.expand(replicas.mean(space.project(vector, seed, index)), seed, index)
-        return list(zip(unflatten(update, variables), variables))
+        return projected.mark(self, unflatten(update, variables), variables)
 
     def basis_index(self) -> Any:
         """How many bases were drawn before the one of this step: int32 scalar."""
@@ -183,31 +188,36 @@ class FixedProjectionDescent(RandomBasesDescent):
             **kwargs,
         )
         self._decay = float(momentum)
-        self._owners: Optional[Tuple[Any, ...]] = None  # weak references to the variables that the velocity is for
+        # Weak references: to the variables of the first step, and to those that there are slots for.
+        self._owners: Optional[Tuple[Any, ...]] = None
+        self._known: Optional[Tuple[Any, ...]] = None
 
     def basis_index(self) -> Any:
         return tf.constant(0)
 
     def coordinate_slot(self, variables: Sequence[Any]) -> Optional[int]:
+        self._known = _references(variables)
         if not self._decay:
             return None
         own = self._subspace_config
         return Compartments.of(variables, own["compartments"], own["dim"]).dim
 
-    def descend(self, pairs: Pairs, alike: bool = False) -> Pairs:
-        if not self._decay:
-            return super().descend(pairs, alike)
+    def restored(self) -> None:
+        self._owners = self._known  # the steps before were taken with these variables
+
+    def descend(self, pairs: Pairs) -> Pairs:
         gradients, variables = zip(*pairs)
+        self._check_owners(self.described(variables))
+        if not self._decay:
+            return super().descend(pairs)
         space = self.subspace_of(variables)
         if space.dim != self.velocity.shape[0]:
             raise ValueError(
                 f"some variables have no gradient, which leaves {space.dim} of {self.velocity.shape[0]} directions; "
                 "momentum in coordinates needs all of them: make the other variables non-trainable"
             )
-        self._check_owners(variables)
         seed = self._subspace_config["seed"]
-        coordinates = space.project(flatten(gradients), seed)
-        impulse = self.rate() * (coordinates if alike else replicas.mean(coordinates))
+        impulse = self.rate() * replicas.mean(space.project(flatten(gradients), seed))
         before = tf.convert_to_tensor(self.velocity)
         velocity = self._decay * before - impulse
         # A step that is not finite may be skipped after this (float16 with a loss scale): it leaves no trace here.
@@ -215,23 +225,28 @@ class FixedProjectionDescent(RandomBasesDescent):
         with tf.control_dependencies([_assign(self.velocity, kept)]):
             move = self._decay * velocity - impulse if self.nesterov else tf.identity(velocity)
         update = space.expand(-move, seed)
-        return list(zip(unflatten(update, variables), variables))
+        return projected.mark(self, unflatten(update, variables), variables)
 
     def _check_owners(self, variables: Sequence[Any]) -> None:
         """Refuses other variables than those of the first step: theirs is another basis."""
         if self._owners is None:
-            self._owners = tuple(weakref.ref(variable) for variable in variables)
+            self._owners = _references(variables)
         if len(variables) != len(self._owners) or any(v is not ref() for v, ref in zip(variables, self._owners)):
             raise ValueError(
-                f"the momentum of this {type(self).__name__} is kept in coordinates of the {len(self._owners)} "
-                f"variables of its first step, and these {len(variables)} are others (another model, layers made "
-                "trainable, or a part that got no gradient): give each set of variables an optimizer of its own"
+                f"the basis of this {type(self).__name__}, and its momentum, is kept in coordinates of the "
+                f"{len(self._owners)} variables of its first step, and these {len(variables)} are others (another "
+                "model, layers frozen or made trainable, or a part that got no gradient): give each set of variables "
+                "an optimizer of its own"
             )
 
     def get_config(self) -> Dict[str, Any]:
         config = super().get_config()
         del config["redraw_every"]
         return config
+
+
+def _references(variables: Sequence[Any]) -> Tuple[Any, ...]:
+    return tuple(weakref.ref(variable) for variable in variables)
 
 
 def _assign(variable: Any, value: Any) -> Any:

@@ -1,18 +1,29 @@
 """Adapter to Keras 2.6, the IPU stack: the stock SGD with its gradients replaced by updates from the subspace.
 
-Keras calls ``_aggregate_gradients`` once for each optimizer step, also on an IPU. It clips afterwards, in
-``_transform_gradients``; here gradients are clipped before they are projected. What is clipped is the gradient of the
-whole batch, as with Keras' SGD: then all replicas first send their gradients, D numbers, and no coordinates.
+A step, under any strategy and also on an IPU::
+
+    gradients -> aggregated over replicas, clipped, projected (_aggregate_gradients) -> applied (_distributed_apply)
+
+What is clipped is the gradient of the whole batch, before it is projected. Where nothing needs it as a whole, the
+replicas exchange its coordinates instead.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
 
 from rbd_ipu._stack import keras, tf
-from rbd_ipu.optimizers import replicas
+from rbd_ipu.optimizers import across, projected, replicas
+from rbd_ipu.optimizers.projected import Pairs
+from rbd_ipu.place import on_ipu
 
-Pairs = List[Tuple[Any, Any]]
-
-_IN_SUBSPACE = "_rbd_ipu_in_subspace"  # marks tensors that were projected already
+# The methods that change weights.
+_WRITE = (
+    "_distributed_apply",
+    "_resource_apply_dense",
+    "_resource_apply_sparse",
+    "_resource_apply_sparse_duplicate_indices",
+)
 
 
 class SubspaceSGD(keras.optimizers.SGD):
@@ -20,16 +31,24 @@ class SubspaceSGD(keras.optimizers.SGD):
 
     velocity: Optional[Any] = None
 
-    def descend(self, pairs: Pairs, alike: bool = False) -> Pairs:
-        """(gradient, variable) pairs of this replica -> (update, variable) pairs, alike on all replicas.
+    def __init__(self, *args: Any, gradient_aggregator: Any = None, **kwargs: Any):
+        super().__init__(*args, gradient_aggregator=gradient_aggregator, **kwargs)
+        self._aggregates_as_keras = gradient_aggregator is None
+        self._in_saved_model = False
 
-        ``alike``: the gradients are already those of the whole batch, the same on all replicas.
-        """
+    def descend(self, pairs: Pairs) -> Pairs:
+        """(gradient, variable) pairs of this replica -> (update, variable) pairs, alike on all replicas."""
         raise NotImplementedError
 
     def coordinate_slot(self, variables: Sequence[Any]) -> Optional[int]:
         """Length of a velocity in coordinates, or None where momentum acts in the full space."""
         return None
+
+    def restored(self) -> None:
+        """The state of the optimizer was read from a file."""
+
+    def check_settings(self) -> None:
+        """Refuses settings by which Keras changes weights beside the update: Keras 2 has none."""
 
     def step_index(self) -> Any:
         """Optimizer steps so far, int32: an IPU keeps no more of the int64 counter."""
@@ -46,15 +65,81 @@ class SubspaceSGD(keras.optimizers.SGD):
     def apply_gradients(
         self, grads_and_vars: Any, name: Any = None, experimental_aggregate_gradients: bool = True
     ) -> Any:
+        # Keras' own would call _transform_gradients once more on what was projected; the rest is as there.
+        projected.refuse_overrides(self, SubspaceSGD, _WRITE)
         pairs = list(grads_and_vars)
+        present = _present(pairs)
+        if pairs and not present:
+            raise ValueError(f"No gradients provided for any variable: {[v.name for _, v in pairs]}")
         # Keras' LossScaleOptimizer aggregates by itself, to see whether all is finite, and applies what it got.
-        projected = bool(pairs) and all(hasattr(update, _IN_SUBSPACE) for update, _ in pairs)
-        if not (experimental_aggregate_gradients or projected):
+        known = bool(pairs) and projected.are_marked(self, present)
+        if not (experimental_aggregate_gradients or known):
             raise ValueError(
-                f"{type(self).__name__} projects gradients where it aggregates them, so "
-                "experimental_aggregate_gradients=False would train without a subspace; leave it True"
+                projected.refusal(
+                    self,
+                    "projects gradients where it aggregates them, which experimental_aggregate_gradients=False skips",
+                )
             )
-        return super().apply_gradients(pairs, name, experimental_aggregate_gradients)
+        if not pairs:
+            return tf.no_op()
+        if tf.distribute.in_cross_replica_context():
+            raise RuntimeError("apply_gradients() is for a replica: call it in what strategy.run runs")
+        if len(present) < len(pairs):
+            names = [variable.name for gradient, variable in pairs if gradient is None]
+            tf.get_logger().warning(f"Gradients do not exist for variables {names} when minimizing the loss.")
+        variables = [variable for _, variable in present]
+        for variable in variables:
+            if variable.constraint is not None:
+                raise ValueError(projected.refusal(self, f"the constraint of {variable.name!r} does not"))
+        with tf.name_scope(self._name):
+            with tf.init_scope():
+                self._create_all_weights(variables)
+            state = self._prepare(variables)
+            updates = present if known else self._updates(present)
+            projected.check(self, updates)
+            strategy = tf.distribute.get_strategy()
+
+            def write(distribution: Any, updates: Pairs) -> Any:
+                return self._distributed_apply(distribution, updates, name=name, apply_state=state)
+
+            if tf.distribute.has_strategy() and strategy.extended._use_merge_call():
+                return tf.distribute.get_replica_context().merge_call(write, args=(updates,))
+            return write(strategy, updates)
+
+    def _updates(self, pairs: Pairs) -> Pairs:
+        """Gradients -> updates, with whatever a subclass makes of ``_aggregate_gradients``."""
+        before = projected.count()
+        pairs = list(self._aggregate_gradients(self._transform_unaggregated_gradients(pairs)))
+        if projected.are_marked(self, pairs):
+            return pairs
+        if projected.count() != before:
+            raise ValueError(projected.refusal(self, "its updates were changed after they had been projected"))
+        return self._project_whole(_present(pairs))
+
+    def _aggregate_gradients(self, grads_and_vars: Any) -> Pairs:
+        pairs = list(grads_and_vars)
+        present = _present(pairs)
+        with tf.init_scope():  # a LossScaleOptimizer asks before there is a velocity
+            self._create_all_weights([variable for _, variable in present])
+        if self._is_linear():
+            updates = self.descend(present)
+        elif self._aggregates_as_keras and on_ipu():  # where Keras' sum may be of losses that nobody divided
+            updates = self._project_whole(replicas.whole_batch(present))
+        else:
+            updates = self._project_whole(_present(self.gradient_aggregator(present)))
+        found = iter(updates)
+        return [(None, variable) if gradient is None else next(found) for gradient, variable in pairs]
+
+    def _is_linear(self) -> bool:
+        """Whether nothing but sums stands between gradients and the projection, which may then come first."""
+        own = (self.clipnorm, self.clipvalue, self.global_clipnorm)
+        as_keras = type(self)._transform_gradients is keras.optimizers.SGD._transform_gradients
+        return self._aggregates_as_keras and as_keras and own == (None,) * 3 and not self.gradient_transformers
+
+    def _project_whole(self, pairs: Pairs) -> Pairs:
+        """Gradients of the whole batch, alike on all replicas -> updates."""
+        with replicas.agreed():
+            return self.descend(list(self._transform_gradients(pairs)))
 
     def _create_slots(self, var_list: Sequence[Any]) -> None:
         length = self.coordinate_slot(var_list)
@@ -64,44 +149,58 @@ class SubspaceSGD(keras.optimizers.SGD):
             self.velocity = self.add_weight("velocity", [length], initializer="zeros", trainable=False)
             self._weights.append(self.velocity)
 
-    def _aggregate_gradients(self, grads_and_vars: Any) -> Pairs:
+    def _distributed_apply(self, distribution: Any, grads_and_vars: Any, name: Any, apply_state: Any) -> Any:
         pairs = list(grads_and_vars)
-        with tf.init_scope():  # a LossScaleOptimizer asks before there is a velocity
-            self._create_all_weights([variable for _, variable in pairs])
-        alike = self._changes_gradients() and not replicas.alone()
-        if alike:
-            pairs = replicas.whole_batch(pairs)
-        updates = self.descend(super()._transform_gradients(pairs), alike)
-        for update, _ in updates:
-            setattr(update, _IN_SUBSPACE, True)
-        return updates
-
-    def _transform_gradients(self, grads_and_vars: Any) -> Any:
-        return grads_and_vars
-
-    def _changes_gradients(self) -> bool:
-        """Whether a step clips or transforms gradients, which of parts of a batch is not what it is of the whole."""
-        clips = (self.clipnorm, self.clipvalue, self.global_clipnorm)
-        return bool(self.gradient_transformers) or any(bound is not None for bound in clips)
+        projected.check(self, pairs, distribution)
+        return super()._distributed_apply(distribution, pairs, name=name, apply_state=apply_state)
 
     def _resource_apply_dense(self, grad: Any, var: Any, apply_state: Any = None) -> Any:
+        projected.use(self, grad, var)
         if self.velocity is None:
             return super()._resource_apply_dense(grad, var, apply_state)
         return var.assign_sub(grad, use_locking=self._use_locking)  # the rate is in the velocity already
 
+    def _resource_apply_sparse(self, grad: Any, var: Any, indices: Any, apply_state: Any = None) -> Any:
+        raise ValueError(projected.refusal(self, f"it is given the gradient of {var.name!r} alone"))
+
+    def _resource_apply_sparse_duplicate_indices(self, grad: Any, var: Any, indices: Any, **kwargs: Any) -> Any:
+        return self._resource_apply_sparse(grad, var, indices)
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        weights = list(weights)
+        # Keras 3 has the learning rate among the weights, after the step; here it is in the configuration.
+        if len(weights) == len(self.weights) + 1 and np.ndim(weights[1]) == 0:
+            del weights[1]
+        super().set_weights(weights)
+        self.restored()
+
     def get_config(self) -> Dict[str, Any]:
         config = super().get_config()
-        # Keras 2 saves an optimizer's step in .h5 files and checkpoints, but not in SavedModels, where only the
-        # configuration survives; without the step, a restored run would draw the bases of the first steps again.
-        if self._iterations is not None and tf.executing_eagerly():
+        # Of an optimizer a SavedModel brings back the configuration and no state: there, and there only, the step is
+        # in it. Without it a restored run would draw the bases of its first steps again.
+        if self._in_saved_model:
             config["iterations"] = int(self.iterations.numpy())
+            self._in_saved_model = False
         return config
+
+    def _list_functions_for_serialization(self, serialization_cache: Any) -> Dict[str, Any]:
+        # A SavedModel is being written. Keras sets the learning phase meanwhile, as TensorFlow alone does not, and
+        # asks for the configuration next.
+        from keras.backend import global_learning_phase_is_set
+
+        self._in_saved_model = tf.executing_eagerly() and global_learning_phase_is_set()
+        return super()._list_functions_for_serialization(serialization_cache)
 
     @classmethod
     def from_config(cls, config: Dict[str, Any], custom_objects: Any = None) -> Any:
-        config = dict(config)
+        config = across.to_keras_2(config)
         iterations = config.pop("iterations", 0)
         optimizer = super().from_config(config, custom_objects)
         if iterations:
             optimizer.iterations.assign(iterations)
         return optimizer
+
+
+def _present(pairs: Any) -> Pairs:
+    """The pairs that have a gradient."""
+    return [(gradient, variable) for gradient, variable in pairs if gradient is not None]

@@ -5,15 +5,32 @@ of the mean. Under Graphcore's ``IPUStrategy`` that number is 1 whatever the rep
 and the mean has to be taken. Its ``PopDistStrategy`` says how many there are.
 """
 
-from typing import Any, List, Sequence, Tuple
+import contextlib
+import threading
+from typing import Any, Iterator, List, Sequence, Tuple
 
 from rbd_ipu._stack import tf
 from rbd_ipu.place import here, on_ipu
 from rbd_ipu.state import flatten, unflatten
 
+_here = threading.local()  # each replica has its thread
+
+
+@contextlib.contextmanager
+def agreed() -> Iterator[None]:
+    """For what all replicas hold alike: there is nothing to exchange."""
+    before = getattr(_here, "agreed", False)
+    _here.agreed = True
+    try:
+        yield
+    finally:
+        _here.agreed = before
+
 
 def alone() -> bool:
     """Whether there is one replica only; on an IPU, whether somebody said so (``rbd_ipu.open_device`` does)."""
+    if getattr(_here, "agreed", False):
+        return True
     return here().replicas == 1 if on_ipu() else tf.distribute.get_strategy().num_replicas_in_sync == 1
 
 
