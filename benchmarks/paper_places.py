@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 from rbd_ipu.bench import table
-from rbd_ipu.paper import formats, noise, presets, results
+from rbd_ipu.paper import formats, noise, presets, results, training
 from rbd_ipu.paper.budget import NAMED
 from rbd_ipu.paper.cells import cells
 from rbd_ipu.paper.claims import VERDICTS, Known, Verdict, verdicts
+from rbd_ipu.paper.cost import Costs
 from rbd_ipu.paper.measure import Index
 from rbd_ipu.paper.rates import exponent
 from rbd_ipu.paper.table import grid
@@ -62,6 +63,26 @@ def _table(name: str) -> Callable[[Known], str]:
     return render
 
 
+def _left(found: Known) -> str:
+    """By table and figure, cells at the paper's setting, and what the rest would take."""
+    index, costs = Index(found.rows), Costs(found.rows)
+    lines = [["", "cells", "at the paper's setting", "runs to do", "hours"]]
+    every: Dict[str, Any] = {}
+    for name in presets.names():
+        preset = presets.load(name)
+        if preset.kind not in ("table", "curves", "points"):
+            continue
+        own = cells(preset, NAMED["full"])
+        runs = {key: config for key, (config, _) in training.to_run(own).items() if not index.has(config)}
+        every.update(runs)
+        whole = sum(all(index.has(config) for config in cell.configs) and not cell.untuned for cell in own)
+        hours = f"{sum(map(costs.seconds, runs.values())) / 3600:.0f}"
+        lines.append([f"{preset.source}: {preset.title}", str(len(own)), str(whole), str(len(runs)), hours])
+    total = f"{sum(map(costs.seconds, every.values())) / 3600:.0f}"
+    lines.append(["all, each run once", "", "", str(len(every)), total])
+    return table.markdown(lines, 1)
+
+
 # The runs of 100 epochs that stand for large d beside SGD, of JPEG copies until they are made again.
 _LARGE = ("sgd", None), ("rbd", 60_000)
 
@@ -87,6 +108,7 @@ PLACES: Dict[str, Callable[[Known], Any]] = {
     "claims": _claims,
     "rbd": _noise,
     "rates": _rates,
+    "left": _left,
     "table1": _table("table1"),
     "table2": _table("table2"),
     "table3": _table("table3"),

@@ -79,8 +79,18 @@ def _accuracy(part: str) -> Callable[[Document], str]:
     return lambda document: accuracy_tables.PARTS[part](document[part])
 
 
+def _demo(document: Document) -> str:
+    lines = [["", "d", "D / d", "accuracy"]]
+    words = {"SGD": "SGD", "RBD": "RBD: new directions at every step", "FPD": "FPD: the first directions, kept"}
+    for row in document["table"]:
+        accuracy = f"{row['test_accuracy_mean']:.1f} ± {row['test_accuracy_std']:.1f} %"
+        lines.append([words[row["method"]], f"{row['d']:,}", f"{row['compression']:.0f}", accuracy])
+    return table.markdown(lines, 1)
+
+
 # Name of a place -> file of the measurement, what is written there.
 TABLES: Dict[str, Any] = {
+    "demo": ("demo.json", _demo),
     "targets": ("targets.json", _verdicts),
     "targets-rows": ("targets.json", _rows),
     "targets-ipu-stack": ("targets-ipu-stack.json", _verdicts),

@@ -4,6 +4,7 @@ import math
 from typing import Dict, List, Sequence, Tuple
 
 from rbd_ipu.paper import presets
+from rbd_ipu.paper.brackets import brackets
 from rbd_ipu.paper.budget import NAMED
 from rbd_ipu.paper.cells import Cell, cells
 from rbd_ipu.paper.cost import parameters
@@ -86,8 +87,7 @@ def _text(measured: Measured) -> str:
 
 
 def best_rates(index: Index) -> Sequence[str]:
-    """For every row of figure X1 a sentence: which rate is best, and whether worse ones stand on both sides."""
-    from rbd_ipu.paper.brackets import brackets
-
-    preset = presets.load("figureX1")
-    return [found.words() for found in brackets(preset, cells(preset, NAMED["full"]), index)]
+    """For every row of figures X1 and X3 a sentence: the best rate, and whether worse ones stand on both sides."""
+    every = [presets.load(name) for name in ("figureX1", "figureX3")]
+    found = [one for preset in every for one in brackets(preset, cells(preset, NAMED["full"]), index)]
+    return [one.words() for one in found]

@@ -89,7 +89,7 @@ def names(kind: Optional[str] = None) -> List[str]:
 
     Example:
       >>> names("table")
-      ['1', '2', '3', '4', 'X1']
+      ['1', '2', '3', '4', 'X1', 'X3']
     """
 
     def order(text: str) -> Tuple[str, int]:
@@ -106,7 +106,7 @@ def names(kind: Optional[str] = None) -> List[str]:
 def load(name: str) -> Preset:
     """The preset called ``name``: table1 ... table4, figure1 ... figure5, figureB6 ... figureB15.
 
-    Those with an X, tableX1 and figureX1, are no part of the paper: what stands beside it.
+    Those with an X, such as tableX1, are no part of the paper: what stands beside it.
 
     Raises:
       ConfigError: there is none of that name.

@@ -93,11 +93,11 @@ def test_the_latest_analysis_of_the_same_budget_counts():
 
 
 def test_both_correlations_are_those_of_theory():
-    options = {**presets.load("figureX2").options, "dataset": "digits", "network": "fc", "images": 64, "draws": 10}
+    options = {**presets.load("figureX2").options, "dataset": "digits", "network": "fc", "images": 64, "draws": 5}
     preset = presets.load("figureX2")._replace(options={**options, "factors": [50, 500], "seeds": [0]})
     row = analyses.analyse(preset, FULL, [], "rbd-ipu figure X2")
     flat, flat_theory, mean, mean_theory, printed = analyses.panels(row)[0].lines
-    assert flat.y == pytest.approx(flat_theory.y, rel=0.15) and mean.y == pytest.approx(mean_theory.y, rel=0.15)
+    assert flat.y == pytest.approx(flat_theory.y, rel=0.2) and mean.y == pytest.approx(mean_theory.y, rel=0.2)
     assert max(flat.y) < min(mean.y)  # of four variables two are small
     assert (printed.n, printed.y) == (0, [0.42, 0.40])
     assert [line[0] for line in row["lines"]] == ["d", *(f"{x:.0f}" for x in flat.x)]

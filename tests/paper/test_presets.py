@@ -17,8 +17,8 @@ def cell(name, row, column):
 
 
 def test_there_is_one_for_every_table_and_figure_of_the_paper():
-    assert presets.names("table") == ["1", "2", "3", "4", "X1"]
-    assert presets.names("figure") == ["1", "2", "3", "4", "5", *(f"B{n}" for n in range(6, 16)), "X1", "X2"]
+    assert presets.names("table") == ["1", "2", "3", "4", "X1", "X3"]
+    assert presets.names("figure") == ["1", "2", "3", "4", "5", *(f"B{n}" for n in range(6, 16)), "X1", "X2", "X3"]
 
 
 @pytest.mark.parametrize("limits", ["full", "smoke", "7x2"])
@@ -36,7 +36,11 @@ def test_every_cell_is_a_set_of_valid_settings(name, limits):
 
 
 @pytest.mark.parametrize(
-    ("name", "epochs"), [(n, {"table3": 80, "figureB13": 2000, "figureB14": 2000}.get(n, 100)) for n in TRAINED]
+    ("name", "epochs"),
+    [
+        (n, {"table3": 80, "tableX3": 10, "figureX3": 80, "figureB13": 2000, "figureB14": 2000}.get(n, 100))
+        for n in TRAINED
+    ],
 )
 def test_epochs_are_those_of_the_paper(name, epochs):
     assert {config.epochs for found in cells(presets.load(name), FULL) for config in found.full} <= {epochs}
