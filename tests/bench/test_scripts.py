@@ -110,7 +110,7 @@ def test_places_of_the_page_are_filled_again_and_again():
 def test_a_page_that_asks_for_what_is_not_known_is_refused():
     import write_pages as script
 
-    with pytest.raises(ValueError, match="unknown place 'speed'; accepted: targets, "):
+    with pytest.raises(ValueError, match="unknown place 'speed'; accepted: demo, targets, "):
         script.fill("<!-- bench: speed --><!-- /bench -->", {})
     with pytest.raises(ValueError, match="opens 1 places and closes 0"):
         script.fill("<!-- bench: targets -->", {})
