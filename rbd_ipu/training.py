@@ -2,13 +2,14 @@
 
 import math
 import time
-from typing import Any, Dict, Iterable, Optional, Union
+from typing import Any, Dict, Optional, Union
 
 from rbd_ipu import checks
 from rbd_ipu._stack import create_variables, current_rate, keras, tf
 from rbd_ipu.applier import Applier, give
 from rbd_ipu.devices import Device, open_device
 from rbd_ipu.feeding import Feed, feed, in_order
+from rbd_ipu.hooks import Hooks
 from rbd_ipu.losses import default_loss, loss_of, per_batch
 from rbd_ipu.methods import Method
 from rbd_ipu.progress import Progress, means
@@ -108,7 +109,7 @@ class Trainer:
         train: Any,
         validation: Optional[Any] = None,
         epochs: int = 1,
-        callbacks: Iterable[Any] = (),
+        callbacks: Any = (),
         verbose: Any = "auto",
         initial_epoch: int = 0,
         batch_size: int = 32,
@@ -123,7 +124,9 @@ class Trainer:
             batches of ``batch_size`` (the remainder of an epoch is left out); or a ``tf.data.Dataset`` of batches.
           validation: the same kinds, or None; evaluated after each epoch, whole and in order.
           epochs: the epoch to stop before, counted from 0 over the whole run.
-          callbacks: Keras callbacks. Batch hooks are called once for each call of the loop.
+          callbacks: Keras callbacks; ``docs/keras.md`` says of each what it does here. A callback of your own with a
+            hook of the batch gets every batch, which costs a call of the loop a step; one that sets
+            ``every_batch = False`` is called once for each call, of about half a second.
           verbose: 0 silent, 1 a progress bar, 2 a line an epoch; "auto" is 1.
           initial_epoch: the epoch to start at.
           batch_size, seed: for arrays only.
@@ -142,25 +145,29 @@ class Trainer:
 
         Raises:
           NonFiniteError: a loss or update was NaN or infinite. The weights are those of the last finite step.
-          TypeError, ValueError: data or an argument is wrong.
+          TypeError, ValueError: data or an argument is wrong, or a callback does not work here.
         """
         epochs = checks.positive_int("epochs", epochs)
         shards = self.device.exchange.shards
         source = feed(train, batch_size, seed, steps_per_epoch, shards, self.method.batches)
         held_out = None if validation is None else in_order(validation, batch_size)
         history = keras.callbacks.History()
-        hooks = keras.callbacks.CallbackList(
-            [*callbacks, history],
+        give(self.model, self.optimizer)
+        hooks = Hooks(
+            callbacks,
+            self,
+            own=(history,),
             add_progbar=verbose not in (0, False),
-            model=self.model,
             verbose=1 if verbose == "auto" else int(verbose),
             epochs=epochs,
             steps=source.steps_per_epoch,
         )
-        give(self.model, self.optimizer)
+        if hooks.backup is not None:
+            start = hooks.backup.restore(source.steps_per_epoch) or start
         self.model.stop_training = False
         self.progress = (start or Progress(epoch=initial_epoch)).within(source.steps_per_epoch)
-        hooks.on_train_begin()
+        hooks.begin(self.progress.step)
+        logs: Optional[Dict[str, float]] = None
         try:
             iterators = source.iterators(self.progress.epoch, self.progress.step, self.device.iterate)
             for epoch in range(self.progress.epoch, epochs):
@@ -168,17 +175,24 @@ class Trainer:
                 logs = self._train_epoch(epoch, next(iterators), source, hooks, history)
                 started = time.perf_counter()
                 if held_out is not None:
-                    logs.update({f"val_{k}": v for k, v in self.evaluate(held_out).items()})
+                    hooks.on_test_begin()
+                    found = self.evaluate(held_out)
+                    hooks.on_test_end(found)
+                    logs.update({f"val_{k}": v for k, v in found.items()})
                 logs["seconds"] = self.progress.seconds + time.perf_counter() - started
-                self.progress = Progress(epoch=epoch + 1, steps_per_epoch=source.steps_per_epoch)
+                failed = math.isnan(logs["loss"])  # which has ended the training of all workers
+                if not failed:
+                    self.progress = Progress(epoch=epoch + 1, steps_per_epoch=source.steps_per_epoch)
                 hooks.on_epoch_end(epoch, logs)
-                if self.device.agree(int(not self.model.stop_training)) == 0:
+                if failed or self.device.agree(int(not self.model.stop_training)) == 0:
                     break
         except BaseException as error:
+            if hooks.backup is not None:
+                hooks.backup.keeps = True
             self.device.leave(error)
             raise
         finally:
-            hooks.on_train_end()
+            hooks.on_train_end(logs)
         return history
 
     def evaluate(self, data: Any, batch_size: int = 32) -> Dict[str, float]:
@@ -196,12 +210,14 @@ class Trainer:
         """The number of updates so far."""
         return int(self.optimizer.iterations.numpy())  # a mirrored one is no number
 
-    def _train_epoch(self, epoch: int, iterator: Any, source: Feed, hooks: Any, history: Any) -> Dict[str, float]:
+    def _train_epoch(self, epoch: int, iterator: Any, source: Feed, hooks: Hooks, history: Any) -> Dict[str, float]:
         while self.progress.step < source.steps_per_epoch:
             done = self.progress.step
-            wanted = self.device.steps_a_call(int(self._rate * CALL_SECONDS), source.steps_per_epoch)
-            wanted = min(wanted, source.steps_per_epoch - done)
-            n = self.device.agree(0 if self.model.stop_training else wanted)
+            wanted = self.device.steps_a_call(int(self._rate * CALL_SECONDS), source.steps_per_epoch, hooks.every)
+            wanted = hooks.until_due(min(wanted, source.steps_per_epoch - done))
+            if self.model.stop_training:  # as in Keras, an epoch that has begun has a step
+                wanted = 0 if done else 1
+            n = self.device.agree(wanted)
             if n == 0:  # a callback has stopped the training, perhaps that of another worker
                 self.model.stop_training = True
                 break
@@ -217,11 +233,15 @@ class Trainer:
             seconds = time.perf_counter() - started
             self.progress = self.progress.after(int(sums[0]) - done, sums, seconds, timed=self._traced)
             if not finite:
-                raise NonFiniteError(epoch, self.step, current_rate(self.optimizer), history)
+                if not hooks.forgiving:
+                    raise NonFiniteError(epoch, self.step, current_rate(self.optimizer), history)
+                hooks.ran(done, int(sums[0]) - done + 1, {"loss": math.nan})
+                self.model.stop_training = True
+                return {"loss": math.nan, "step": self.step}
             if self._traced:
                 self._rate = n / seconds
             self._traced = True
-            hooks.on_train_batch_end(done + n - 1, means(sums))
+            hooks.ran(done, n, means(sums))
         logs = means(self.progress.sums)
         logs["step"] = self.step
         if self.progress.timed_steps:

@@ -7,9 +7,10 @@ from typing import Any, Callable, List, Mapping, Optional, Tuple, Union
 
 from rbd_ipu import checks
 from rbd_ipu._stack import keras
-from rbd_ipu.checkpoints.folder import clean, listed, path_for, prune
+from rbd_ipu.checkpoints.folder import clean, listed, newest, path_for, prune
+from rbd_ipu.checkpoints.restoring import restore
 from rbd_ipu.checkpoints.saving import save
-from rbd_ipu.records.lock import locked
+from rbd_ipu.records.lock import NAME, locked
 
 #: Of the time of a run, at most this much is spent on saving: after a save that took 1 s, the next 99 s are free.
 SHARE = 0.01
@@ -114,3 +115,67 @@ class Checkpoints(keras.callbacks.Callback):
         self._saved = self._seen
         self._last = time.monotonic()
         self._cost = self._last - started
+
+
+class Backup(Checkpoints):
+    """Keras' BackupAndRestore for a Trainer: its folder, and when it saves; of the Trainer, all that it goes on from.
+
+    Where a fit was killed, the same fit goes on from its last backup and ends with the weights of one that was not,
+    also where the backup is of the middle of an epoch. A fit that ends by an error keeps its backup, as in Keras.
+
+    Args:
+      callback: a ``keras.callbacks.BackupAndRestore``.
+      trainer: the Trainer that is being fitted. Of several workers the first one writes, and all restore.
+
+    Attributes:
+      keeps: whether the backup stays when the training is over.
+    """
+
+    def __init__(self, callback: Any, trainer: Any):
+        double = getattr(callback, "double_checkpoint", False)
+        super().__init__(str(callback.backup_dir), trainer, keep=2 if double else 1)
+        frequency = getattr(callback, "save_freq", "epoch")  # Keras 2 knows no other
+        self.by_epoch = frequency == "epoch"
+        self.every = 0 if self.by_epoch else int(frequency)
+        self.keeps = not getattr(callback, "delete_checkpoint", True)
+        self._writes = trainer.device.exchange.shards[0][0] == 0
+        self._begun = 0
+
+    def restore(self, steps_per_epoch: int) -> Optional[Any]:
+        """Gives the Trainer what the folder has of it; the place to go on at, or None.
+
+        Raises:
+          ValueError: the folder holds the backup of another training, or of a ``model.fit``; nothing was changed.
+        """
+        other = [self.folder / name for name in ("latest.weights.h5", "chief") if (self.folder / name).exists()]
+        if other:
+            raise ValueError(f"{other[0]} is the backup of a model.fit: give Trainer.fit a folder of its own")
+        found = newest(self.folder)
+        if found is None:
+            return None
+        found.progress.within(steps_per_epoch)
+        return restore(self.trainer, found)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._begun = self.trainer.step
+        if self._writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._held.enter_context(locked(self.folder))
+            clean(self.folder)
+            self._kept = list(reversed(listed(self.folder)))
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._writes and self.every and (self.trainer.step - self._begun) % self.every == 0:
+            self._save()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self._writes and self.by_epoch:
+            self._save()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        with self._held:
+            if self._writes and not self.keeps:
+                for path in (*listed(self.folder), self.folder / NAME):
+                    path.unlink()
+                with contextlib.suppress(OSError):  # it holds something else
+                    self.folder.rmdir()

@@ -71,8 +71,11 @@ class Device:
 
         return run
 
-    def steps_a_call(self, wanted: int, steps_per_epoch: int) -> int:
-        """How many steps a call of the loop should take, for one that lasts as long as ``wanted`` of them."""
+    def steps_a_call(self, wanted: int, steps_per_epoch: int, every: int = 0) -> int:
+        """How many steps a call of the loop should take, for one that lasts as long as ``wanted`` of them.
+
+        Where ``every`` is not 0, calls have to end at each multiple of it; it is the caller who cuts them.
+        """
         return max(1, wanted)
 
     def evaluation(self, model: Any, loss: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:

@@ -1,5 +1,6 @@
 """The IPUs of a description, as a device to build and train models on."""
 
+import math
 import os
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -93,9 +94,12 @@ class IPUDevice(Device):
         """The dataset, to be made an infeed."""
         return Stream(dataset, 1 if self.exchange.plan.mode.own_data else self.instance.local_replicas)
 
-    def steps_a_call(self, wanted: int, steps_per_epoch: int) -> int:
-        """Whatever is wanted, :func:`whole_calls`: another number of steps would be another program."""
-        return whole_calls(steps_per_epoch, self.description.steps_per_execution)
+    def steps_a_call(self, wanted: int, steps_per_epoch: int, every: int = 0) -> int:
+        """Whatever is wanted, :func:`whole_calls`: another number of steps would be another program.
+
+        A program for all calls, also where they must end at each multiple of ``every``.
+        """
+        return whole_calls(math.gcd(steps_per_epoch, every), self.description.steps_per_execution)
 
     def loop(self, step: Step) -> Callable[[Any, int, int, Sequence[float]], List[float]]:
         infeed = Infeed()
