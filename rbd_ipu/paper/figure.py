@@ -155,9 +155,7 @@ def _draw_panel(axis: Any, panel: Panel, colours: Dict[str, str]) -> None:
     for line in panel.lines:
         colour, y, std = colours[without_paper(line.name)], np.array(line.y), np.array(line.std)
         if not line.n:
-            axis.errorbar(
-                line.x, y, std, fmt="D--", color=colour, mfc="none", label=line.name, markersize=5, capsize=3
-            )
+            axis.errorbar(line.x, y, std, fmt="D--", color=colour, mfc="none", markersize=5, capsize=3)
             continue
         few = panel.dots or len(line.x) < 12
         low = np.maximum(y - std, y / 10) if panel.log_y else y - std
@@ -165,6 +163,8 @@ def _draw_panel(axis: Any, panel: Panel, colours: Dict[str, str]) -> None:
         axis.fill_between(line.x, low, y + std, color=colour, alpha=0.2, linewidth=0)
         if line.switch is not None and line.switch <= line.x[-1]:
             axis.axvline(line.switch, color=colour, linestyle=":", linewidth=1.0)
+    if not all(line.n for line in panel.lines):
+        axis.plot([], [], "D", color=GREY, mfc="none", markersize=5, label="the paper, same colours")
     if panel.xlabel == "epoch":
         axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(fontsize=8)

@@ -10,8 +10,9 @@ from rbd_ipu.paper import presets
 from rbd_ipu.paper.jobs import attempts
 from rbd_ipu.records.optional import installed
 
-# Table 4 makes six trainings that nothing else needs.
-ALL = [pytest.param(name, marks=pytest.mark.slow) if name == "table4" else name for name in presets.names()]
+# Table 4 makes six trainings that nothing else needs; those beside the paper go through the same code.
+SLOW = ("table4", "tableX1", "tableX3", "figureX1", "figureX3")
+ALL = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in presets.names()]
 TWICE = ("table1", "figure2", "figure3")
 
 

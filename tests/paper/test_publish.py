@@ -67,6 +67,7 @@ def test_the_rows_of_this_repository():
     rows = results.read(PUBLISHED)
     keys = [key(results.config_of(row)) for row in rows]
     assert len(keys) == len(set(keys))  # each run once
+    assert keys == [row["key"] for row in rows]  # by which the pages name it
     for row in rows:
         if row["settings"]["dataset"] == "cifar10" or row["started"] >= "2026-11-29":
             assert row["data"], row["command"]  # or it may be of JPEG copies
