@@ -1,9 +1,9 @@
 """Results: one row of JSON for each run, from run folders and from ``results/*.jsonl``.
 
 A row has ``kind`` ("run"; those of :mod:`rbd_ipu.paper.analyses` are "analysis"), ``key`` (verdicts name it by that,
-see :mod:`rbd_ipu.paper.identity`), ``settings``, ``seed``, ``outcome``, ``epochs`` (finished ones), ``values`` (of the
-last epoch, and ``test_accuracy``), ``curves`` (a list an epoch), ``d``, ``D``, ``data`` (SHA-256 of the files of its
-images, by name; null in rows from before 29 November 2026), ``seconds``, ``command``, ``commit``, ``modified``,
+see :mod:`rbd_ipu.paper.identity`), ``settings``, ``seed``, ``outcome``, ``epochs`` (finished ones), ``values`` (of
+the last epoch, and ``test_accuracy``), ``curves`` (a list an epoch), ``d``, ``D``, ``data`` (SHA-256 of the files of
+its images, by name; null in rows from before 29 November 2026), ``seconds``, ``command``, ``commit``, ``modified``,
 ``versions``, ``machine``, ``started`` and ``ended``.
 """
 
