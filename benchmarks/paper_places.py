@@ -47,7 +47,10 @@ def _cell(text: str) -> str:
 
 
 def _noise(found: Known) -> str:
-    return formats.markdown(noise.grid(Index(found.rows))).partition("\n")[2].strip()
+    index = Index(found.rows)
+    grids = [noise.grid(index), noise.by_epoch(index)]
+    texts = [formats.markdown(one).partition("\n")[2].strip() for one in grids if len(one.lines) > 1]
+    return "\n\n".join(texts)
 
 
 def _rates(found: Known) -> str:

@@ -1,7 +1,9 @@
 """What RBD is, in numbers: SGD at the rate lr d/D, less what the noise of the projection costs."""
 
 import math
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, Iterator, List, Sequence, Tuple
+
+import numpy as np
 
 from rbd_ipu.paper import presets
 from rbd_ipu.paper.brackets import brackets
@@ -31,15 +33,10 @@ Found = Dict[str, Tuple[Cell, Measured]]
 
 def grid(index: Index) -> Grid:
     """The table: for each network SGD at lr d/D beside RBD, after equally many epochs, and what lies between."""
-    by_preset = {
-        name: {(cell.row, cell.column): cell for cell in cells(presets.load(name), NAMED["full"])}
-        for name in ("table1", "tableX1")
-    }
     heading = ["", "lr", "lr d/D", *(name for name, _ in _COLUMNS)]
     lines = [[*heading, "cost of the noise", "correlation", "in theory"]]
     records: List[Dict[str, object]] = []
-    for row in presets.load("table1").rows:
-        found = {name: _measured(by_preset[preset][row, column], index) for name, (preset, column) in _COLUMNS}
+    for row, found in _all(index):
         lines.append([row, *_line(found)])
         for name, (cell, known) in found.items():
             mean = known.means.get("val_accuracy")
@@ -51,6 +48,41 @@ def grid(index: Index) -> Grid:
         "is sqrt(d / (d + D - 1)).",
     ]
     return Grid("What RBD is: SGD at the rate lr d/D, and the cost of the noise", lines, notes, records)
+
+
+def by_epoch(index: Index) -> Grid:
+    """The same along the training, where SGD at lr d/D has been run: at first the two are alike."""
+    lines = [["", *(f"epoch {epoch}" for epoch in _EPOCHS)]]
+    records: List[Dict[str, object]] = []
+    for row, found in _pairs(index):
+        for name, (_, measured) in found.items():
+            if not measured.rows or name == "SGD at its own rate":
+                continue
+            curves = np.array([one["curves"]["val_accuracy"] for one in measured.rows], float)
+            means = VALUES["val_accuracy"].scale * curves.mean(axis=0)
+            lines.append([f"{row}: {name} (n = {measured.n})", *(f"{means[epoch - 1]:.1f}" for epoch in _EPOCHS)])
+            records.append({"preset": "noise by epoch", "row": row, "column": name, "state": "measured"})
+    notes = ["Accuracy on the held-out images, in percent, mean over the seeds."]
+    return Grid("SGD at the rate lr d/D and RBD, by epoch", lines, notes, records)
+
+
+_EPOCHS = (1, 2, 5, 10, 20, 50, 100)
+
+
+def _pairs(index: Index) -> Iterator[Tuple[str, Found]]:
+    """Rows with SGD at lr d/D and RBD in full."""
+    for row, found in _all(index):
+        if found["SGD at lr d/D"][1].rows and (found["RBD"][1].rows or found["RBD, hadamard"][1].rows):
+            yield row, found
+
+
+def _all(index: Index) -> Iterator[Tuple[str, Found]]:
+    by_preset = {
+        name: {(cell.row, cell.column): cell for cell in cells(presets.load(name), NAMED["full"])}
+        for name in ("table1", "tableX1")
+    }
+    for row in presets.load("table1").rows:
+        yield row, {name: _measured(by_preset[preset][row, column], index) for name, (preset, column) in _COLUMNS}
 
 
 def _measured(cell: Cell, index: Index) -> Tuple[Cell, Measured]:

@@ -102,7 +102,10 @@ def of_noise(index: Index) -> str:
     """What RBD is: the formula, SGD at lr d/D beside it, the best rates."""
     shown = noise.grid(index)
     rates = element("details", element("summary", "best learning rates"), notes(noise.best_rates(index)))
-    parts = [element("p", escaped(noise.SUMMARY)), table(shown.lines), notes(shown.notes), rates]
+    along = noise.by_epoch(index)
+    parts = [element("p", escaped(noise.SUMMARY)), table(shown.lines), notes(shown.notes)]
+    parts += [table(along.lines), notes(along.notes)] if len(along.lines) > 1 else []
+    parts.append(rates)
     return section("What RBD is", "rbd", *parts)
 
 
