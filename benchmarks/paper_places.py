@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 from rbd_ipu.bench import table
-from rbd_ipu.paper import formats, noise, presets, results, training
+from rbd_ipu.paper import analyses, formats, noise, presets, results, training
 from rbd_ipu.paper.budget import NAMED
 from rbd_ipu.paper.cells import cells
 from rbd_ipu.paper.claims import VERDICTS, Known, Verdict, verdicts
@@ -51,6 +51,15 @@ def _noise(found: Known) -> str:
     grids = [noise.grid(index), noise.by_epoch(index)]
     texts = [formats.markdown(one).partition("\n")[2].strip() for one in grids if len(one.lines) > 1]
     return "\n\n".join(texts)
+
+
+def _analysis(name: str) -> Callable[[Known], str]:
+    def render(found: Known) -> str:
+        preset = presets.load(name)
+        shown = analyses.grid(preset, analyses.latest(found.findings, preset, NAMED["full"]))
+        return formats.markdown(shown).partition("\n")[2].strip()
+
+    return render
 
 
 def _rates(found: Known) -> str:
@@ -110,6 +119,7 @@ def _large(found: Known) -> str:
 PLACES: Dict[str, Callable[[Known], Any]] = {
     "claims": _claims,
     "rbd": _noise,
+    "walk": _analysis("figureX4"),
     "rates": _rates,
     "left": _left,
     "table1": _table("table1"),

@@ -132,6 +132,67 @@ def _correlations(
     return found
 
 
+def walk(options: Mapping[str, Any], limits: Budget, jobs: Sequence[Job]) -> Findings:
+    """Figure X4: how far runs have moved the weights, beside the random walk of the projection's noise."""
+    batches = 4 if limits.tiny else options["batches"]
+    lines = [["run", "norm at first", "norm at last", "moved by", "walk of the noise", "best lr of one step"]]
+    measured, theory = [], []
+    for job in jobs:
+        config = job.config
+        first, last, squared, steps, (trace, along) = _moved(job, batches)
+        size = len(first)
+        share = 1.0 if config.method == "sgd" else (config.dim or size) / size
+        moved = float(np.linalg.norm(last - first))
+        expected = config.learning_rate * float(np.sqrt(share * (1 - share) * steps * squared))
+        name = f"{config.method}, lr {config.learning_rate:.3g}, {config.epochs} epochs"
+        norms = [f"{np.linalg.norm(one):.1f}" for one in (first, last)]
+        one_step = 1.0 / ((1 - share) * trace / size + share * along)
+        lines.append([name, *norms, f"{moved:.1f}", f"{expected:.1f}" if expected else "-", f"{one_step:.2g}"])
+        if expected:
+            measured.append((config.learning_rate, moved))
+            theory.append((config.learning_rate, expected))
+    curves = []
+    for name, points in (("moved by", sorted(measured)), ("walk of the noise", sorted(theory))):
+        x, y = [rate for rate, _ in points], [distance for _, distance in points]
+        curves += [Line(name, x, y, [0.0] * len(x), None, 1)] if points else []
+    return Findings(
+        [Panel("FC-MNIST", "learning rate", "distance", curves, log_x=True, log_y=True, dots=True)], lines
+    )
+
+
+def _moved(job: Job, batches: int) -> Tuple[np.ndarray, np.ndarray, float, int, Tuple[float, float]]:
+    """The weights at first and at last, the mean of |g|^2 of mini-batches at last, steps, tr(H) and g'Hg / |g|^2."""
+    from rbd_ipu._stack import tf
+    from rbd_ipu.analysis import Surface
+    from rbd_ipu.experiment import prepare
+    from rbd_ipu.losses import default_loss
+    from rbd_ipu.state import flatten
+
+    experiment, loss = prepare(job.config), default_loss()
+    model, stream = experiment.model, experiment.batches
+    first = flatten(model.trainable_variables).numpy()
+    model.load_weights(str(attempts(job.folder)[-1] / "checkpoints" / "last.weights.h5"))
+    squares = []
+    for x, y in stream.dataset(epoch=job.config.epochs).take(batches):
+        with tf.GradientTape() as tape:
+            value = tf.reduce_mean(loss(y, model(x, training=True)))
+        gradient = flatten(tape.gradient(value, model.trainable_variables)).numpy().astype(np.float64)
+        squares.append(gradient @ gradient)
+    steps = job.config.epochs * stream.steps_per_epoch
+    surface = Surface(model, next(iter(experiment.data.evaluation("validation", 512))))
+    trace, along = _curvature(surface)
+    return first, surface.theta, float(np.mean(squares)), steps, (trace, along)
+
+
+def _curvature(surface: Any, draws: int = 16) -> Tuple[float, float]:
+    """tr(H) by Gaussian directions, and g'Hg / |g|^2."""
+    random = np.random.default_rng(0)
+    directions = random.standard_normal((draws, surface.size)).astype(np.float32)
+    trace = np.mean([float(one @ surface.hessian_product(one)) for one in directions])
+    gradient = surface.gradient()
+    return float(trace), float(gradient @ surface.hessian_product(gradient) / (gradient @ gradient))
+
+
 _START = "initial weights"
 
 
@@ -147,6 +208,7 @@ ANALYSES: Dict[str, Callable[[Mapping[str, Any], Budget, Sequence[Job]], Finding
     "correlations": correlations,
     "landscape": landscape,
     "orthogonality": orthogonality,
+    "walk": walk,
 }
 
 

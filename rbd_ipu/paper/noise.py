@@ -17,10 +17,9 @@ from rbd_ipu.paper.values import VALUES
 
 SUMMARY = (
     "With d orthonormal directions the update P P'g is d/D of the gradient in the mean, and has d/D of its squared "
-    "length: a step of SGD at the rate a = lr d/D, and noise. To second order the loss changes by - a |g|^2 + a^2/2 "
-    "(g'Hg + tr(H) (1/d - 1/D) |g|^2): the noise acts as a curvature of tr(H) (1/d - 1/D) in every direction. While "
-    "that is the larger part, the best lr does not depend on d, and progress goes with d; beyond d = tr(H) |g|^2 / "
-    "g'Hg more directions only take a smaller lr."
+    "length: a step of SGD at the rate a = lr d/D, and noise at right angles to it. The noise adds up to a random "
+    "walk, lr sqrt((d/D) (1 - d/D) T) |g| long after T steps, which nothing holds back where the loss is flat. It is "
+    "the walk, not the single step, that limits lr: the longer the training, the smaller (Figure X4)."
 )
 _COLUMNS = (
     ("SGD at lr d/D", ("tableX1", "SGD at lr d/D")),

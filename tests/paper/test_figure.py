@@ -1,6 +1,7 @@
 """Figures: their numbers against NumPy, and the pictures of all kinds of panels."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from rbd_ipu.paper import analyses, presets
 from rbd_ipu.paper.budget import budget
 from rbd_ipu.paper.cells import cells
 from rbd_ipu.paper.figure import Line, Panel, draw, panels
+from rbd_ipu.paper.jobs import Job
 from rbd_ipu.paper.measure import Index
 from rbd_ipu.records import strict_json
 from rbd_ipu.report.chart import chart, colours_of
@@ -90,6 +92,23 @@ def test_the_latest_analysis_of_the_same_budget_counts():
     assert analyses.latest(rows, presets.load("figure2"), FULL) == rows[2]
     assert analyses.latest(rows[1:2], presets.load("figure2"), FULL) is None
     assert set(analyses.ANALYSES) == {p.analysis for p in map(presets.load, presets.names()) if p.kind == "analysis"}
+
+
+def test_the_walk_of_the_noise(monkeypatch):
+    found = cells_of("figureX4")
+    jobs = [Job(found["FC-MNIST", column].full[0], column, Path("nowhere")) for column in ("2^1", "SGD at lr d/D")]
+    size = 101_770
+    weights = np.full(size, 5 / size**0.5), np.full(size, 10 / size**0.5)
+    monkeypatch.setattr(analyses, "_moved", lambda job, batches: (*weights, 2.0, 1000, (101_770.0, 5.0)))
+    found = analyses.walk({"batches": 1}, FULL, jobs)
+    share = 250 / 101_770
+    expected = 2.0 * np.sqrt(share * (1 - share) * 1000 * 2.0)
+    assert found.lines[1] == ["rbd, lr 2, 100 epochs", "5.0", "10.0", "5.0", f"{expected:.1f}", "0.99"]
+    assert found.lines[2] == ["sgd, lr 0.00246, 100 epochs", "5.0", "10.0", "5.0", "-", "0.2"]
+    assert [(line.x, line.y) for line in found.panels[0].lines] == [
+        ([2.0], [pytest.approx(5.0)]),
+        ([2.0], [pytest.approx(expected)]),
+    ]
 
 
 def test_both_correlations_are_those_of_theory():

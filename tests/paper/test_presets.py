@@ -18,7 +18,18 @@ def cell(name, row, column):
 
 def test_there_is_one_for_every_table_and_figure_of_the_paper():
     assert presets.names("table") == ["1", "2", "3", "4", "X1", "X3"]
-    assert presets.names("figure") == ["1", "2", "3", "4", "5", *(f"B{n}" for n in range(6, 16)), "X1", "X2", "X3"]
+    assert presets.names("figure") == [
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+        *(f"B{n}" for n in range(6, 16)),
+        "X1",
+        "X2",
+        "X3",
+        "X4",
+    ]
 
 
 @pytest.mark.parametrize("limits", ["full", "smoke", "7x2"])
