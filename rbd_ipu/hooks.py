@@ -82,6 +82,9 @@ class Hooks(keras.callbacks.CallbackList):
         bars = of_keras("ProgbarLogger")
         self._counts = not KERAS_3 and any(_writes_batches(one) or isinstance(one, bars) for one in given)
         super().__init__([*given, *own], model=trainer.model, **options)
+        for callback in given:
+            if KERAS_3 and getattr(callback, "monitor_op", callback) is None:
+                callback._set_monitor_op()  # refuses what it cannot judge; by itself it would do so after an epoch
 
     def begin(self, step: int) -> None:
         """The training begins, at a step of an epoch."""

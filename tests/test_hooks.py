@@ -194,6 +194,16 @@ def test_what_does_not_work_is_refused_before_the_first_step(make, rate, error, 
     np.testing.assert_array_equal(flat(t.model), flat(dense()))
 
 
+@pytest.mark.skipif(not KERAS_3, reason="Keras 2 takes for lower what it does not know")
+@pytest.mark.parametrize("make", [calls.EarlyStopping, calls.ReduceLROnPlateau])
+def test_what_keras_cannot_judge_is_refused_before_the_first_step(make):
+    t = trainer()
+    with pytest.raises(ValueError, match="monitor=seconds.* Pass `mode='max'`"):
+        fit(t, [make(monitor="seconds")])
+    assert t.step == 0
+    fit(t, [make(monitor="seconds", mode="min"), make(monitor="cosine"), make(monitor="accuracy")], epochs=1)
+
+
 def poisoned(step):
     x, y = DATA[0].copy(), DATA[1]
     x[32 * step] = np.nan

@@ -210,3 +210,26 @@ def test_replicas_that_drift_apart_are_found(open_ipu):
     device.check_replicas = False
     again = trainer_of(device)
     again.fit(dataset(x, y), epochs=1, verbose=0, callbacks=[Flip()])
+
+
+def test_a_checkpoint_by_batch_shortens_all_calls_alike(open_ipu, tmp_path):
+    """One program for all of them: steps_per_execution is 5, the epoch has 10 steps, a file is due every 4th."""
+
+    class Seldom(Watch):
+        every_batch = False
+
+        def on_train_batch_end(self, batch, logs=None):
+            super().on_train_batch_end(batch, logs)
+            calls.append(batch + 1)
+
+    calls, seldom = [], Seldom()
+    device, _ = open_ipu(1)
+    x, y = blobs(10 * 32)
+    saver = keras.callbacks.ModelCheckpoint(str(tmp_path / "{batch}.h5"), save_weights_only=True, save_freq=4)
+    trainer_of(device).fit(dataset(x, y), epochs=1, verbose=0, callbacks=[saver, seldom])
+    assert calls == [2, 4, 6, 8, 10]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["4.h5", "8.h5"]
+    for step in (4, 8):
+        model = dense(5)
+        model.load_weights(str(tmp_path / f"{step}.h5"))
+        np.testing.assert_array_equal(flat(model), seldom.thetas[calls.index(step)])
