@@ -4,12 +4,14 @@ At every step the gradient is projected on d random directions that are a pure f
 when needed, never stored. "Improving Neural Network Training in Low Dimensional Random Bases" (Gressmann,
 Eaton-Rosen and Luschi, NeurIPS 2020) calls this random bases descent (RBD).
 
-Importing the package does not import TensorFlow; the first use of a name below does.
+Importing the package does not import TensorFlow; the first use of a name below does. It is enough for
+``keras.models.load_model`` to know the optimizers.
 """
 
 import importlib
 from typing import Any, List
 
+from rbd_ipu import _files
 from rbd_ipu._version import __version__
 
 # Each public name and the module that holds it: the promise of the library, in one place.
@@ -35,3 +37,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> List[str]:
     return sorted([*globals(), *_HOME])
+
+
+_files.announce()

@@ -40,8 +40,10 @@ def finite_float(name: str, value: Any, low: float = 0.0, high: float = math.inf
 
 
 def learning_rate(value: Any) -> Any:
-    """A finite float >= 0, or a schedule or callable as Keras takes it, unchanged."""
-    return value if callable(value) else finite_float("learning_rate", value)
+    """A finite float >= 0, or a schedule, callable, variable or tensor as Keras takes it, unchanged."""
+    if callable(value) or hasattr(value, "dtype") and not isinstance(value, numbers.Real):
+        return value
+    return finite_float("learning_rate", value)
 
 
 def seed(value: Any) -> int:

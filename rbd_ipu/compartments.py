@@ -58,17 +58,18 @@ class Compartments(Tuple[Compartment, ...]):
             * ``"even:K"``: K slices of the flat vector whose sizes differ by at most one, with d / K directions
               each (Fig. 4, B.9).
             * ``"layer"``: one for each layer, d / L directions each (Fig. B.10: five layers with 250 each against
-              a global 1250).
+              a global 1250). A layer is told by its path, which is what the names of its variables begin with.
             * ``"variable"``: one for each variable, with equal shares of d.
             * ``"factor:f"``: one for each variable of n entries, with max(ceil(n / f), 10) directions, rounded up
               to an even number (Table 3). d follows from f.
 
-            Where d does not divide evenly, the first compartments get one direction more.
+            Where d does not divide evenly, the first compartments get one direction more. Variables without entries
+            take no part.
           dim: d, the total number of directions; None (or the very number that follows) for ``"factor:f"``.
 
         Raises:
-          ValueError: no variables, an unknown scheme, fewer directions or parameters than compartments, or a d
-            that contradicts the scheme.
+          ValueError: no variables, an unknown scheme, fewer directions or parameters than compartments, a d that
+            contradicts the scheme, or two layers of one path.
           TypeError: d is missing or not an integer; a variable is not of a real floating type or has no static
             shape, quoted by name.
 
@@ -83,8 +84,10 @@ class Compartments(Tuple[Compartment, ...]):
         known = [describe(variable, index) for index, variable in enumerate(variables)]
         if not known:
             raise ValueError("there are no trainable variables to cut into compartments")
+        if not any(variable.size for variable in known):
+            raise ValueError(f"variable {known[0].name!r} has no entries, nor has any other")
         cut, argument = parse_scheme(scheme)
-        pieces = cut(known, argument, dim)
+        pieces = cut([variable for variable in known if variable.size], argument, dim)
         starts = [0]
         for _, size, _ in pieces:
             starts.append(starts[-1] + size)
@@ -123,12 +126,20 @@ def _even(variables: Sequence[Variable], count: int, dim: Optional[int]) -> List
 
 @SCHEMES.register("layer")
 def _layer(variables: Sequence[Variable], _: None, dim: Optional[int]) -> List[Piece]:
-    layers: List[List[Any]] = []
+    sizes: Dict[str, int] = {}
+    seen, last = set(), None
     for variable in variables:
-        if not layers or layers[-1][0] != variable.layer:
-            layers.append([variable.layer, 0])
-        layers[-1][1] += variable.size
-    return [(name, n, d) for (name, n), d in zip(layers, _shares(_total(dim, "layer"), len(layers)))]
+        known = "/" in variable.name and variable.name in seen  # others are layers of their own, whatever their names
+        if known or variable.layer in sizes and variable.layer != last:
+            raise ValueError(
+                f"compartments 'layer' tell layers apart by their paths, and there are two of {variable.layer!r} "
+                f"(variable {variable.name!r}): give the layers, or the models that they are in, names of their own"
+            )
+        seen.add(variable.name)
+        sizes[variable.layer] = sizes.get(variable.layer, 0) + variable.size
+        last = variable.layer
+    dims = _shares(_total(dim, "layer"), len(sizes))
+    return [(name, n, d) for (name, n), d in zip(sizes.items(), dims)]
 
 
 @SCHEMES.register("variable")
@@ -192,8 +203,6 @@ def describe(variable: Any, index: int) -> Variable:
     if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in dimensions):
         raise TypeError(f"variable {name!r} needs a static shape, got {shape!r}")
     size = int(math.prod(dimensions))
-    if size == 0:
-        raise ValueError(f"variable {name!r} of shape {shape!r} has no entries")
     # A variable is called <layer>/<weight> by both Keras versions; one that is not is a layer of its own.
     layer, slash, _ = name.rpartition("/")
     return Variable(name, layer if slash else f"layer/{index}", size)

@@ -13,14 +13,21 @@ order of the rows of w = 0, and worker w has the d rows of the ranks from w d on
 """
 
 import functools
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
+
+import numpy as np
 
 from rbd_ipu._stack import inside_xla, tf
 from rbd_ipu.basis import check_normalize
 from rbd_ipu.compartments import Compartments, parse_scheme
-from rbd_ipu.directions import Compiled, Source, check_distribution, make_source, resolve
+from rbd_ipu.directions import DISTRIBUTIONS, Compiled, Source, check_distribution, make_source, resolve
+from rbd_ipu.directions.many import Many
 from rbd_ipu.directions.walk import Walk
+from rbd_ipu.place import on_ipu
 from rbd_ipu.seeds import fold_in
+
+# More sizes of compartments than this are not worth a program each.
+MOST_GROUPS = 4
 
 
 class Subspace:
@@ -65,11 +72,12 @@ class Subspace:
         ]
         # Seeds are hashed under XLA, inside the compiled program or in one of their own: as single operations, the
         # rounds of Threefry would take longer than a network.
-        jit = all(source.jit for _, source in self._groups)
+        many = self._many()
+        jit = many is not None or all(source.jit for _, source in self._groups)
         if not jit:  # a large group may be cut into programs where a small one is left whole
             self._groups = [(members, Compiled(s) if s.jit else s) for members, s in self._groups]
         self._one_draw = all(source.one_draw for _, source in self._groups)
-        self._together = _together(self.source, compartments, self._groups)
+        self._together = many or _together(self.source, compartments, self._groups)
         self._seeds = _compile(self._hash_seeds, not jit)
         self._run = {
             method: _compile(functools.partial(self._apply, method), jit)
@@ -83,6 +91,14 @@ class Subspace:
     def _source_of(self, groups: int, size: int, dim: int) -> Source:
         kind = (self.distribution, self.normalize, 0, self._orthogonalize)
         return make_source(self.source, groups, size, dim, *kind)
+
+    def _many(self) -> Any:
+        """What runs many compartments as one program, where each group of equal ones would compile its own."""
+        plain = self.source == "counter" and self.distribution in DISTRIBUTIONS and not self._orthogonalize
+        if not plain or len(self._groups) <= MOST_GROUPS:
+            return None
+        order = [k for members, _ in self._groups for k in members]
+        return OneProgram(Many(self.compartments, self.distribution, self.normalize), order)
 
     def project(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """c = P^T v: float32 [D] -> [d]."""
@@ -151,7 +167,8 @@ class Subspace:
     def _apply(self, method: str, operand: Any, *key: Any) -> Any:
         """A method of the sources, on all compartments: the result, or a list of two for ``sketch``."""
         seeds = self._seeds(*key)
-        if self._together and not inside_xla():
+        # Many's loops have lengths that a program for an IPU does not know.
+        if self._together and not (on_ipu() if self._together.in_xla else inside_xla()):
             whole = "sketch" if method == "filter" else method
             results = self._together.run(whole, operand, tf.concat(seeds, axis=0))[-1 if method == "filter" else 0 :]
         else:
@@ -171,6 +188,19 @@ class Subspace:
                 for k, row in zip(members, tf.unstack(output)):
                     slot[k] = row
         return [tf.concat(slot, axis=0) for slot in results]
+
+
+class OneProgram:
+    """Takes the seeds of :class:`Many` in the order of groups, as the kernels of Numba do."""
+
+    in_xla = True
+
+    def __init__(self, many: Many, order: Sequence[int]):
+        self._many, self._inverse = many, np.argsort(order).astype(np.int32)
+
+    def run(self, method: str, operand: Any, seeds: Any) -> Tuple[Any, ...]:
+        results = getattr(self._many, method)(operand, tf.gather(seeds, self._inverse))
+        return results if isinstance(results, tuple) else (results,)
 
 
 def subspace(

@@ -107,6 +107,47 @@ def test_variables_are_refused_by_name():
         rbd_ipu.Compartments.of([(0, 3)], "global", 1)
 
 
+@pytest.mark.parametrize("scheme, dims", [("global", [9]), ("layer", [5, 4]), ("variable", [3, 3, 3])])
+def test_variables_without_entries_take_no_part(scheme, dims):
+    names = ["a/kernel", "a/none", "a/bias", "none/kernel", "b/kernel"]
+    sizes = [[2, 3], [0, 3], [3], [0], []]
+    variables = [tf.Variable(tf.zeros(size), name=name) for name, size in zip(names, sizes)]
+    cut = rbd_ipu.Compartments.of(variables, scheme, 9)
+    assert [p.dim for p in cut] == dims and cut.size == 10 and all(p.size for p in cut)
+
+
+class Inner(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.layer = keras.layers.Dense(4, name="dense")
+
+    def call(self, x):
+        return self.layer(x)
+
+
+def nested(make):
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, make("second")(make("first")(inputs))).trainable_variables
+
+
+def test_layers_of_one_name_in_two_models_are_two_layers():
+    cut = rbd_ipu.Compartments.of(nested(lambda name: Inner(name=name)), "layer", 5)
+    assert [(p.name, p.size, p.dim) for p in cut] == [("first/dense", 20, 3), ("second/dense", 20, 2)]
+
+
+def test_layers_of_one_path_are_refused():
+    def make(name):
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, keras.layers.Dense(4, name="dense")(inputs), name=name)
+
+    with pytest.raises(ValueError, match="there are two of 'dense'"):
+        rbd_ipu.Compartments.of(nested(make), "layer", 5)
+    rbd_ipu.Compartments.of(nested(make), "variable", 5)
+    with pytest.raises(ValueError, match="there are two of 'a'"):
+        names = ["a/kernel", "b/kernel", "a/bias"]
+        rbd_ipu.Compartments.of([tf.Variable([1.0], name=name) for name in names], "layer", 5)
+
+
 def test_scalars_and_arrays_count():
     cut = rbd_ipu.Compartments.of([(), np.zeros((2, 3), np.float32), 4], "variable", 3)
     assert [p.size for p in cut] == [1, 6, 4]

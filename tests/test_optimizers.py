@@ -155,6 +155,31 @@ def test_a_saved_model_keeps_the_step(tmp_path):
     np.testing.assert_array_equal(flat(restored), flat(whole))
 
 
+@pytest.mark.parametrize("first", ["rbd_ipu", "keras"])
+def test_a_new_process_loads_a_file_knowing_rbd_ipu_only_by_import(first, tmp_path):
+    x, y = blobs(32)
+    model = dense()
+    model.compile(optimizer=rbd_ipu.RandomBasesDescent(0.5, dim=10), loss="mean_squared_error")
+    model.fit(x, np.eye(10)[y], verbose=0)
+    paths = [str(tmp_path / name) for name in (("a.keras", "b.h5") if KERAS_3 else ("a.h5", "b"))]
+    for path in paths:
+        model.save(path)
+    imports = ["import rbd_ipu", "import keras" if KERAS_3 else "from tensorflow import keras"]
+    if first == "rbd_ipu":
+        imports.insert(1, "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules")
+    else:
+        imports.reverse()
+    lines = [
+        "import sys",
+        *imports,
+        f"for path in {paths!r}:",
+        "    optimizer = keras.models.load_model(path).optimizer",
+        "    assert type(optimizer) is rbd_ipu.RandomBasesDescent and int(optimizer.iterations) == 1",
+    ]
+    run = subprocess.run([sys.executable, "-c", "\n".join(lines)], stderr=subprocess.PIPE, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_step_is_state_and_no_setting(name, tmp_path):
     """A new optimizer with the settings of an old one begins at its first step."""
@@ -244,6 +269,59 @@ def test_schedules_and_the_learning_rate_are_truthful():
     ]
     fit(model, x, y, epochs=3, callbacks=callbacks)
     assert seen == [1.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("kind", ["variable", "tensor", "function", "schedule", "int", "float32"])
+def test_a_learning_rate_is_what_keras_sgd_takes(kind):
+    """With all directions, orthonormal, it is SGD: the same rates are taken, and the same refused."""
+    x, y = blobs(64)
+    step = tf.Variable(0.25)
+    rates = {
+        "variable": step,
+        "tensor": tf.constant(0.25),
+        "function": lambda: tf.convert_to_tensor(step) / 2.0,
+        "schedule": keras.optimizers.schedules.ExponentialDecay(0.5, 1, 0.5),
+        "int": 1,
+        "float32": np.float32(0.25),
+    }
+
+    def train(make):
+        model = compiled(make(rates[kind]))
+        fit(model, x[:32], y[:32])
+        step.assign(0.5)
+        fit(model, x[32:], y[32:])
+        step.assign(0.25)
+        return flat(model) - flat(dense())
+
+    basis = {"dim": 214, "orthogonalize": True}
+    try:
+        expected = train(keras.optimizers.SGD)
+    except ValueError:
+        if kind in ("int", "float32"):  # numbers, of which Keras 3 wants floats
+            expected = train(lambda rate: keras.optimizers.SGD(float(rate)))
+        else:
+            with pytest.raises(ValueError, match="learning_rate"):
+                train(lambda rate: rbd_ipu.RandomBasesDescent(rate, **basis))
+            return
+    close(train(lambda rate: rbd_ipu.RandomBasesDescent(rate, **basis)), expected, 1e-4)
+    close(train(lambda rate: rbd_ipu.FixedProjectionDescent(rate, momentum=1e-9, **basis)), expected, 1e-4)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_variable_of_size_zero_and_a_scalar_train_as_with_sgd(name, momentum):
+    def train(optimizer):
+        variables = [keras.layers.Dense(1).add_weight(name=n, shape=s, initializer="ones") for n, s in shapes]
+        if KERAS_3:
+            optimizer.build(variables)
+        for k in range(2):
+            gradients = [tf.fill(shape, 0.5 + k) for _, shape in shapes]
+            optimizer.apply_gradients(list(zip(gradients, variables)))
+        return np.concatenate([np.ravel(v.numpy()) for v in variables]) - 1.0
+
+    shapes = [("none", (0, 3)), ("scalar", ()), ("vector", (3,)), ("last", (2, 0))]
+    own = train(OPTIMIZERS.get(name)(0.5, dim=4, orthogonalize=True, momentum=momentum))
+    close(own, train(keras.optimizers.SGD(0.5, momentum=momentum)), 1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 5])

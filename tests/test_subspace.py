@@ -95,3 +95,28 @@ def test_a_hadamard_filter_is_its_sketch_for_few_and_for_nearly_all_directions(s
     for dim in sorted({1, max(1, size // 2), size}):
         space = Subspace(Compartments.of([size], "global", dim), "hadamard", "unit", source)
         close(space.filter(g, 5, 1), space.sketch(g, 5, 1)[1], 2e-6)
+
+
+@pytest.mark.parametrize("kind", [("normal", "unit"), ("rademacher", "expected"), ("uniform", "none")])
+def test_many_sizes_of_compartments_are_one_program(kind):
+    """More than a tile in either way, and less; against the dense directions, which are drawn size by size."""
+    from rbd_ipu.directions.many import Many
+
+    shapes = [(3,), (10,), (700,), (2100,), (5000,), (1,)]
+    space = Subspace(Compartments.of(shapes, "variable", 110), *kind, source="counter")
+    rng = np.random.default_rng(0)
+    vector, coordinates = (rng.standard_normal(n).astype(np.float32) for n in (space.size, space.dim))
+    P = space.directions(5, 3, 1).numpy().astype(np.float64)
+    both = space.sketch(vector, 5, 3, 1)
+    close(both[0].numpy(), P @ vector, 1e-5)
+    close(both[1].numpy(), P.T @ (P @ vector), 1e-5)
+    if kind[1] == "unit":
+        close(space.expand(coordinates, 5, 3, 1).numpy(), P.T @ coordinates, 1e-5)
+
+    def operations(count):  # of the program of so many sizes
+        cut = Compartments.of([(n,) for n in range(1, count + 1)], "variable", 10 * count)
+        many = Many(cut, *kind)
+        traced = tf.function(many.sketch).get_concrete_function(tf.zeros([cut.size]), tf.zeros([count, 2], tf.int32))
+        return len(traced.graph.get_operations())
+
+    assert operations(200) - operations(100) == 100 * (operations(101) - operations(100)) <= 600

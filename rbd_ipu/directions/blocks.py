@@ -57,7 +57,7 @@ class BlockSource(Source):
 
     def dots(self, block: Any, vectors: Any) -> Any:
         """<v, x_i> for every group: a block of ``count`` directions and [G, n] -> [G, count]."""
-        return _sum(block * vectors[:, tf.newaxis, :])
+        return row_sums(block * vectors[:, tf.newaxis, :])
 
     def combine(self, coefficients: Any, block: Any) -> Any:
         """sum_i a_i x_i for every group: [G, count] and a block of that many directions -> [G, n]."""
@@ -137,10 +137,10 @@ class BlockSource(Source):
 
 def _squares(block: Any) -> Any:
     """|x_i|^2 for every group: [G, count, n] -> [G, count]."""
-    return _sum(tf.square(block))
+    return row_sums(tf.square(block))
 
 
-def _sum(x: Any) -> Any:
+def row_sums(x: Any) -> Any:
     """Sum over the last axis, in two levels: ten times less rounding error at n = 1e5 than in one."""
     lead, n = x.shape[:-1].as_list(), x.shape[-1]
     whole = n - n % CHUNK

@@ -3,7 +3,7 @@
 import weakref
 from typing import Any, Dict, Optional, Sequence, Tuple
 
-from rbd_ipu import checks
+from rbd_ipu import _files, checks
 from rbd_ipu._stack import KERAS_3, keras, tf
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.optimizers import projected, replicas
@@ -14,14 +14,12 @@ from rbd_ipu.subspace import Subspace, check_names, subspace
 
 if KERAS_3:
     from rbd_ipu.optimizers.keras_3 import SubspaceSGD
-
-    register = keras.saving.register_keras_serializable(package="rbd_ipu")
 else:
     from rbd_ipu.optimizers.keras_2 import SubspaceSGD
 
-    register = keras.utils.register_keras_serializable(package="rbd_ipu")
-
 OPTIMIZERS = Registry("optimizer")
+
+register = _files.register(keras.utils.register_keras_serializable, keras.utils.get_custom_objects())
 
 
 @OPTIMIZERS.register("RandomBasesDescent")
@@ -38,7 +36,8 @@ class RandomBasesDescent(SubspaceSGD):
     saved with the model. A basis belongs to an optimizer step: micro-steps of gradient accumulation share one.
 
     Args:
-      learning_rate: a finite float >= 0, or a Keras schedule.
+      learning_rate: a finite float >= 0, or what else Keras' SGD takes: a schedule, a function without arguments, in
+        Keras 2 a tf.Variable.
       dim: d, the number of directions of all compartments together; None where "factor:f" fixes it.
       distribution, normalize, source, orthogonalize: as for :class:`rbd_ipu.RandomBasis`.
       compartments: a scheme of :meth:`rbd_ipu.Compartments.of`.

@@ -21,6 +21,8 @@ class Together:
       groups: (indices of equal compartments, their launcher); seeds come in this order, [K, 2].
     """
 
+    in_xla = False
+
     def __init__(self, compartments: Sequence[Any], groups: Sequence[Tuple[List[int], Launcher]]):
         ends = np.cumsum([0] + [piece.dim for piece in compartments])
         self._groups = [
