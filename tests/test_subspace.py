@@ -5,6 +5,7 @@ import pytest
 from reference import close
 
 import rbd_ipu
+from rbd_ipu._stack import tf
 from rbd_ipu.compartments import SCHEMES, Compartments
 from rbd_ipu.directions import DISTRIBUTIONS
 from rbd_ipu.seeds import fold_in

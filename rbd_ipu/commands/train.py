@@ -3,15 +3,16 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Mapping, Tuple
 
 from rbd_ipu import workers
-from rbd_ipu.config import ConfigError, describe_keys, from_assignments, from_file, resolve
+from rbd_ipu.config import Config, ConfigError, describe_keys, from_assignments, from_file, resolve
 from rbd_ipu.config.resolve import Given
 from rbd_ipu.records import RunFolder, check_free, new_folder, resume
 from rbd_ipu.records.lock import locked
 from rbd_ipu.records.optional import missing
 from rbd_ipu.records.provenance import command_line
+from rbd_ipu.tuning import automatic
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -52,10 +53,23 @@ def run(arguments: argparse.Namespace) -> int:
         given["workers"] = Given(arguments.workers, f"--workers {arguments.workers}")
     if arguments.resume:
         return _resume(arguments, given)
-    config = resolve(given)
+    auto = _is_auto(given)
+    config = resolve({**given, "learning_rate": 1.0} if auto else given)
     if arguments.output is not None and not workers.is_follower():
         check_free(arguments.output)
-    status = workers.elsewhere(config, arguments.words)
+    words, found = arguments.words, automatic.found()
+    if auto:
+        try:
+            exponent, found = _search(arguments, config)
+        except KeyboardInterrupt:
+            print(
+                "rbd-ipu: interrupted by Ctrl-C in the search; with --output, the same command goes on",
+                file=sys.stderr,
+            )
+            return 130
+        config = resolve({**given, "learning_rate": 2.0**exponent})
+        words = automatic.rewritten(words, exponent)
+    status = workers.elsewhere(config, words)
     if status is not None:
         return status
 
@@ -63,8 +77,28 @@ def run(arguments: argparse.Namespace) -> int:
 
     experiment = prepare(config)
     folder = RunFolder(new_folder(arguments.output, f"{config.dataset}-{config.network}-{config.method}"))
+    if found is not None:
+        automatic.keep(found, folder.path)
     with locked(folder.path):
         return _train(arguments, experiment, folder)
+
+
+def _is_auto(given: Mapping[str, Any]) -> bool:
+    return "learning_rate" in given and given["learning_rate"].value == "auto"
+
+
+def _search(arguments: argparse.Namespace, config: Config) -> Tuple[int, Path]:
+    """The exponent of the rate that a short search chooses, and the folder of the search, beside that of the run."""
+    from rbd_ipu.devices import popdist
+
+    if workers.task() is not None or popdist.running() is not None:
+        raise ConfigError(
+            "learning_rate=auto: this process is one of several, each of which would search; let `rbd-ipu tune` find "
+            "the rate, and give it"
+        )
+    output = None if arguments.output is None else arguments.output.with_name(f"{arguments.output.name}-tune")
+    say = (lambda line: None) if arguments.quiet else (lambda line: print(line, flush=True))
+    return automatic.search(config, output, command_line(arguments.words), say)
 
 
 def _resume(arguments: argparse.Namespace, given: Mapping[str, Any]) -> int:
@@ -72,6 +106,10 @@ def _resume(arguments: argparse.Namespace, given: Mapping[str, Any]) -> int:
         raise ConfigError("--resume needs --output DIR, the folder to go on in")
 
     folder = RunFolder(arguments.output)
+    if _is_auto(given) and automatic.is_kept(folder.path):
+        given = {
+            key: entry for key, entry in given.items() if key != "learning_rate"
+        }  # it goes on with what was found
     config = resume.settings(folder, given)  # refuses a folder without a run before a lock is put into it
     status = workers.elsewhere(config, arguments.words, folder)
     if status is not None:

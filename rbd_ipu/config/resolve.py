@@ -1,6 +1,7 @@
 """From what the user gave to a checked Config: the file, --set, defaults, the learning rate."""
 
 import difflib
+import shlex
 from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional, Union
 
@@ -80,7 +81,7 @@ def resolve(values: Optional[Mapping[str, Any]] = None) -> Config:
         settings["dim"] = None  # d follows from the factor
     if method == "switch":
         _switch(settings)
-    _rates(settings)
+    _rates(settings, given)
     return Config(**settings)
 
 
@@ -93,22 +94,49 @@ def _switch(settings: Dict[str, Any]) -> None:
         settings["switch_epoch"] = max(1, settings["epochs"] // 2)
 
 
-def _rates(settings: Dict[str, Any]) -> None:
+def _rates(settings: Dict[str, Any], given: Mapping[str, Given]) -> None:
     """The learning rates on record, where none are given; a switch goes by those of its two methods."""
     switches = settings["method"] == "switch"
     if settings["learning_rate"] is None:
-        _look_up("learning_rate", settings, "rbd" if switches else settings["method"])
+        _look_up("learning_rate", settings, "rbd" if switches else settings["method"], given)
     within = [key for key in ("sgd_layers", "sgd_below") if settings[key] is not None]
     if settings["sgd_learning_rate"] is None and (switches or within):
-        _look_up("sgd_learning_rate", settings, "sgd")
+        _look_up("sgd_learning_rate", settings, "sgd", given)
 
 
-def _look_up(key: str, settings: Dict[str, Any], method: str) -> None:
+def _look_up(key: str, settings: Dict[str, Any], method: str, given: Mapping[str, Given]) -> None:
     of_method = {name: value if takes(method, name) else None for name, value in settings.items()}
     try:
         settings[key] = learning_rates.lookup({**of_method, "method": method})
     except LookupError as error:
-        raise ConfigError(str(error).replace("learning_rate", key, 1)) from None
+        message = str(error).replace("learning_rate", key, 1)
+        raise ConfigError(f"{message}\n{_ways_out(key, of_method, method, given)}") from None
+
+
+def _ways_out(key: str, settings: Mapping[str, Any], method: str, given: Mapping[str, Given]) -> str:
+    """The commands that find a rate for just these settings."""
+    kept = {name: entry.value for name, entry in given.items() if not name.endswith("learning_rate")}
+    own = {name: value for name, value in {**kept, "method": method}.items() if takes(method, name)}
+    if own.get("workers", 1) != 1:  # a search is one process, which plays them in turn
+        own["simulate_workers"] = own.pop("workers")
+    start = learning_rates.likely_exponent({**settings, "method": method})
+    if key != "learning_rate":
+        return f"find one for just this setting:\n  rbd-ipu tune{_words(own)} --start '2**{start}'"
+    tuned = kept if kept.get("method") == "switch" else own
+    return (
+        f"find one for just this setting:\n  rbd-ipu tune{_words(tuned)} --start '2**{start}'\n"
+        f"or have a short search before the run:\n  rbd-ipu train{_words(kept)} --set learning_rate=auto"
+    )
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    """Settings as a shell takes them."""
+
+    def text(value: Any) -> str:
+        return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+    pairs = [f"{name}={text(value)}" for name, value in settings.items() if value != FIELDS[name]["default"]]
+    return "".join(f" --set {shlex.quote(pair)}" for pair in pairs)
 
 
 def _checked(key: str, entry: Given) -> Any:

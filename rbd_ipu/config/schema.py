@@ -139,7 +139,8 @@ class Config:
     learning_rate: float = _key(
         None,
         Real(positive=True),
-        "null: the rate on record for dataset, network, method and dim; 2**-3 is a power of two",
+        "null: the rate on record for dataset, network, method and dim; 2**-3 is a power of two; auto: train begins "
+        "with a short search, and goes on with what it chose",
     )
     batch_size: int = _key(32, Integer(1, 1_000_000), "images a step, of each worker")
     epochs: int = _key(20, Integer(1), "passes over the training images")

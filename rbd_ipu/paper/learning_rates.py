@@ -1,6 +1,7 @@
 """The learning rates on record (``learning_rates.yaml``), for runs that are given none."""
 
 import functools
+import math
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
@@ -70,6 +71,21 @@ def lookup(settings: Mapping[str, Any]) -> float:
             f"on record are\n{listing()}"
         )
     return float(row.learning_rate)
+
+
+def likely_exponent(settings: Mapping[str, Any]) -> int:
+    """Where a search for a rate may begin: log2 of the rate on record for the nearest dim, or 0.
+
+    Example:
+      >>> likely_exponent({"dataset": "digits", "network": "fc", "method": "rbd", "dim": 50})
+      4
+    """
+    place = tuple(settings[key] for key in ("dataset", "network", "method"))
+    dim = settings.get("dim") or 1
+    near = [(abs(math.log((row.dim or 1) / dim)), row) for key, row in rates().items() if key[:3] == place]
+    if not near:
+        return 0
+    return round(math.log2(min(near, key=lambda found: found[0])[1].learning_rate))
 
 
 def listing() -> str:
