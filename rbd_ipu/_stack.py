@@ -11,7 +11,7 @@ Everything in the package that needs TensorFlow takes it from here, so that a mi
 reported once, in words.
 """
 
-from typing import Any, List, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 _INSTALL = (
     'rbd_ipu needs TensorFlow, which it never installs by itself: pip install "rbd-ipu[cpu]" for a CPU, '
@@ -67,6 +67,32 @@ def apply_update(optimizer: Any, pairs: Sequence[Tuple[Any, Any]]) -> None:
         optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
 
 
+def compiled_with(model: Any) -> Optional[Dict[str, Any]]:
+    """What ``model.compile`` was called with, by argument; None if it was not called."""
+    if not KERAS_3:
+        return {**model._get_compile_args(), "run_eagerly": model._run_eagerly} if model._is_compiled else None
+    if not model.compiled:
+        return None
+    # Keras has no public way to ask for the objects themselves.
+    return {
+        "optimizer": model.optimizer,
+        "loss": model.loss,
+        "loss_weights": getattr(model._compile_loss, "_user_loss_weights", None),
+        "metrics": getattr(model._compile_metrics, "_user_metrics", None),
+        "weighted_metrics": getattr(model._compile_metrics, "_user_weighted_metrics", None),
+        "run_eagerly": model.run_eagerly,
+    }
+
+
+def compile_keras(model: Any, compiled: Optional[Mapping[str, Any]], optimizer: Any, loss: Any = None) -> None:
+    """Compiles a model that was not ``compiled`` yet, or was with another loss; its metrics stay."""
+    if compiled is None:
+        keras.Model.compile(model, optimizer=optimizer, loss=loss)
+    elif loss is not None:
+        metrics = {name: compiled[name] for name in ("metrics", "weighted_metrics")}
+        keras.Model.compile(model, optimizer=optimizer, loss=loss, **metrics)
+
+
 def tensors(variables: Sequence[Any]) -> List[Any]:
     """The tf.Variables behind the variables of either Keras."""
     return [v if isinstance(v, tf.Variable) or not hasattr(v, "value") else v.value for v in variables]
@@ -108,6 +134,8 @@ def inside_xla() -> bool:
 __all__ = [
     "KERAS_3",
     "apply_update",
+    "compile_keras",
+    "compiled_with",
     "create_variables",
     "current_rate",
     "inside_xla",

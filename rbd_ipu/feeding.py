@@ -3,8 +3,8 @@
 from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
 
 from rbd_ipu import checks
-from rbd_ipu._stack import tf, untuned
-from rbd_ipu.data import Batches
+from rbd_ipu._stack import tf
+from rbd_ipu.data import Batches, evaluation
 
 #: The parts (i, n) of the data that a process reads, one for each worker that it plays: the i-th of n equal ones; or
 #: (i, n, count): those of count workers from i on in one stream, in turns, for a device that deals them out itself.
@@ -21,7 +21,10 @@ class Feed:
     Attributes:
       steps_per_epoch, batch_size: ints; the batch size is that of a worker's first batch.
       images: that all workers together take in a step.
+      spec: of a batch.
     """
+
+    spec: Any
 
     def __init__(self, batches_per_epoch: int, batch_size: int, shards: Shards, batches: int):
         self.steps_per_epoch = max(1, batches_per_epoch // batches)
@@ -47,6 +50,7 @@ class _Stream(Feed):
     def __init__(self, stream: Batches, shards: Shards, batches: int):
         self._parts = [stream.shard(*shard) for shard in shards]
         super().__init__(self._parts[0].steps_per_epoch, stream.batch_size, shards, batches)
+        self.spec = stream.element_spec
 
     def iterators(self, epoch: int, step: int = 0, iterate: Callable[[Any], Any] = iter) -> Iterator[Any]:
         before = (epoch * self.steps_per_epoch + step) * self._batches
@@ -73,7 +77,8 @@ class _Dataset(Feed):
             raise ValueError(f"the dataset is {kind}: pass steps_per_epoch, the number of batches an epoch")
         if steps == 0:
             raise ValueError("the dataset is empty")
-        x = _first(_pair_of(dataset.element_spec)[0])
+        self.spec = _parts_of(dataset.element_spec)
+        x = _first(self.spec[0])
         size = x.shape[0] if x.shape.rank else None
         if size is None:
             size = int(tf.shape(_first(next(iter(dataset.take(1)))[0]))[0])
@@ -110,7 +115,7 @@ def feed(
     shards: Shards = WHOLE,
     batches: int = 1,
 ) -> Feed:
-    """The feed for what a user passed: a Batches, a pair of arrays, or a tf.data.Dataset of batches.
+    """The feed for what a user passed: a Batches, arrays, or a tf.data.Dataset of batches.
 
     ``shards`` are the parts of it that this process reads, and ``batches`` how many mini-batches a step takes.
 
@@ -123,7 +128,7 @@ def feed(
         raise ValueError(f"steps_per_epoch={steps_per_epoch} is for a tf.data.Dataset; other data has a length")
     if isinstance(data, Batches):
         return _Stream(data, shards, batches)
-    stream = Batches(_pair_of(data), checks.positive_int("batch_size", batch_size), checks.seed(seed))
+    stream = Batches(_parts_of(data), checks.positive_int("batch_size", batch_size), checks.seed(seed))
     return _Stream(stream, shards, batches)
 
 
@@ -135,19 +140,16 @@ def in_order(data: Any, batch_size: int) -> Any:
     """A finite tf.data.Dataset of all examples in order, to evaluate on.
 
     Raises:
-      TypeError, ValueError: data is neither a pair of arrays of one length nor a finite tf.data.Dataset.
+      TypeError, ValueError: data are neither arrays of one length nor a finite tf.data.Dataset.
     """
     if isinstance(data, tf.data.Dataset):
         if data.cardinality() == tf.data.INFINITE_CARDINALITY:
             raise ValueError("an endless dataset cannot be evaluated on; use dataset.take(batches)")
-        _pair_of(data.element_spec)
+        _parts_of(data.element_spec)
         return data
     if isinstance(data, Batches):
         raise TypeError("a Batches is shuffled and endless; evaluate on arrays or on rbd_ipu.data.evaluation")
-    x, y = _pair_of(data)
-    if len(x) != len(y) or not len(x):
-        raise ValueError(f"x and y must have one length, at least 1; got {len(x)} and {len(y)}")
-    return untuned(tf.data.Dataset.from_tensor_slices((x, y)).batch(checks.positive_int("batch_size", batch_size)))
+    return evaluation(_parts_of(data), checks.positive_int("batch_size", batch_size))
 
 
 def _first(inputs: Any) -> Any:
@@ -155,10 +157,12 @@ def _first(inputs: Any) -> Any:
     return tf.nest.flatten(inputs)[0]
 
 
-def _pair_of(data: Any) -> Tuple[Any, Any]:
-    if not isinstance(data, (tuple, list)) or len(data) != 2:
+def _parts_of(data: Any) -> Tuple[Any, ...]:
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
         raise TypeError(
-            "data must be a rbd_ipu.data.Batches, a pair of arrays (x, y), or a tf.data.Dataset of such pairs; "
-            f"got {type(data).__name__}" + (f" of {len(data)}" if isinstance(data, (tuple, list)) else "")
+            "data must be a rbd_ipu.data.Batches, arrays (x, y) or (x, y, weights), or a tf.data.Dataset of such "
+            f"tuples; got {type(data).__name__}"
+            + (f" of {len(data)}" if isinstance(data, (tuple, list)) else "")
+            + ("; a model that needs no targets takes any as y" if isinstance(data, tf.TensorSpec) else "")
         )
-    return data[0], data[1]
+    return tuple(data)

@@ -1,9 +1,9 @@
 """The loop of many steps on the device: one function, run by the strategy, n steps a call."""
 
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Optional
 
 from rbd_ipu._stack import tf
-from rbd_ipu.losses import hits, regularised
+from rbd_ipu.objective import REPORTED, Objective
 from rbd_ipu.steps import MEASURES, Run
 
 
@@ -28,17 +28,17 @@ def train_steps(step: Run) -> Callable[[Any, Any, Any, Any], Any]:
     def run(iterator: Any, n: Any, done: Any, sums: Any) -> Any:
         def body(i: Any, sums: Any, _: Any) -> Any:
             new = step(_next(iterator), done + i)
-            good = new["finite"] > 0.0
-            added = (tf.cast(tf.where(good, new[name], 0.0), total.dtype) for name, total in zip(MEASURES, sums))
-            return i + 1, tuple(total + value for total, value in zip(sums, added)), new["finite"]
+            measured = tf.stack([new[name] for name in MEASURES])
+            added = tf.where(new["finite"] > 0.0, measured, tf.zeros_like(measured))
+            return i + 1, sums + tf.cast(added, sums.dtype), new["finite"]
 
-        _, sums, finite = tf.while_loop(
+        _, total, finite = tf.while_loop(
             lambda i, _, finite: (i < n) & (finite > 0.0),
             body,
-            (tf.constant(0), tuple(tf.unstack(sums, len(MEASURES))), tf.constant(1.0)),
+            (tf.constant(0), tf.ensure_shape(sums, [len(MEASURES)]), tf.constant(1.0)),
             parallel_iterations=1,
         )
-        return (*sums, finite)
+        return (*tf.unstack(total), finite)
 
     return run
 
@@ -50,20 +50,25 @@ def _next(iterator: Any) -> Callable[..., Any]:
     return lambda: next(iterator)
 
 
-def evaluate_all(model: Any, loss: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
-    """The compiled function ``dataset -> (examples, sum of losses, sum of hits)``."""
+def evaluate_all(objective: Objective, as_replica: Optional[Callable[..., Any]] = None) -> Callable[[Any], Any]:
+    """The compiled function ``dataset -> sums`` over all examples, in the order of REPORTED.
+
+    ``as_replica(function)`` calls it where Keras can compute losses and metrics; None: anywhere.
+    """
 
     @tf.function
     def run(dataset: Any) -> Any:
-        count, total, right = tf.constant(0.0), tf.constant(0.0), tf.constant(0.0)
-        for x, y in dataset:
-            outputs = model(x, training=False)
-            n = tf.cast(tf.shape(tf.nest.flatten(x)[0])[0], tf.float32)
-            found = hits(y, outputs)
-            count += n
-            total += n * (tf.cast(regularised(loss(y, outputs), model), tf.float32))
-            right += tf.constant(float("nan")) if found is None else tf.reduce_sum(found)
-        return count, total, right
+        sums = tf.zeros([len(REPORTED)])
+        for batch in dataset:
+            outputs = objective.forward(batch, training=False)
+
+            def look(batch: Any = batch, outputs: Any = outputs) -> Any:
+                report = objective.report(batch, outputs, objective.loss_of(batch, outputs, training=False))
+                return tf.pad(report, [[0, len(REPORTED) - report.shape[0]]])
+
+            plain = objective.is_plain(batch, outputs) and not objective.measured_by_keras
+            sums += look() if plain or as_replica is None else as_replica(look)
+        return tuple(tf.unstack(sums))
 
     traces: Dict[Any, Callable] = {}
 

@@ -1,8 +1,8 @@
 """Where a training is, in plain numbers: a checkpoint keeps them, and a resumed epoch ends with the same metrics."""
 
-import math
 from typing import Dict, NamedTuple, Sequence, Tuple
 
+from rbd_ipu import objective
 from rbd_ipu.steps import MEASURES
 
 
@@ -13,7 +13,8 @@ class Progress(NamedTuple):
       epoch: finished epochs.
       step: finished steps of the present one.
       steps_per_epoch: how many it has; 0 is unknown.
-      sums: over these steps, of what ``MEASURES`` names.
+      sums: over these steps, of what ``MEASURES`` names; behind them what Keras' metrics keep, if there are any, for
+        each worker that has its own.
       seconds: training of the present epoch so far.
       timed_steps, timed_seconds: those that count for the speed: not the first call, which traces.
     """
@@ -47,18 +48,24 @@ class Progress(NamedTuple):
                 f"start is at step {self.step} of an epoch of {self.steps_per_epoch or '(unknown)'} steps, but the "
                 f"data give {steps_per_epoch} steps an epoch: they are not those that were trained on"
             )
-        return self._replace(steps_per_epoch=steps_per_epoch)
+        if self.step and len(self.sums) < len(MEASURES):
+            raise ValueError(
+                f"start is in the middle of an epoch and holds {len(self.sums)} sums where this version has "
+                f"{len(MEASURES)}: another version of rbd_ipu wrote it, which can go on from there"
+            )
+        sums = self.sums if self.step else Progress().sums
+        return self._replace(steps_per_epoch=steps_per_epoch, sums=sums)
 
 
 def means(sums: Sequence[float]) -> Dict[str, float]:
     """Metrics of an epoch from sums over its steps; ``accuracy`` only where outputs are classes.
 
     Example:
-      >>> means([4.0, 0.0, 2.0, 3.0, 0.0, 0.0])
+      >>> means([2.0, 0.0, 4.0, 2.0, 4.0, 3.0, 0.0, 0.0])
       {'loss': 0.5, 'accuracy': 0.75}
     """
     total = dict(zip(MEASURES, sums))
-    means = {name: total[name] / total["steps"] for name in ("loss", "accuracy")}
+    found = objective.means([total[name] for name in objective.REPORTED])
     if total["compared"]:
-        means.update({name: total[name] / total["compared"] for name in ("cosine", "correlation")})
-    return {name: value for name, value in means.items() if name == "loss" or not math.isnan(value)}
+        found.update({name: total[name] / total["compared"] for name in ("cosine", "correlation")})
+    return found

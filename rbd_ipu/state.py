@@ -4,7 +4,6 @@ import contextlib
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence
 
 from rbd_ipu._stack import tensors, tf
-from rbd_ipu.losses import regularised
 
 
 class Evaluation(NamedTuple):
@@ -24,22 +23,25 @@ class State:
 
     Args:
       model: a Keras model.
-      loss: ``loss(y, outputs) -> []``, the mean over the mini-batch.
+      objective: its :class:`rbd_ipu.objective.Objective`, ``(batch, training) -> (loss [], outputs)``.
       variables: the trainable variables, in the order in which they make the flat vector.
       next_batch: gives a further mini-batch, for methods whose step takes several.
+      beside: more variables that a pass may change, those of metrics.
     """
 
     def __init__(
         self,
         model: Any,
-        loss: Callable[[Any, Any], Any],
+        objective: Callable[..., Any],
         variables: Sequence[Any],
         next_batch: Optional[Callable[[], Any]] = None,
+        beside: Sequence[Any] = (),
     ):
         self.model = model
-        self.loss = loss
+        self.objective = objective
         self.variables = list(variables)
         self.next_batch = next_batch
+        self.beside = list(beside)
         self._seen: List[Any] = []
 
     def evaluate(self, batch: Any) -> Evaluation:
@@ -48,7 +50,7 @@ class State:
         if known is not None and known.gradient is not None:
             return known
         # Seen without a gradient before: this pass is not the one that counts.
-        with self.untouched([] if known is None else self.model.non_trainable_variables):
+        with self.untouched([] if known is None else [*self.model.non_trainable_variables, *self.beside]):
             with tf.GradientTape() as tape:
                 loss, outputs = self._forward(batch)
             gradients = tape.gradient(
@@ -84,7 +86,7 @@ class State:
     @contextlib.contextmanager
     def untouched(self, variables: Optional[Sequence[Any]] = None) -> Iterator[None]:
         """Puts variables (None: all of the model) back afterwards, bit for bit: values are saved, not computed."""
-        kept = tensors(self.model.variables if variables is None else variables)
+        kept = tensors([*self.model.variables, *self.beside] if variables is None else variables)
         values = [tf.identity(variable) for variable in kept]
         try:
             yield
@@ -93,9 +95,7 @@ class State:
                 variable.assign(value)
 
     def _forward(self, batch: Any) -> Any:
-        x, y = batch
-        outputs = self.model(x, training=True)
-        return regularised(self.loss(y, outputs), self.model), outputs
+        return self.objective(batch, training=True)
 
     def _find(self, batch: Any) -> Optional[Evaluation]:
         """What is known of a mini-batch here: results from inside a branch or a loop cannot be used outside."""

@@ -1,19 +1,21 @@
 """One update, from a mini-batch to changed weights: what the loop of every device repeats."""
 
 import functools
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 from rbd_ipu._stack import apply_update, tensors, tf
 from rbd_ipu.exchange import Exchange, talk
 from rbd_ipu.exchange.turns import Turns
-from rbd_ipu.losses import hits
 from rbd_ipu.methods import Method
+from rbd_ipu.objective import REPORTED, Objective
 from rbd_ipu.state import State, unflatten
 from rbd_ipu.statistics import likeness
 
-#: What a step measures, in order: float32 scalars. ``cosine`` and ``correlation`` are 0 at the steps that are not
-#: ``compared``: to compare the update with the gradient takes five passes over both, as long as a small network.
-MEASURES = ("steps", "compared", "loss", "accuracy", "cosine", "correlation")
+#: What a step measures, in order: float32 scalars, all to be summed. Those of REPORTED are sums over examples
+#: already, so that a short batch counts as little as it should. ``cosine`` and ``correlation`` are 0 at steps that
+#: are not ``compared``: to compare the update with the gradient takes five passes over both, as long as a small
+#: network.
+MEASURES = ("steps", "compared", *REPORTED, "cosine", "correlation")
 
 Run = Callable[..., Dict[str, Any]]
 
@@ -64,7 +66,7 @@ class Part(NamedTuple):
 
 def one_step(
     model: Any,
-    loss: Callable[[Any, Any], Any],
+    objective: Objective,
     method: Method,
     optimizer: Any,
     variables: List[Any],
@@ -75,10 +77,11 @@ def one_step(
 ) -> Step:
     """The function ``(next_batch, place) -> measures`` that makes one update, to be called in a traced function.
 
-    ``next_batch()`` gives this worker's next mini-batch (x, y), ``next_batch(i)`` that of the i-th worker where this
-    process plays several; ``place`` is the step's number in its epoch. Loss and accuracy are means over all workers,
-    cosine and correlation those of the first worker that this process plays. A step at which the loss of a worker or
-    the update is not finite changes no weights, on any worker; its measures say ``finite`` = 0.
+    ``next_batch()`` gives this worker's next mini-batch, (x, y) or (x, y, weights), ``next_batch(i)`` that of the
+    i-th worker where this process plays several; ``place`` is the step's number in its epoch. What is REPORTED is the
+    mean over all workers, cosine and correlation are those of the first worker that this process plays. A step at
+    which the loss of a worker or the update is not finite changes no weights, on any worker; its measures say
+    ``finite`` = 0.
 
     ``part`` and ``subtract`` are those of the device, see :class:`rbd_ipu.devices.Device`.
 
@@ -92,9 +95,9 @@ def one_step(
         if exchange.workers == 1:
             state, batch = _begun(next_batch)
             update = method.step(state, batch, step)
-            report = _report(state, batch)
+            report = _report(objective, state, batch)
             # A sum is not finite when an entry is not.
-            finite = tf.math.is_finite(report[0]) & tf.math.is_finite(tf.reduce_sum(update))
+            finite = tf.math.is_finite(report[1]) & tf.math.is_finite(tf.reduce_sum(update))
             return Part(state, batch, report), talk.Heard(update, report, finite)
         told, parts, played = [], [], exchange.played()
         turns = Turns(tensors(model.non_trainable_variables) if len(played) > 1 else [])
@@ -102,15 +105,18 @@ def one_step(
             with turns.turn(i):
                 state, batch = _begun(next_batch if len(played) == 1 else functools.partial(next_batch, i))
                 told.append(talk.tell(method, plan, state, batch, step, worker))
-                parts.append(Part(state, batch, _report(state, batch)))
+                parts.append(Part(state, batch, _report(objective, state, batch)))
         return parts[0], talk.hear(method, exchange, plan, told, [part.report for part in parts], step)
 
     def beside() -> List[Any]:
-        return tensors(part(model, variables)[0].non_trainable_variables)
+        return tensors([*part(model, variables)[0].non_trainable_variables, *_metrics()])
+
+    def _metrics() -> Sequence[Any]:
+        return part(model, objective.variables)[1]
 
     def _begun(next_batch: Callable[[], Any]) -> Any:
         own, weights = part(model, variables)
-        return State(own, loss, weights, next_batch), next_batch()
+        return State(own, objective, weights, next_batch, _metrics()), next_batch()
 
     def propose(next_batch: Callable[..., Any], place: Any, alive: Any = True) -> Proposal:
         before = [tf.identity(variable) for variable in beside()]
@@ -129,8 +135,7 @@ def one_step(
         measures = {
             "steps": tf.constant(1.0),
             "compared": tf.cast(compared, tf.float32),
-            "loss": heard.report[0],
-            "accuracy": heard.report[1] if heard.report.shape[0] > 1 else tf.constant(float("nan")),
+            **dict(zip(REPORTED, [*tf.unstack(heard.report), *[tf.constant(0.0)] * len(REPORTED)])),
             "cosine": cosine,
             "correlation": correlation,
             "finite": tf.cast(finite, tf.float32),
@@ -155,9 +160,6 @@ def one_step(
     return Step(run, model, method, propose, apply, undo)
 
 
-def _report(state: State, batch: Any) -> Any:
-    """Loss and, where outputs are classes, accuracy of a mini-batch: float32 [1] or [2]."""
+def _report(objective: Objective, state: State, batch: Any) -> Any:
     seen = state.look(batch)  # evaluated already, unless the method needs no gradient
-    right = hits(batch[1], seen.outputs)
-    values = [tf.cast(seen.loss, tf.float32), *([] if right is None else [tf.reduce_mean(right)])]
-    return tf.stack(values)
+    return objective.report(batch, seen.outputs, seen.loss)

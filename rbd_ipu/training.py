@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 from rbd_ipu import checks
 from rbd_ipu._stack import create_variables, current_rate, keras, tf
@@ -10,10 +10,11 @@ from rbd_ipu.applier import Applier, give
 from rbd_ipu.devices import Device, open_device
 from rbd_ipu.feeding import Feed, feed, in_order
 from rbd_ipu.hooks import Hooks
-from rbd_ipu.losses import default_loss, loss_of, per_batch
 from rbd_ipu.methods import Method
+from rbd_ipu.objective import Objective
+from rbd_ipu.objective import means as examined
 from rbd_ipu.progress import Progress, means
-from rbd_ipu.steps import one_step
+from rbd_ipu.steps import MEASURES, one_step
 
 # At every so many steps of an epoch, from its first, the update is compared with the gradient.
 COMPARE_EVERY = 16
@@ -46,16 +47,19 @@ class Trainer:
     """Trains a Keras model by a method, with the loop over steps on the device.
 
     Args:
-      model: a built Keras model with at least one trainable variable. It is compiled with an optimizer that only
-        applies the updates: ``model.optimizer.learning_rate`` is the rate in use, and callbacks may change it.
-        The model is saved without it, and loads uncompiled; ``model.fit`` refuses it.
+      model: a built Keras model with at least one trainable variable. What it was compiled with counts: losses, their
+        weights, metrics. Its optimizer becomes one that only applies the method's updates:
+        ``model.optimizer.learning_rate`` is the rate in use, and callbacks may change it. The model is saved without
+        it, and loads uncompiled; ``model.fit`` refuses it.
       method: a :class:`rbd_ipu.methods.Method`, for example from :func:`rbd_ipu.methods.create`.
       device: "cpu", "gpu", or an opened device.
-      loss: ``loss(y, outputs)``, a Keras loss; by default the model's own if it was compiled with one, and
-        otherwise softmax cross entropy of logits with integer labels.
+      loss: a loss as ``compile`` takes it, in place of the model's own; or, for several outputs, a function of all of
+        them, ``loss(y, outputs)``. By default what the model was compiled with, and otherwise softmax cross entropy
+        of logits with integer labels.
 
     Raises:
-      ValueError: the model is not built or has no trainable variables; the method does not fit it.
+      ValueError: the model is not built or has no trainable variables; the method does not fit it; or the model asks
+        for what only Keras' own ``fit`` does (``docs/keras.md``), with what to use instead.
       TypeError: an argument is of the wrong kind.
 
     Example:
@@ -85,20 +89,20 @@ class Trainer:
         self.method = method
         self.device = open_device(device) if isinstance(device, str) else device
         self.device.check(model)
-        self.loss = loss or loss_of(model) or default_loss()
-        mean_loss = per_batch(self.loss)
+        self.objective = Objective(model, loss)
+        self._variables = list(model.trainable_variables)
         with self.device:
-            self.method.build(model.trainable_variables)
+            self.method.build(self._variables)
             self.optimizer = optimizer = Applier(method.learning_rate, momentum=method.momentum)
-            model.compile(optimizer=optimizer, loss=self.loss, metrics=["accuracy"])
+            self.objective.compile(optimizer)
             give(model, optimizer)
-            create_variables(optimizer, model.trainable_variables)
+            create_variables(optimizer, self._variables)
         step = one_step(
-            model, mean_loss, method, optimizer, model.trainable_variables, self.device.exchange, COMPARE_EVERY,
+            model, self.objective, method, optimizer, self._variables, self.device.exchange, COMPARE_EVERY,
             self.device.part, self.device.subtract,
         )  # fmt: skip
         self._run = self.device.loop(step)
-        self._evaluate = self.device.evaluation(model, mean_loss)
+        self._evaluate = self.device.evaluation(self.objective)
         self._rate = 0.0  # steps a second, as last measured
         self._traced = False  # the first call traces and compiles: its time says nothing
         #: Where the training is: a checkpoint keeps it, and ``fit(start=...)`` goes on from there.
@@ -120,8 +124,9 @@ class Trainer:
         """Trains for some epochs.
 
         Args:
-          train: a :class:`rbd_ipu.data.Batches`; a pair of arrays ``(x, y)``, shuffled by ``seed`` and cut into
-            batches of ``batch_size`` (the remainder of an epoch is left out); or a ``tf.data.Dataset`` of batches.
+          train: a :class:`rbd_ipu.data.Batches`; arrays ``(x, y)`` or ``(x, y, weights)``, shuffled by ``seed`` and
+            cut into batches of ``batch_size`` (the remainder of an epoch is left out); or a ``tf.data.Dataset`` of
+            such batches. x, y and weights may be several, in tuples or dicts, for several inputs and outputs.
           validation: the same kinds, or None; evaluated after each epoch, whole and in order.
           epochs: the epoch to stop before, counted from 0 over the whole run.
           callbacks: Keras callbacks; ``docs/keras.md`` says of each what it does here. A callback of your own with a
@@ -137,11 +142,11 @@ class Trainer:
             ``initial_epoch``. The history then holds the epochs that end from there on.
 
         Returns:
-          The Keras History. Each epoch has: ``loss``, ``accuracy`` (means over its steps), ``val_loss``,
-          ``val_accuracy``, ``correlation`` and ``cosine`` (of the update with the full gradient, means over
-          every sixteenth step), ``images_per_second`` (of training alone, without the first call, which traces),
-          ``seconds`` (all of the epoch) and ``step`` (updates so far). ``accuracy`` is absent where outputs are not
-          classes.
+          The Keras History. Each epoch has: ``loss`` and, where the loss is one of classes, ``accuracy`` (means over
+          its examples), or in its place the metrics that the model was compiled with; the same with
+          ``val_``; ``correlation`` and ``cosine`` (of the update with the full gradient, means over every sixteenth
+          step), ``images_per_second`` (of training alone, without the first call, which traces),
+          ``seconds`` (all of the epoch) and ``step`` (updates so far).
 
         Raises:
           NonFiniteError: a loss or update was NaN or infinite. The weights are those of the last finite step.
@@ -151,6 +156,8 @@ class Trainer:
         shards = self.device.exchange.shards
         source = feed(train, batch_size, seed, steps_per_epoch, shards, self.method.batches)
         held_out = None if validation is None else in_order(validation, batch_size)
+        self._check_model()
+        self.objective.build(source.spec, self.device)
         history = keras.callbacks.History()
         give(self.model, self.optimizer)
         hooks = Hooks(
@@ -196,19 +203,32 @@ class Trainer:
         return history
 
     def evaluate(self, data: Any, batch_size: int = 32) -> Dict[str, float]:
-        """Mean ``loss`` and ``accuracy`` over data of the kinds that :meth:`fit` takes."""
+        """Mean ``loss`` and ``accuracy`` (or the model's metrics) over data of the kinds that :meth:`fit` takes."""
+        dataset = in_order(data, batch_size)
+        self.objective.build(dataset.element_spec, self.device)
         with self.device:
-            sums = self._evaluate(in_order(data, batch_size))
-        count, total, right = (float(value) for value in sums)
-        if count == 0:
-            raise ValueError("the data to evaluate on is empty")
-        means = {"loss": total / count, "accuracy": right / count}
-        return {name: value for name, value in means.items() if name == "loss" or not math.isnan(value)}
+            self.objective.reset()
+            sums = [float(value) for value in self._evaluate(dataset)]
+            if sums[0] == 0:
+                raise ValueError("the data to evaluate on is empty")
+            return {
+                **examined(sums),
+                **self.objective.results(self.objective.kept_by_first(self.device), self.device),
+            }
 
     @property
     def step(self) -> int:
         """The number of updates so far."""
         return int(self.optimizer.iterations.numpy())  # a mirrored one is no number
+
+    def _check_model(self) -> None:
+        """Refuses a model that trains other variables now than it did when the Trainer was made."""
+        now = self.model.trainable_variables
+        if len(now) != len(self._variables) or any(a is not b for a, b in zip(now, self._variables)):
+            raise ValueError(
+                f"model {self.model.name!r} had {len(self._variables)} trainable variables when this Trainer was "
+                f"made, and has {len(now)} or others now: make a new Trainer after layers were frozen or unfrozen"
+            )
 
     def _train_epoch(self, epoch: int, iterator: Any, source: Feed, hooks: Hooks, history: Any) -> Dict[str, float]:
         while self.progress.step < source.steps_per_epoch:
@@ -224,7 +244,7 @@ class Trainer:
             hooks.on_train_batch_begin(done)
             started = time.perf_counter()
             try:
-                *sums, finite = self._run(iterator, n, done, self.progress.sums)
+                sums, finite = self._call(iterator, n, done)
             except tf.errors.OutOfRangeError as error:
                 raise ValueError(
                     f"the dataset ended within epoch {epoch + 1}, before its step {source.steps_per_epoch}: it has "
@@ -241,10 +261,28 @@ class Trainer:
             if self._traced:
                 self._rate = n / seconds
             self._traced = True
-            hooks.ran(done, n, means(sums))
-        logs = means(self.progress.sums)
+            hooks.ran(done, n, self._logs())
+        logs = self._logs()
         logs["step"] = self.step
         if self.progress.timed_steps:
             logs["images_per_second"] = source.images * self.progress.timed_steps / self.progress.timed_seconds
         logs.update(self.device.measured())
         return logs
+
+    def _call(self, iterator: Any, n: int, done: int) -> Tuple[Sequence[float], float]:
+        """(sums of the epoch up to there, whether all was finite) after n more steps."""
+        before, kept = self.progress.sums[: len(MEASURES)], self.progress.sums[len(MEASURES) :]
+        with self.device:
+            if done:
+                self.objective.keep(kept, self.device)
+            else:
+                self.objective.reset()
+        *sums, finite = self._run(iterator, n, done, before)
+        with self.device:
+            return [*sums, *self.objective.kept(self.device)], finite
+
+    def _logs(self) -> Dict[str, float]:
+        """The metrics of the epoch so far."""
+        sums = self.progress.sums
+        with self.device:
+            return {**means(sums), **self.objective.results(sums[len(MEASURES) :], self.device)}

@@ -5,7 +5,7 @@ from nets import blobs, crossentropy, dense
 
 from rbd_ipu import methods
 from rbd_ipu._stack import keras, tf
-from rbd_ipu.losses import per_batch
+from rbd_ipu.objective import Objective
 from rbd_ipu.state import State
 
 
@@ -25,8 +25,8 @@ def make(name, model=None, loss=None, next_batch=None, **options):
     method = methods.create(name, **{"learning_rate": 0.5, **options})
     model = model or dense()
     method.build(model.trainable_variables)
-    loss = per_batch(loss or crossentropy())
-    return method, model, lambda: State(model, loss, model.trainable_variables, next_batch)
+    objective = Objective(model, loss or crossentropy())
+    return method, model, lambda: State(model, objective, model.trainable_variables, next_batch)
 
 
 def linear(width=6):

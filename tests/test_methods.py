@@ -41,7 +41,7 @@ def test_a_step_is_a_float32_vector_in_graphs_too(name):
         return method.step(make_state(), batch(), step)
 
     def make_state():
-        return steps.State(model, steps.per_batch(steps.crossentropy()), model.trainable_variables, lambda: batch(1))
+        return steps.State(model, steps.Objective(model), model.trainable_variables, lambda: batch(1))
 
     update = run(tf.constant(3))
     assert method.size == 214 and update.shape == [214] and update.dtype == tf.float32

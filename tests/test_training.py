@@ -297,7 +297,7 @@ def test_a_dataset_that_ends_early_is_named():
 @pytest.mark.parametrize(
     "data, error, message",
     [
-        ((np.zeros((4, 6)),), TypeError, "a pair of arrays"),
+        ((np.zeros((4, 6)),), TypeError, r"arrays \(x, y\) or \(x, y, weights\)"),
         (np.zeros((4, 6)), TypeError, "got ndarray"),
         (None, TypeError, "got NoneType"),
         ((np.zeros((64, 6)), np.zeros(32, int)), ValueError, "32"),

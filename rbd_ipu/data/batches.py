@@ -31,9 +31,10 @@ class Batches:
 
     Args:
       data: a :class:`Split`, whose images are scaled to [0, 1] (and standardised where it says so),
-        or a pair of arrays (x, y): x [n, ...] numbers, which become float32 and are otherwise left
+        or arrays (x, y): x [n, ...] numbers, which become float32 and are otherwise left
         as they are, whole numbers too; y [n] classes, or [n, ...] numbers for a loss of other outputs (float32; whole
-        numbers and truth values int32).
+        numbers and truth values int32); or (x, y, weights): weights [n, ...] numbers, float32. Each may be several,
+        in a tuple or a dict, for a model of several inputs or outputs.
       batch_size: images a step.
       seed: an int or int32 [2]; the same for all of several workers, see :meth:`shard`.
       augment: None, a name from AUGMENTATIONS, or a function (float32 [b, h, w, c], seed int32 [2])
@@ -56,21 +57,33 @@ class Batches:
 
     def __init__(self, data: Any, batch_size: int, seed: Any = 0, augment: Augment = None):
         self._samples = Samples.of(data)
-        self.size = len(self._samples.x)
+        self.size = self._samples.size
         self.batch_size = _checked_batch_size(batch_size)
         if batch_size > self.size:
             raise ValueError(f"batch_size {batch_size} is more than the {self.size} inputs there are")
         fold_in(seed, "shuffle")  # refuses an unfit seed here, not in the middle of a run
         self.seed = seed
-        self.shape = tuple(self._samples.x.shape[1:])
+        shapes = [tuple(part.shape[1:]) for part in tf.nest.flatten(self._samples.x)]
+        self.shape = shapes[0] if len(shapes) == 1 else tuple(shapes)
         self._augment = _augmentation(augment, self.shape)
-        self._x, self._y = self._samples.resident()
+        self._parts = self._samples.resident()
         self._part = (0, 1, 1)
 
     @property
     def steps_per_epoch(self) -> int:
         """Full batches in an epoch, for each worker as many."""
         return self.size // (self.batch_size * self._part[1])
+
+    @property
+    def element_spec(self) -> Any:
+        """Of a batch, as that of a tf.data.Dataset."""
+
+        def spec(part: Any, dtype: Any) -> Any:
+            return tf.TensorSpec([self.batch_size, *part.shape[1:]], dtype)
+
+        x, *others = self._parts
+        specs = tf.nest.map_structure(lambda part: spec(part, part.dtype), others)
+        return (tf.nest.map_structure(lambda part: spec(part, tf.float32), x), *specs)
 
     def shard(self, worker: int, workers: int, count: int = 1) -> "Batches":
         """The stream of one of K workers that go through the same epochs together, no image read by two of them.
@@ -150,18 +163,21 @@ class Batches:
         return tf.reshape(indices[:, own], [steps * count, self.batch_size]), tf.reshape(seeds[:, own], [-1, 2])
 
     def _batch(self, indices: Any, seed: Any) -> Any:
-        images = self._samples.scaled(tf.gather(self._x, indices))
+        x, *others = tf.nest.map_structure(lambda part: tf.gather(part, indices), self._parts)
+        x = self._samples.scaled(x)
         if self._augment is not None:
-            images = self._augment(images, seed)
-        images = tf.ensure_shape(self._samples.finished(images), [self.batch_size, *self.shape])
-        return images, tf.gather(self._y, indices)
+            x = self._augment(x, seed)
+        x = self._samples.finished(x)
+        stored = self._samples.x
+        x = tf.nest.map_structure(lambda a, b: tf.ensure_shape(a, [self.batch_size, *b.shape[1:]]), x, stored)
+        return (x, *others)
 
 
 def evaluation(data: Any, batch_size: int) -> Any:
     """All images once, in the order they are stored, scaled as in training and never augmented.
 
     Args:
-      data: a :class:`Split` or a pair of arrays (x, y), as for :class:`Batches`.
+      data: a :class:`Split` or arrays, as for :class:`Batches`.
       batch_size: images at a time; the last batch holds what is left.
 
     Returns:
@@ -177,13 +193,13 @@ def evaluation(data: Any, batch_size: int) -> Any:
     """
     samples = Samples.of(data)
     size = _checked_batch_size(batch_size)
-    x, y = samples.resident()
+    parts = samples.resident()
 
     def batch(start: Any) -> Any:
-        images = samples.finished(samples.scaled(x[start : start + size]))
-        return images, y[start : start + size]
+        x, *others = tf.nest.map_structure(lambda part: part[start : start + size], parts)
+        return (samples.finished(samples.scaled(x)), *others)
 
-    starts = tf.data.Dataset.range(0, len(samples.x), size)
+    starts = tf.data.Dataset.range(0, samples.size, size)
     return untuned(starts.map(batch, num_parallel_calls=THREADS, deterministic=True).prefetch(2))
 
 
@@ -206,6 +222,6 @@ def _augmentation(augment: Any, shape: Any) -> Optional[Callable[[Any, Any], Any
         return None
     if not callable(augment):
         augment = AUGMENTATIONS.get(augment)
-    if len(shape) != 3:
+    if len(shape) != 3 or not all(isinstance(length, int) for length in shape):
         raise ValueError(f"an augmentation works on images [height, width, channels], the data are {list(shape)}")
     return augment

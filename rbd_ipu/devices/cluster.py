@@ -38,6 +38,7 @@ class Cluster(Device):
             raise RuntimeError(f"worker {task.index}: TensorFlow sees no {kind} on this machine")
         super().__init__(name, f"/device:{kind}:0")
         self.task = task
+        self.process = (task.index, task.workers)
         self.worker_timeout = worker_timeout
         self.exchange: Any = None
         with self._listening():
@@ -72,6 +73,11 @@ class Cluster(Device):
     def leave(self, error: BaseException) -> None:
         if not getattr(error, "agreed", False) and not isinstance(error, tf.errors.OpError):
             self.exchange.rows([-1])
+
+    def rows(self, values: np.ndarray) -> np.ndarray:
+        with self._listening():
+            found = self.exchange.rows(values.astype(np.float64).view(np.int32))
+        return np.ascontiguousarray(found).view(np.float64)
 
     def measured(self) -> Dict[str, float]:
         model, method = self._step.model, self._step.method

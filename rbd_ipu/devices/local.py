@@ -2,9 +2,12 @@
 
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
+import numpy as np
+
 from rbd_ipu._stack import apply_update, tf
 from rbd_ipu.exchange import Alone, Exchange
 from rbd_ipu.loop import evaluate_all, train_steps
+from rbd_ipu.objective import Objective
 from rbd_ipu.steps import Step
 
 
@@ -78,9 +81,25 @@ class Device:
         """
         return max(1, wanted)
 
-    def evaluation(self, model: Any, loss: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
-        """``dataset -> (examples, sum of losses, sum of hits)``; see :func:`rbd_ipu.loop.evaluate_all`."""
-        return evaluate_all(model, loss)
+    def evaluation(self, objective: Objective) -> Callable[[Any], Any]:
+        """``dataset -> sums`` in the order of REPORTED; see :func:`rbd_ipu.loop.evaluate_all`."""
+        return evaluate_all(objective)
+
+    # --- the variables of Keras' metrics ----------------------------------------------------------------
+
+    #: Whether steps can change them here.
+    keeps_metrics = True
+
+    def copies(self, variable: Any) -> Sequence[Any]:
+        """A variable that every worker of this process changes on its own, as each of them has it."""
+        return [variable]
+
+    #: (this process, how many there are).
+    process = (0, 1)
+
+    def rows(self, values: np.ndarray) -> np.ndarray:
+        """What every process has: float64 [m] -> [processes, m]."""
+        return values[np.newaxis]
 
     # --- what several workers need, between two calls of the loop; a worker on its own needs nothing ----
 

@@ -7,7 +7,8 @@ from rbd_ipu._stack import tensors, tf
 from rbd_ipu.devices import replica
 from rbd_ipu.devices.local import Device
 from rbd_ipu.exchange import Exchange, Mirrored, Plan
-from rbd_ipu.loop import train_steps
+from rbd_ipu.loop import evaluate_all, train_steps
+from rbd_ipu.objective import Objective
 from rbd_ipu.steps import Step
 from rbd_ipu.workers.errors import WorkersError
 
@@ -69,6 +70,14 @@ class MirroredDevices(Device):
             return [float(value) for value in found]
 
         return run
+
+    def evaluation(self, objective: Objective) -> Callable[[Any], Any]:
+        each = self.strategy.experimental_local_results
+        # What is alike on all of them is looked at once.
+        return evaluate_all(objective, lambda function: each(self.strategy.run(function))[0])
+
+    def copies(self, variable: Any) -> Sequence[Any]:
+        return self.strategy.experimental_local_results(variable)
 
     def measured(self) -> Dict[str, float]:
         """No columns; refuses to go on with replicas that differ: an error of the machine, or of this package."""

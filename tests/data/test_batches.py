@@ -171,8 +171,8 @@ def test_a_batch_larger_than_the_data_is_refused_with_both_numbers():
 @pytest.mark.parametrize(
     "data, error, words",
     [
-        (IMAGES, TypeError, r"a Split or a pair of arrays \(x, y\), got ndarray"),
-        ((IMAGES,), TypeError, "a pair of arrays"),
+        (IMAGES, TypeError, r"a Split or arrays \(x, y\) or \(x, y, weights\), got ndarray"),
+        ((IMAGES,), TypeError, r"a Split or arrays \(x, y\)"),
         ((IMAGES, np.arange(49)), ValueError, "50 inputs but 49 labels"),
         ((IMAGES[:0], np.arange(0)), TypeError, r"not empty, got uint8 \[0, 16, 16, 3\]"),
         ((np.float32(1), np.arange(1)), TypeError, r"\[n, ...\]"),

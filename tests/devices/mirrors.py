@@ -20,8 +20,9 @@ WHERE = {"devices": lambda **plan: rbd_ipu.open_device(f"cpu:{K}", **plan)}
 WHERE["simulated"] = lambda **plan: rbd_ipu.open_device("cpu", simulate_workers=K, **plan)
 
 
-def case(name="rbd", data="batches", normalised=False, options=None, **plan):
-    return {"method": name, "data": data, "normalised": normalised, "options": options or {"dim": 5}, "plan": plan}
+def case(name="rbd", data="batches", normalised=False, options=None, metrics=None, **plan):
+    made = {"method": name, "data": data, "normalised": normalised, "options": options or {"dim": 5}, "plan": plan}
+    return {**made, "metrics": metrics}
 
 
 OWN = {"normalised": True, "options": {"dim": 5, "momentum": 0.5}}
@@ -31,7 +32,7 @@ QUICK = {
     "own-update": case(**OWN, exchange="update"),
     "shared-coordinates": case(parallel="shared", exchange="coordinates", data="arrays"),
     "split-update": case(parallel="split", exchange="update"),
-    "sgd": case("sgd", data="dataset", options={"momentum": 0.5}),
+    "sgd": case("sgd", data="weighted", options={"momentum": 0.5}, metrics=["accuracy"]),
     "nes": case("nes", normalised=True, options={"dim": 3}),
 }
 SLOW = {
@@ -62,15 +63,18 @@ def data(kind, poisoned=False):
         x[np.asarray(batches.shard(1, K)._plan(0)[0])[3]] = 3e38
         batches = Batches((x, y), BATCH, seed=1)
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH, drop_remainder=True)
-    return {"batches": batches, "arrays": (x, y), "dataset": dataset}[kind]
+    weights = np.linspace(0.5, 1.5, len(x)).astype(np.float32)
+    weighted = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(BATCH, drop_remainder=True)
+    return {"batches": batches, "arrays": (x, y), "dataset": dataset, "weighted": weighted}[kind]
 
 
 def trainer(one, device):
     with device:
         model = network(one["normalised"])
-    return rbd_ipu.Trainer(
-        model, methods.create(one["method"], learning_rate=0.25, **one["options"]), device, loss=crossentropy()
-    )
+        if one["metrics"]:  # Keras' own, each replica's with variables of its own
+            model.compile(loss=crossentropy(), metrics=one["metrics"], weighted_metrics=one["metrics"])
+    method = methods.create(one["method"], learning_rate=0.25, **one["options"])
+    return rbd_ipu.Trainer(model, method, device, loss=None if one["metrics"] else crossentropy())
 
 
 def fit(trained, one, **options):
@@ -142,7 +146,7 @@ def outcome(name, where, folder):
     one = CASES[name]
     trained = trainer(one, WHERE[where](**one["plan"]))
     first = name == "own-coordinates"  # shows what has nothing to do with modes and methods
-    history = fit(trained, one, **({"validation": data("arrays")} if first or name == "own-update" else {}))
+    history = fit(trained, one, **({"validation": data("arrays")} if first or name in ("own-update", "sgd") else {}))
     found = {"values": values(trained), "history": history, "step": trained.step}
     if where == "devices":
         found.update(differing(trained))

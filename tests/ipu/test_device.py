@@ -209,6 +209,7 @@ def test_the_program_can_be_traced_without_the_sdk():
     from rbd_ipu._stack import create_variables, keras
     from rbd_ipu.devices.ipu.loop import TOLD, train_program
     from rbd_ipu.exchange import Alone
+    from rbd_ipu.objective import Objective
     from rbd_ipu.steps import one_step
 
     model, told = dense(), []
@@ -216,8 +217,7 @@ def test_the_program_can_be_traced_without_the_sdk():
     method.build(model.trainable_variables)
     optimizer = keras.optimizers.SGD(0.5)
     create_variables(optimizer, model.trainable_variables)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    step = one_step(model, loss, method, optimizer, model.trainable_variables, Alone(), 8)
+    step = one_step(model, Objective(model), method, optimizer, model.trainable_variables, Alone(), 8)
     program = train_program(step, 3, told.append, model.trainable_variables)
     x, y = blobs(32)
     iterator = iter(tf.data.Dataset.from_tensors((x, y)).repeat())

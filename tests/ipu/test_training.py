@@ -233,3 +233,17 @@ def test_a_checkpoint_by_batch_shortens_all_calls_alike(open_ipu, tmp_path):
         model = dense(5)
         model.load_weights(str(tmp_path / f"{step}.h5"))
         np.testing.assert_array_equal(flat(model), seldom.thetas[calls.index(step)])
+
+
+@pytest.mark.parametrize("metrics", [None, ["accuracy"]])
+def test_weights_and_keras_metrics_are_refused_before_the_first_step(open_ipu, metrics):
+    device, _ = open_ipu()
+    x, y = blobs(3 * 32)
+    with device:
+        model = dense()
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=metrics)
+    trainer = rbd_ipu.Trainer(model, methods.create("sgd", learning_rate=0.1), device)
+    parts = (x, y, np.ones(len(x), np.float32)) if metrics is None else (x, y)
+    with pytest.raises(ValueError, match="has metrics, masks, sample weights .* the Trainer has one loss"):
+        trainer.fit(tf.data.Dataset.from_tensor_slices(parts).batch(32, drop_remainder=True), epochs=1, verbose=0)
+    assert trainer.step == 0

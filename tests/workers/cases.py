@@ -37,6 +37,7 @@ CASES = {
     **{f"method-{name}": case(name) for name in METHODS if name not in ("rbd", *ONE_WORKER_ONLY)},
     **{f"wire-{wire}": case(exchange="coordinates", wire=wire) for wire in exchange.WIRES if wire != "float32"},
     "batch-norm": case(model="normalised", exchange="coordinates"),
+    "keras-metrics": case(model="measured", exchange="coordinates"),
     "not-finite": case("nan", exchange="coordinates"),
 }
 
@@ -61,7 +62,11 @@ def data(poisoned):
 def train(one, device):
     """What a case comes to: weights, losses, the state beside the weights."""
     name, poisoned = one["method"].replace("nan", "rbd"), one["method"] == "nan"
-    model = dense() if one["model"] == "dense" else normalised()
+    model = normalised() if one["model"] == "normalised" else dense()
+    if one["model"] == "measured":  # by variables that each worker has for itself
+        model.compile(
+            loss=crossentropy(), metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(3, "top")]
+        )
     device.exchange.plan = exchange.plan(**one["plan"])
     method = methods.create(name, learning_rate=0.5, **OPTIONS.get(name, {"dim": 20}))
     trainer = rbd_ipu.Trainer(model, method, device, loss=crossentropy())
@@ -69,6 +74,7 @@ def train(one, device):
     try:
         history = trainer.fit(data(poisoned), epochs=2, verbose=0).history
         found["loss"], found["columns"] = history["loss"], sorted(history)
+        found["metrics"] = [history[name] for name in ("accuracy", "top") if name in history]
         found["bytes"] = history.get("exchange_bytes", [None])[-1]
         found["bytes_sgd"] = history.get("exchange_bytes_sgd", [None])[-1]
     except rbd_ipu.NonFiniteError as error:

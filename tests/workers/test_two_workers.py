@@ -51,6 +51,7 @@ def test_they_are_the_simulated_ones(outcomes, name):
             assert found["stopped"] == expected["stopped"]
             if expected["stopped"] is None:
                 np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-6)
+                np.testing.assert_allclose(found["metrics"], expected["metrics"], rtol=1e-6)
             if expected["beside"]:
                 np.testing.assert_allclose(flat(found["beside"]), flat(expected["beside"]), rtol=1e-6)
 
@@ -71,15 +72,15 @@ def test_a_number_that_is_not_finite_stops_all_at_the_same_step(outcomes):
 
 @pytest.mark.parametrize("kind", ["ring", "cluster"])
 def test_sent_bytes_are_counted_on_the_socket(outcomes, kind):
-    """d floats and two of report, and what a call of the loop needs; never anything of the size of the model."""
+    """d floats and four of report, and what a call of the loop needs; never anything of the size of the model."""
     found = outcomes[kind, "own-coordinates"][0]
     if found["bytes"] is None:
         pytest.skip("this system does not count bytes")
-    payload = 4 * (found["d"] + 2)
+    payload = 4 * (found["d"] + 4)
     assert payload <= found["bytes"] <= payload + 40
     assert found["bytes_sgd"] == 4 * found["D"]
     narrow = outcomes["ring", "wire-int8"][0]["bytes"]
-    assert found["d"] + 4 + 8 <= narrow < found["bytes"] / 2
+    assert found["d"] + 4 + 16 <= narrow < found["bytes"] / 2
 
 
 def test_a_worker_measures_its_exchanges(outcomes):

@@ -16,6 +16,7 @@ from rbd_ipu.devices.ipu.loop import train_program
 from rbd_ipu.devices.local import Device
 from rbd_ipu.exchange import Alone, Exchange, Plan
 from rbd_ipu.exchange.replicas import Replicas
+from rbd_ipu.objective import REPORTED, Objective
 from rbd_ipu.place import settle
 from rbd_ipu.steps import MEASURES, Step
 
@@ -125,12 +126,15 @@ class IPUDevice(Device):
 
         return run
 
-    def evaluation(self, model: Any, loss: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
+    #: A program tells the host of loss and accuracy; variables are read from the first replica only.
+    keeps_metrics = False
+
+    def evaluation(self, objective: Objective) -> Callable[[Any], Any]:
         def make(program: Callable[[Any], Any]) -> Callable[[Any], np.ndarray]:
             run = self._queued(program)
-            return lambda iterator: run(iterator).reshape(-1, 2)
+            return lambda iterator: run(iterator).reshape(-1, len(REPORTED))
 
-        return Evaluation(model, loss, self.instance.local_replicas, make)
+        return Evaluation(objective, self.instance.local_replicas, make)
 
     def _queued(self, make: Callable[[Callable], Any]) -> Callable[..., Any]:
         """A program with an outfeed of its own: runs it, and gives what it enqueued, [steps, replicas, ...]."""

@@ -11,6 +11,7 @@ import numpy as np
 from rbd_ipu._stack import tf
 from rbd_ipu.devices.ipu.infeed import check_static
 from rbd_ipu.devices.ipu.loop import evaluate_program
+from rbd_ipu.objective import REPORTED, Objective
 
 
 class Reading(NamedTuple):
@@ -20,7 +21,7 @@ class Reading(NamedTuple):
       size: examples of a batch.
       batches: how many of them there are.
       iterator: over them, padded to full rounds of the replicas, without end.
-      read: what runs the program on the iterator and gives [>= batches, 2], in order.
+      read: what runs the program on the iterator and gives [>= batches, REPORTED], in order.
     """
 
     size: int
@@ -30,37 +31,33 @@ class Reading(NamedTuple):
 
 
 class Evaluation:
-    """The function ``dataset -> (examples, sum of losses, sum of hits)`` on an IPU.
+    """The function ``dataset -> sums`` in the order of REPORTED, on an IPU.
 
     Args:
-      model, loss: what is evaluated.
+      objective: what is evaluated.
       replicas: how many read an infeed.
-      make: ``(steps -> enqueue -> program) -> (iterator -> values [steps * replicas, 2])``, the device's part.
+      make: ``(steps -> enqueue -> program) -> (iterator -> values [steps * replicas, REPORTED])``, the device's part.
     """
 
     def __init__(
         self,
-        model: Any,
-        loss: Callable[[Any, Any], Any],
+        objective: Objective,
         replicas: int,
         make: Callable[[Callable[[Any], Any]], Callable[[Any], np.ndarray]],
     ):
-        self._model, self._loss = model, loss
+        self._objective = objective
         self._replicas = replicas
         self._make = make
         self._known: Dict[int, Tuple[Any, List[Reading]]] = {}
 
-    def __call__(self, dataset: Any) -> Tuple[float, float, float]:
+    def __call__(self, dataset: Any) -> List[float]:
         """Sums over a finite dataset of batches; to be called in the scope of the strategy."""
         if id(dataset) not in self._known:  # the dataset is kept with them, so that its id stays its own
             self._known[id(dataset)] = (dataset, self._readings(dataset))
-        count = total = right = 0.0
+        total = np.zeros(len(REPORTED))
         for reading in self._known[id(dataset)][1]:
-            values = reading.read(reading.iterator)[: reading.batches].astype(np.float64)
-            count += reading.size * reading.batches
-            total += reading.size * values[:, 0].sum()
-            right += values[:, 1].sum()
-        return count, total, right
+            total += reading.read(reading.iterator)[: reading.batches].astype(np.float64).sum(axis=0)
+        return total.tolist()
 
     def _readings(self, dataset: Any) -> List[Reading]:
         sizes = _sizes(dataset)
@@ -73,16 +70,16 @@ class Evaluation:
 
     def _reading(self, size: int, dataset: Any, batches: int) -> Reading:
         steps = -(-batches // self._replicas)
-        fixed = dataset.map(lambda x, y: (_of_size(x, size), _of_size(y, size)))
+        fixed = dataset.map(lambda *parts: tf.nest.map_structure(lambda part: _of_size(part, size), parts))
         rounds = check_static(fixed).repeat().take(steps * self._replicas).repeat()
-        read = self._make(lambda enqueue: evaluate_program(self._model, self._loss, steps, enqueue))
+        read = self._make(lambda enqueue: evaluate_program(self._objective, steps, enqueue))
         return Reading(size, batches, iter(rounds), read)
 
 
 def _sizes(dataset: Any) -> List[int]:
     """The number of examples of each batch, without an iterator: here that would be an infeed."""
     with tf.device("/device:CPU:0"):
-        sizes = dataset.map(lambda x, y: tf.shape(y)[0]).reduce(
+        sizes = dataset.map(lambda *parts: tf.shape(tf.nest.flatten(parts)[0])[0]).reduce(
             tf.zeros([0], tf.int32), lambda found, size: tf.concat([found, [size]], axis=0)
         )
     return [int(size) for size in sizes]

@@ -4,11 +4,11 @@ They are plain functions of what they are given, so that they can be traced anyw
 where the iterator was made in the scope of an ``IPUStrategy``, and ``enqueue`` that of an outfeed.
 """
 
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Sequence
 
 from rbd_ipu._stack import tf
 from rbd_ipu.devices.ipu.fingerprint import fingerprint
-from rbd_ipu.losses import hits, regularised
+from rbd_ipu.objective import REPORTED, Objective
 from rbd_ipu.steps import MEASURES, Step
 
 #: What a step tells the host, in order: float32.
@@ -49,22 +49,18 @@ def train_program(
     return tf.function(run, jit_compile=True)
 
 
-def evaluate_program(
-    model: Any, loss: Callable[[Any, Any], Any], steps: int, enqueue: Callable[[Any], Any]
-) -> Callable[[Any], None]:
+def evaluate_program(objective: Objective, steps: int, enqueue: Callable[[Any], Any]) -> Callable[[Any], None]:
     """The compiled function ``(iterator)`` that looks at ``steps`` batches, without learning.
 
-    ``enqueue`` is called once, with each batch's mean loss and number of hits: float32 [2], NaN where outputs are no
-    classes.
+    ``enqueue`` is called once, with each batch's sums, float32 in the order of REPORTED.
     """
 
     def run(iterator: Any) -> None:
         def body(i: Any) -> Any:
-            x, y = next(iterator)
-            outputs = model(x, training=False)
-            found: Optional[Any] = hits(y, outputs)
-            right = tf.constant(float("nan")) if found is None else tf.reduce_sum(found)
-            enqueue(tf.stack([tf.cast(regularised(loss(y, outputs), model), tf.float32), right]))
+            batch = next(iterator)
+            loss, outputs = objective(batch, training=False)
+            report = objective.report(batch, outputs, loss)
+            enqueue(tf.concat([report, tf.zeros([len(REPORTED) - report.shape[0]])], axis=0))
             return (i + 1,)
 
         tf.while_loop(lambda i: i < steps, body, (tf.constant(0),), parallel_iterations=1)

@@ -63,7 +63,7 @@ def _trainer(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any
     from rbd_ipu.devices.ipu.loop import train_program
     from rbd_ipu.exchange import Alone, Exchange, plan
     from rbd_ipu.exchange.replicas import Replicas
-    from rbd_ipu.losses import default_loss, per_batch
+    from rbd_ipu.objective import Objective
     from rbd_ipu.steps import one_step
 
     variables = model.trainable_variables
@@ -74,7 +74,7 @@ def _trainer(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any
     exchange: Exchange = Alone()
     if row.workers > 1:
         exchange = Replicas(collectives(noted), row.workers, plan(**row.sharing))
-    step = one_step(model, per_batch(default_loss()), method, optimizer, variables, exchange, 8)
+    step = one_step(model, Objective(model), method, optimizer, variables, exchange, 8)
     compared = variables if row.workers > 1 else ()
     program: Any = train_program(step, STEPS, Sink(noted).enqueue, compared)
     return program.python_function
@@ -83,9 +83,9 @@ def _trainer(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any
 def _validation(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any], Any]:
     """The evaluation of a model: :func:`rbd_ipu.devices.ipu.loop.evaluate_program`."""
     from rbd_ipu.devices.ipu.loop import evaluate_program
-    from rbd_ipu.losses import default_loss, per_batch
+    from rbd_ipu.objective import Objective
 
-    program: Any = evaluate_program(model, per_batch(default_loss()), STEPS, Sink(noted).enqueue)
+    program: Any = evaluate_program(Objective(model), STEPS, Sink(noted).enqueue)
     return lambda iterator, done: program.python_function(iterator)
 
 

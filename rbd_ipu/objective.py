@@ -1,0 +1,396 @@
+"""What a model is trained for: its loss on a mini-batch, and what is reported of it, as in Keras' own ``fit``."""
+
+import inspect
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from rbd_ipu import losses
+from rbd_ipu._stack import KERAS_3, compile_keras, compiled_with, keras, tensors, tf
+
+#: What is summed of every mini-batch, in order: examples, loss of each, labels, and which of them were classified
+#: right; the last two only where outputs are classes.
+REPORTED = ("examples", "loss", "labels", "right")
+
+IN_FIT = "train it by model.fit with rbd_ipu.RandomBasesDescent as its optimizer"
+
+#: Methods of a model that Keras' fit calls and this package does not.
+_STEPS = ("train_step", "test_step", "make_train_function", "make_test_function")
+#: Settings of an optimizer that change a gradient or what becomes of it.
+_SETTINGS = (
+    "clipnorm", "clipvalue", "global_clipnorm", "weight_decay", "use_ema", "gradient_accumulation_steps",
+    "loss_scale_factor",
+)  # fmt: skip
+
+
+def split(batch: Any) -> Tuple[Any, Any, Any]:
+    """(x, y, weights) of a batch (x, y) or (x, y, weights); weights may be None."""
+    x, y, *weights = batch
+    return x, y, weights[0] if weights else None
+
+
+class Objective:
+    """The loss of a model and its metrics, as the model was compiled.
+
+    What the common case needs is computed here: a loss of one output, without masks and weights, and the accuracy of
+    classes. All else is Keras' own: its compiled loss, a model's ``compute_loss``, and metrics, whose variables the
+    steps change where they are.
+
+    Args:
+      model: a Keras model.
+      loss: what ``compile`` takes, in place of the model's own; or, for several outputs, a function of all of them
+        ``(y, outputs)``. None: what the model was compiled with, or softmax cross entropy if it was not.
+
+    Raises:
+      ValueError: the model was compiled with something that the Trainer does not do; it says what does.
+      TypeError: no loss.
+    """
+
+    def __init__(self, model: Any, loss: Any = None):
+        self.model = model
+        self._compiled = compiled_with(model)
+        _refuse(model, self._compiled or {})
+        self._own_loss = overrides(model, "compute_loss")
+        several = len(getattr(model, "outputs", None) or [None]) > 1  # a subclass does not say
+        if loss is None and self._compiled is None:
+            if several and not self._own_loss:
+                raise ValueError(
+                    f"model {model.name!r} has {len(model.outputs)} outputs and no loss: compile it with one for "
+                    "each, or pass the Trainer a function, loss=lambda y, outputs: ..., that puts them together"
+                )
+            loss = losses.default_loss()
+        self.given = loss
+        self.loss = loss if loss is not None else (self._compiled or {}).get("loss")
+        nested = isinstance(self.loss, (list, tuple, dict))
+        for one in tf.nest.flatten(self.loss):
+            if one is not None and not callable(one) and not isinstance(one, str):
+                raise TypeError(f"loss must be a Keras loss, its name, or a function (y, outputs), got {one!r}")
+            losses.check_reduction(one)
+        self._function = loss is not None and not nested and not isinstance(loss, (str, keras.losses.Loss))
+        self._of_all = several and self._function
+        self._values = self._plain()
+        described = self._compiled or {}
+        self._own_metrics = overrides(model, "compute_metrics")
+        self._metrics = bool(described.get("metrics") or described.get("weighted_metrics"))
+        #: How classes are written, where an accuracy is reported.
+        self.kind: Optional[str] = None
+        only = tf.nest.flatten(self.loss)
+        if len(only) == 1 and only[0] is not None and not (self._own_loss or self._metrics):
+            self.kind = losses.kind_of_classes(only[0])
+        self._built = False
+        self._keeps = True  # whether the device lets Keras keep metrics
+
+    def compile(self, optimizer: Any) -> None:
+        """Compiles the model, if it was not, and with the loss, if one was passed."""
+        compile_keras(self.model, self._compiled, optimizer, None if self._of_all else self.given)
+
+    # --- the loss -------------------------------------------------------------------------------------------
+
+    def __call__(self, batch: Any, training: bool) -> Tuple[Any, Any]:
+        """(loss [], outputs) of a batch."""
+        outputs = self.forward(batch, training)
+        return self.loss_of(batch, outputs, training), outputs
+
+    def forward(self, batch: Any, training: bool) -> Any:
+        """The outputs of the model."""
+        x = split(batch)[0]
+        if not KERAS_3:  # which takes x [B] for x [B, 1]
+            x = tf.nest.map_structure(_column, x)
+        if KERAS_3 and not self.model._call_has_training_arg:
+            return self.model(x)
+        return self.model(x, training=training)
+
+    def is_plain(self, batch: Any, outputs: Any) -> bool:
+        """Whether the loss of a batch is computed here, and not by Keras."""
+        _, _, weights = split(batch)
+        if self._of_all or (self._function and not tf.is_tensor(outputs)):
+            if weights is not None:
+                raise ValueError(
+                    "a loss function of all outputs has no place for sample weights: compile the model with a loss "
+                    "for each output, or use the weights as a part of y"
+                )
+            return True
+        return self._values is not None and weights is None and tf.is_tensor(outputs) and _mask(outputs) is None
+
+    def loss_of(self, batch: Any, outputs: Any, training: bool) -> Any:
+        """The loss [] of a batch from its outputs, directly after :meth:`forward`."""
+        x, y, weights = split(batch)
+        if self.is_plain(batch, outputs):
+            return losses.regularised(self._values(y, outputs), self.model)  # type: ignore[misc]
+        return self._by_keras(x, y, weights, outputs, training)
+
+    def _plain(self) -> Optional[Callable[[Any, Any], Any]]:
+        """The loss as a function of one output (or of all), or None where Keras must compute it."""
+        loss, described = self.loss, self._compiled or {}
+        stock = not isinstance(loss, keras.losses.Loss) or type(loss).__call__ is keras.losses.Loss.__call__
+        weighted = described.get("loss_weights") is not None
+        if self._own_loss or loss is None or isinstance(loss, (list, tuple, dict)) or not stock or weighted:
+            return None
+        try:
+            return losses.per_batch(loss)
+        except ValueError:
+            if self._compiled is None or isinstance(loss, keras.losses.Loss):
+                raise
+            return None  # a name that only compile knows
+
+    def _by_keras(self, x: Any, y: Any, weights: Any, outputs: Any, training: bool) -> Any:
+        model, replicas = self.model, tf.distribute.get_strategy().num_replicas_in_sync
+        if self.loss is None and not self._own_loss and not model.losses:
+            raise ValueError(
+                f"model {model.name!r} was compiled without a loss and adds none; nothing can be trained"
+            )
+        if not self._keeps:
+            raise self._unmeasured()
+        if replicas > 1 and (self._own_loss or not all(map(losses.is_mean, tf.nest.flatten(self.loss)))):
+            what = "a compute_loss" if self._own_loss else "a loss function, or one with reduction='sum',"
+            raise ValueError(
+                f"model {model.name!r} has {what} of its own, with masks, weights or several outputs; on several "
+                "devices Keras does not say how it is shared: use a loss of Keras' with "
+                "reduction='sum_over_batch_size', or one device"
+            )
+        if hasattr(keras.Model, "compute_loss"):
+            options = {"training": training} if _takes_training(model.compute_loss) else {}
+            value = model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weights, **options)
+        else:
+            y, weights = (tf.nest.map_structure(_column, part) for part in (y, weights))
+            value = model.compiled_loss(y, outputs, weights, regularization_losses=model.losses)
+        value = tf.cast(tf.convert_to_tensor(value), tf.float32)
+        return value * replicas if replicas > 1 else value  # Keras divides by them
+
+    # --- what is reported -----------------------------------------------------------------------------------
+
+    def report(self, batch: Any, outputs: Any, loss: Any) -> Any:
+        """Sums over a batch, float32, in the order of REPORTED: [2], or [4] where outputs are classes.
+
+        Compiled metrics see the batch, too: their variables change.
+        """
+        x, y, weights = split(batch)
+        rows = tf.nest.flatten(x)[0]
+        size = tf.constant(float(rows.shape[0])) if rows.shape[0] else tf.cast(tf.shape(rows)[0], tf.float32)
+        if not KERAS_3 and self.loss is None:
+            size = tf.constant(1.0)  # so does Keras 2
+        values = [size, size * tf.cast(loss, tf.float32)]
+        if self._metrics or self._own_metrics:
+            self._update_metrics(x, y, weights, outputs)
+        right = losses.hits(y, outputs, self.kind)
+        if right is not None:
+            mask = _mask(outputs)
+            seen = tf.ones_like(right) if mask is None else tf.cast(mask, tf.float32)
+            values += [tf.cast(tf.size(right), tf.float32) if mask is None else tf.reduce_sum(seen)]
+            values += [tf.reduce_sum(right if mask is None else right * seen)]
+        return tf.stack(values)
+
+    def _update_metrics(self, x: Any, y: Any, weights: Any, outputs: Any) -> None:
+        model = self.model
+        if hasattr(keras.Model, "compute_metrics"):
+            found = model.compute_metrics(x=x, y=y, y_pred=outputs, sample_weight=weights)
+            if self._own_metrics and KERAS_3:
+                extra = set(found) - set(model.get_metrics_result())
+                if extra:
+                    raise ValueError(
+                        f"compute_metrics of model {model.name!r} gives {sorted(extra)}, which are no metrics of the "
+                        f"model's; make them Metrics that it keeps, or {IN_FIT}"
+                    )
+        else:
+            y, weights = (tf.nest.map_structure(_column, part) for part in (y, weights))
+            model.compiled_metrics.update_state(y, outputs, weights)
+
+    # --- the variables of Keras' metrics --------------------------------------------------------------------
+
+    @property
+    def measured_by_keras(self) -> bool:
+        """Whether Keras' metrics may have something to say, beside the loss."""
+        outputs = getattr(self.model, "outputs", None)
+        single = isinstance(outputs, (list, tuple)) and len(outputs) == 1
+        own = self._own_loss or self._own_metrics
+        return bool(self._metrics or own or self.metrics) or not (self._of_all or (single and self._values))
+
+    def _unmeasured(self) -> ValueError:
+        return ValueError(
+            f"model {self.model.name!r} has metrics, masks, sample weights or a loss that Keras must compute, and on "
+            "an IPU the Trainer has one loss function and the accuracy only: use metrics on a CPU, and "
+            "loss=lambda y, outputs: ... for all else, with weights as a part of y"
+        )
+
+    def build(self, spec: Any, device: Any) -> None:
+        """Lets Keras make what it makes when it meets the first batch: once, and before the first step.
+
+        Args:
+          spec: of a batch.
+          device: where the model lives.
+
+        Raises:
+          ValueError, TypeError: data and model do not fit, in Keras' words.
+        """
+        self._keeps = device.keeps_metrics
+        if not self._keeps and (self._metrics or self._own_metrics or self._own_loss or self.metrics):
+            raise self._unmeasured()
+        if self._built or not (self._keeps and self.measured_by_keras):
+            return
+
+        def see(batch: Any) -> Any:
+            loss, outputs = self(batch, training=True)
+            self.report(batch, outputs, loss)
+            return loss
+
+        with device:
+            if KERAS_3 and device.strategy.num_replicas_in_sync > 1:
+                self._build_outside(spec)  # Keras 3 makes no variables in a replica
+            else:
+                tf.function(lambda batch: device.strategy.run(see, args=(batch,))).get_concrete_function(spec)
+        self._built = True
+
+    def _build_outside(self, spec: Any) -> None:
+        zeros = tf.nest.map_structure(lambda one: tf.zeros([size or 1 for size in one.shape], one.dtype), spec)
+        outputs, y = self.forward(zeros, training=False), split(zeros)[1]
+        for container in (self.model._compile_loss, self.model._compile_metrics):
+            if container is not None and not container.built:
+                container.build(y, outputs)
+
+    @property
+    def metrics(self) -> List[Any]:
+        """Keras' metrics but for that of the loss."""
+        of_loss = getattr(self.model, "_loss_tracker", None)
+        if not KERAS_3:
+            of_loss = getattr(getattr(self.model, "compiled_loss", None), "_loss_metric", None)
+        return [metric for metric in self.model.metrics if metric is not of_loss]
+
+    @property
+    def variables(self) -> List[Any]:
+        """What they keep, as tf.Variables."""
+        return tensors([variable for metric in self.metrics for variable in metric.variables])
+
+    def kept(self, device: Any) -> List[float]:
+        """What they keep, in plain numbers: [workers that have their own, m]."""
+        if not self.variables:
+            return []
+        each = [device.copies(variable) for variable in self.variables]
+        here = [_flat([copies[k].numpy() for copies in each]) for k in range(len(each[0]))]
+        return device.rows(np.concatenate(here)).ravel().tolist()
+
+    def kept_by_first(self, device: Any) -> List[float]:
+        """What the first worker of this process has: after a validation, which all do alike."""
+        return _flat([device.copies(variable)[0].numpy() for variable in self.variables]).tolist()
+
+    def reset(self) -> None:
+        """As at the beginning of an epoch."""
+        if self.variables:
+            self.model.reset_metrics()
+
+    def keep(self, values: Sequence[float], device: Any) -> None:
+        """Gives them back what :meth:`kept` gave.
+
+        Raises:
+          ValueError: it is of other metrics, or of another number of workers.
+        """
+        each = [device.copies(variable) for variable in self.variables]
+        here, of = device.process
+        local = len(each[0]) if each else 1
+        size = local * sum(int(np.prod(variable.shape)) for variable in self.variables)
+        if len(values) != of * size:
+            raise ValueError(
+                f"start keeps {len(values)} numbers of metrics, and the metrics here have {of * size}: the model was "
+                "compiled with other ones, or there were other workers"
+            )
+        if size:
+            for k, part in enumerate(np.split(np.reshape(values, [of, size])[here], local)):
+                _assign([copies[k] for copies in each], part)
+
+    def results(self, values: Sequence[float], device: Any) -> Dict[str, float]:
+        """What they say by name, of what :meth:`kept` gave: of all workers together.
+
+        Workers' variables are added up, as Keras does it.
+        """
+        named: Dict[str, Any] = {}
+        variables = self.variables
+        if not variables:
+            return named
+        each = [device.copies(variable) for variable in variables]
+        total = np.sum(np.reshape(values, [-1, sum(int(np.prod(v.shape)) for v in variables)]), axis=0)
+        for k in range(len(each[0])):
+            _assign([copies[k] for copies in each], total if k == 0 else np.zeros_like(total))
+        if hasattr(self.model, "get_metrics_result"):
+            named = dict(self.model.get_metrics_result())
+            if all(metric.name != "loss" for metric in self.metrics):
+                named.pop("loss", None)
+        else:
+            for metric in self.metrics:
+                result = metric.result()
+                named.update(result if isinstance(result, dict) else {metric.name: result})
+        return {name: np.asarray(value).tolist() for name, value in named.items()}
+
+
+def _flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0), *(np.ravel(array).astype(np.float64) for array in arrays)])
+
+
+def _assign(variables: Sequence[Any], values: np.ndarray) -> None:
+    start = 0
+    for variable in variables:
+        size = int(np.prod(variable.shape))
+        value = np.reshape(values[start : start + size], variable.shape)
+        variable.assign(value.astype(variable.dtype.as_numpy_dtype))
+        start += size
+
+
+def means(sums: Sequence[float]) -> Dict[str, float]:
+    """Loss and, where outputs are classes, accuracy, from sums in the order of REPORTED.
+
+    Example:
+      >>> means([4.0, 2.0, 4.0, 3.0]), means([4.0, 2.0, 0.0, 0.0])
+      ({'loss': 0.5, 'accuracy': 0.75}, {'loss': 0.5})
+    """
+    examples, loss, labels, right = sums
+    found = {"loss": loss / examples if examples else float("nan")}
+    return {**found, "accuracy": right / labels} if labels else found
+
+
+def overrides(model: Any, name: str) -> bool:
+    """Whether a model has a method of its own where Keras has one."""
+    base = getattr(keras.Model, name, None)
+    if base is None:
+        return False  # Keras does not call it either
+    if name in vars(model):
+        return True
+    return getattr(type(model), name) is not base
+
+
+def _refuse(model: Any, described: Dict[str, Any]) -> None:
+    """Refuses by name what the Trainer does not do."""
+    of = f"model {model.name!r} "
+    for name in _STEPS:
+        if overrides(model, name):
+            raise ValueError(f"{of}has a {name} of its own, which only Keras' fit calls: {IN_FIT}")
+    if getattr(model, "dynamic", False) or described.get("run_eagerly"):
+        raise ValueError(
+            f"{of}was compiled with run_eagerly=True; the Trainer's loop is one compiled function: {IN_FIT}"
+        )
+    optimizer = described.get("optimizer")
+    scaling = keras.optimizers.LossScaleOptimizer if KERAS_3 else keras.mixed_precision.LossScaleOptimizer
+    scaled = isinstance(optimizer, scaling)
+    policy = getattr(model, "dtype_policy", None) if KERAS_3 else model._dtype_policy
+    if scaled or policy is not None and policy.name == "mixed_float16":
+        raise ValueError(
+            f"{of}is of mixed_float16 or has a LossScaleOptimizer, but the Trainer does not scale losses: use "
+            f"mixed_bfloat16, or {IN_FIT}"
+        )
+    for name in _SETTINGS:
+        value = getattr(optimizer, name, None)
+        if value:
+            raise ValueError(
+                f"{of}was compiled with an optimizer of {name}={value}; the Trainer's method takes its place and "
+                f"does not have it: {IN_FIT}({name}={value})"
+            )
+
+
+def _takes_training(function: Callable[..., Any]) -> bool:
+    return "training" in inspect.signature(function).parameters
+
+
+def _mask(outputs: Any) -> Any:
+    return getattr(outputs, "_keras_mask", None)
+
+
+def _column(tensor: Any) -> Any:
+    """[B] as [B, 1], as Keras 2 does it in its fit."""
+    return tensor[:, None] if tensor is not None and tensor.shape.rank == 1 else tensor
