@@ -95,8 +95,11 @@ def test_the_latest_analysis_of_the_same_budget_counts():
 
 
 def test_the_walk_of_the_noise(monkeypatch):
-    found = cells_of("figureX4")
-    jobs = [Job(found["FC-MNIST", column].full[0], column, Path("nowhere")) for column in ("2^1", "SGD at lr d/D")]
+    configs = [
+        cells_of("figureX4")["FC-MNIST", "2^1"].full[0],
+        cells_of("tableX1")["FC-MNIST", "SGD at lr d/D"].full[0],
+    ]
+    jobs = [Job(config, config.method, Path("nowhere")) for config in configs]
     size = 101_770
     weights = np.full(size, 5 / size**0.5), np.full(size, 10 / size**0.5)
     monkeypatch.setattr(analyses, "_moved", lambda job, batches: (*weights, 2.0, 1000, (101_770.0, 5.0)))
