@@ -85,6 +85,12 @@ class Trainer:
             )
         if not model.trainable_variables:
             raise ValueError(f"model {model.name!r} has no trainable variables; nothing can be trained")
+        bound = [v for v in model.trainable_variables if getattr(v, "constraint", None) is not None]
+        if bound and not method.follows_gradient:
+            raise ValueError(
+                f"the constraint of {bound[0].name!r} would move weights out of the subspace of method "
+                f"{method.name!r}: leave it out, or use method 'sgd'"
+            )
         self.model = model
         self.method = method
         self.device = open_device(device) if isinstance(device, str) else device

@@ -79,6 +79,15 @@ def test_a_step_that_is_not_applied_is_not_measured():
         assert logs[name] == pytest.approx(good[name][0], rel=1e-6)
 
 
+def test_constraints_are_for_sgd():
+    dense_layer = keras.layers.Dense(2, kernel_constraint="non_neg")
+    model = keras.Sequential([keras.layers.InputLayer((6,)), dense_layer])
+    with pytest.raises(
+        ValueError, match="constraint of .* out of the subspace of method 'rbd': leave it out, or use"
+    ):
+        rbd_ipu.Trainer(model, methods.create("rbd", learning_rate=0.1, dim=2), "cpu")
+
+
 def test_layers_frozen_later_need_another_trainer():
     t = trainer()
     t.model.layers[-1].trainable = False
