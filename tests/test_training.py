@@ -403,3 +403,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     command = [sys.executable, "-c", program, source]
     peaks = [int(subprocess.check_output([*command, dim]).split()[-1]) for dim in ("10", "10000")]
     assert peaks[1] - peaks[0] < 100_000, peaks
+
+
+def test_a_model_of_the_legacy_keras_is_refused_as_such():
+    legacy = type("Sequential", (), {"__module__": "tf_keras.src.engine.sequential", "name": "old"})
+    with pytest.raises(TypeError, match="model 'old' is of tf_keras, the legacy Keras 2"):
+        rbd_ipu.Trainer(legacy(), methods.create("sgd", learning_rate=0.1), "cpu")
