@@ -76,8 +76,8 @@ class Trainer:
     def __init__(self, model: Any, method: Method, device: Union[str, Device] = "cpu", loss: Optional[Any] = None):
         if any(kind.__module__.split(".")[0] == "tf_keras" for kind in type(model).__mro__):
             raise TypeError(
-                f"model {getattr(model, 'name', model)!r} is of tf_keras, the legacy Keras 2 (tf.keras is that one with "
-                "TF_USE_LEGACY_KERAS=1); here rbd_ipu trains models of the package keras, which is Keras 3"
+                f"model {getattr(model, 'name', model)!r} is of tf_keras, the legacy Keras 2 (tf.keras is that "
+                "one with TF_USE_LEGACY_KERAS=1); here rbd_ipu trains models of the package keras, which is Keras 3"
             )
         if not isinstance(model, keras.Model):
             raise TypeError(f"model must be a Keras model, got {model!r}")
