@@ -75,7 +75,9 @@ setup(
     license="MIT",
     packages=find_packages(include=["rbd_ipu", "rbd_ipu.*"]),
     # The folders of data need no __init__.py: the patterns reach down from the package's root.
-    package_data={"rbd_ipu": ["py.typed", *(f"**/*.{end}" for end in ("json", "md", "npz", "tsv", "txt", "yaml"))]},
+    package_data={
+        "rbd_ipu": ["py.typed", *(f"**/*.{end}" for end in ("cpp", "json", "md", "npz", "tsv", "txt", "yaml"))]
+    },
     python_requires=">=3.8,<3.14",
     install_requires=["numpy", "PyYAML"],
     extras_require=EXTRAS,

@@ -9,7 +9,7 @@ import numpy as np
 from rbd_ipu.config import Config, ConfigError
 from rbd_ipu.workers.errors import WorkersError
 
-EVALUATION_BATCH = 256  # images at a time when nothing is learned; decides memory and speed only
+EVALUATION_BATCH = 256  # images at a time when nothing is learned, at most; decides memory and speed only
 
 
 class Experiment(NamedTuple):
@@ -33,13 +33,17 @@ class Experiment(NamedTuple):
 
     def fit(self, **options: Any) -> Any:
         """Trains and validates every epoch; ``options`` go to ``Trainer.fit``."""
-        validation = self.data.evaluation("validation", EVALUATION_BATCH)
+        validation = self.evaluation("validation")
         epochs = self.config.epochs
         return self.trainer.fit(self.batches, validation=validation, epochs=epochs, **options)
 
     def test(self) -> Dict[str, float]:
         """Loss and accuracy on the test images."""
-        return self.trainer.evaluate(self.data.evaluation("test", EVALUATION_BATCH))
+        return self.trainer.evaluate(self.evaluation("test"))
+
+    def evaluation(self, which: str) -> Any:
+        """The images of a split, to evaluate on, in batches of one size where that can be."""
+        return self.data.evaluation(which, even_batch(len(getattr(self.data, which))))
 
     def fingerprint(self) -> str:
         """A SHA-256 over all images and labels, in their splits: what a run that goes on must find again."""
@@ -59,6 +63,19 @@ class Experiment(NamedTuple):
             size = f"d = {method.dim:,} of {size}"
         rate = f"learning rate {config.learning_rate:g}"
         return f"{config.network} on {config.dataset}, {config.method}, {size}, {rate}"
+
+
+def even_batch(images: int, most: int = EVALUATION_BATCH) -> int:
+    """The most images at a time of which batches are equal, so that an IPU needs one program for them and not two.
+
+    Where that is under a quarter of ``most``, it is ``most``.
+
+    Example:
+      >>> even_batch(10_000), even_batch(300), even_batch(10_007)
+      (250, 150, 256)
+    """
+    even = next(size for size in range(min(most, images), 0, -1) if images % size == 0)
+    return even if 4 * even >= min(most, images) else most
 
 
 def prepare(config: Config) -> Experiment:

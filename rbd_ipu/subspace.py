@@ -23,7 +23,7 @@ from rbd_ipu.compartments import Compartments, parse_scheme
 from rbd_ipu.directions import DISTRIBUTIONS, Compiled, Source, check_distribution, make_source, resolve
 from rbd_ipu.directions.many import Many
 from rbd_ipu.directions.walk import Walk
-from rbd_ipu.place import on_ipu
+from rbd_ipu.place import on_ipu, seed_words
 from rbd_ipu.seeds import fold_in
 
 # More sizes of compartments than this are not worth a program each.
@@ -251,7 +251,7 @@ def _compile(function: Callable, jit: bool) -> Callable:
 
 def _tensors(seed: Any, step: Any, worker: Any) -> Tuple[Any, Any, Any]:
     """Seed, step and worker as int32 tensors: a Python number would be a constant, and compile anew."""
-    return fold_in(seed), tf.cast(step, tf.int32), tf.cast(worker, tf.int32)
+    return seed_words(seed), tf.cast(step, tf.int32), tf.cast(worker, tf.int32)
 
 
 def _cut(vector: Any, sizes: List[int]) -> List[Any]:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on a POD16: sixteen replicas. Takes the arguments of `rbd-ipu train`, and --dry-run before them.
+# Trains on a POD16: sixteen replicas. Takes [--dry-run] [options of poprun --] [arguments of `rbd-ipu train`].
 # RBD_CONFIG names another configuration; scripts/poprun.sh --help has the variables for hosts and partitions.
 set -euo pipefail
 

@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
 # Starts `rbd-ipu train` by Graphcore's poprun, on one host or several.
 #
-#: usage: scripts/poprun.sh [--dry-run] CONFIG [arguments of rbd-ipu train]
+#: usage: scripts/poprun.sh [--dry-run] CONFIG [options of poprun --] [arguments of rbd-ipu train]
 #:
 #:   CONFIG     a device configuration, such as ipu_configs/pod16.yaml: it has the numbers of processes and replicas
 #:   --dry-run  print the command; start nothing
+#:   options    go to poprun as they are, in place of those that this script would give. Partitions are used as they
+#:              are: --update-partition=yes, --reset-partition=yes and the like are yours to give
 #:
-#: example: scripts/poprun.sh ipu_configs/pod64.yaml --set dataset=mnist --set dim=250
+#: example: scripts/poprun.sh ipu_configs/pod64.yaml --reset-partition=yes -- --set dataset=mnist --set dim=250
 #:
 #: Variables (the first three are needed for several hosts; the first two for more than 16 IPUs as well):
 #:   IPUOF_VIPU_API_HOST          the host of the V-IPU server
 #:   IPUOF_VIPU_API_PARTITION_ID  the partition to use
 #:   RBD_NETWORK                  the network between the hosts, such as 10.1.3.0/24
 #:   RBD_HOSTS                    the hosts, with commas between them; unset: this one
-#:   RBD_ALLOCATION               the V-IPU allocation, to make the partition from where there is none yet
+#:   RBD_ALLOCATION               the V-IPU allocation that the partition is made from
+#:   RBD_DATA_DIR, RBD_CACHE_DIR  folders for data and compiled programs that all hosts see
 #:   RBD_PYTHON                   the Python that has rbd_ipu; default python3
 #:
 #: The code, the environment and the SDK must be at the same paths on all hosts.
@@ -48,6 +51,24 @@ esac
 config=$1
 shift
 case ${1:-} in --dry-run) dry_run=1 && shift ;; esac
+
+# Words before a -- are for poprun.
+own=()
+for word in "$@"; do
+  if [ "$word" = -- ]; then
+    while [ "$1" != -- ]; do
+      own+=("$1")
+      shift
+    done
+    shift
+    break
+  fi
+done
+for word in ${own[@]+"${own[@]}"}; do
+  case $word in
+    --num-instances* | --num-replicas* | --ipus-per-replica*) die "$word: the numbers are those of $config" ;;
+  esac
+done
 python=${RBD_PYTHON:-python3}
 
 counts=$("$python" -m rbd_ipu devices poprun "$config") || die "$config cannot be started by poprun"
@@ -70,17 +91,25 @@ esac
 [ -z "${RBD_ALLOCATION:-}" ] || options+=("--vipu-allocation=$RBD_ALLOCATION")
 if [ -n "${IPUOF_VIPU_API_PARTITION_ID:-}" ]; then
   options+=("--vipu-partition=$IPUOF_VIPU_API_PARTITION_ID" "--num-ilds=$(((ipus + 63) / 64))")
-  options+=(--update-partition=yes --reset-partition=yes --remove-partition=no)
 fi
 
 # What the other processes need of this environment; mpirun complains of names without a value.
 passed=''
-for name in PATH LD_LIBRARY_PATH PYTHONPATH OPAL_PREFIX POPLAR_SDK_ENABLED TF_POPLAR_FLAGS RBD_DATA_DIR; do
+for name in PATH LD_LIBRARY_PATH PYTHONPATH OPAL_PREFIX POPLAR_SDK_ENABLED TF_POPLAR_FLAGS RBD_DATA_DIR RBD_CACHE_DIR; do
   [ -z "${!name:-}" ] || passed="$passed -x $name"
 done
 options+=("--mpi-local-args=${passed# }")
 
-command=(poprun "${options[@]}" "$python" -m rbd_ipu train --set "device=$config" "$@")
+# What is given replaces what would be given.
+kept=()
+for option in "${options[@]}"; do
+  for word in ${own[@]+"${own[@]}"}; do
+    [ "${word%%=*}" != "${option%%=*}" ] || continue 2
+  done
+  kept+=("$option")
+done
+
+command=(poprun "${kept[@]}" ${own[@]+"${own[@]}"} "$python" -m rbd_ipu train --set "device=$config" "$@")
 if [ -n "$dry_run" ]; then
   printf '%q ' "${command[@]}"
   printf '\n'

@@ -76,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rbd_ipu.experiment import prepare
 
     experiment = prepare(config)
+    if experiment.trainer.device.compiles_only:
+        return _compile(experiment)
     folder = RunFolder(new_folder(arguments.output, f"{config.dataset}-{config.network}-{config.method}"))
     if found is not None:
         automatic.keep(found, folder.path)
@@ -124,12 +126,22 @@ def _resume(arguments: argparse.Namespace, given: Mapping[str, Any]) -> int:
         from rbd_ipu.experiment import prepare
 
         experiment = prepare(config)
+        if experiment.trainer.device.compiles_only:
+            raise ConfigError(f"device: {config.device} only compiles programs; a run cannot go on there")
         found = resume.find(experiment, folder)
         for path, reason in found.refused:
             print(f"rbd-ipu: {path} is left alone: {reason}", file=sys.stderr)
         if not arguments.quiet:
             print(f"goes on at {found.checkpoint.place}" if found.checkpoint else "nothing was done yet: begins anew")
         return _train(arguments, experiment, folder, found.checkpoint)
+
+
+def _compile(experiment: Any) -> int:
+    """On a machine without IPUs: compiles all programs of the run and makes no folder, for there are no numbers."""
+    experiment.fit(verbose=0)
+    experiment.test()
+    print(f"compiled for {experiment.config.device}: training, validation and test; nothing was trained")
+    return 0
 
 
 def _train(arguments: argparse.Namespace, experiment: Any, folder: RunFolder, start: Any = None) -> int:

@@ -5,7 +5,7 @@ by 3 and 32 by 4 on each side before it crops: an eighth of the side, which is t
 size.
 """
 
-from typing import Any, Tuple
+from typing import Any, Optional, Tuple
 
 from rbd_ipu._stack import tf
 from rbd_ipu.registry import Registry
@@ -57,7 +57,7 @@ def pad_crop_brightness(images: Any, seed: Any, max_delta: float = 0.5) -> Any:
     :func:`pad_crop` does.
     """
     uniform = draws(seed, 3, count_of(images))
-    delta = (2.0 * uniform[2] - 1.0) * max_delta
+    delta = _brightness(seed, count_of(images), max_delta)
     return _shift(images, uniform[:2]) + delta[:, tf.newaxis, tf.newaxis, tf.newaxis]
 
 
@@ -80,6 +80,32 @@ def pad_crop_flip(images: Any, seed: Any) -> Any:
     pixels = rows[:, :, tf.newaxis] * padded_width + columns[:, tf.newaxis, :]
     padded = tf.pad(images, [[0, 0], [pad[0], pad[0]], [pad[1], pad[1]], [0, 0]])
     return tf.gather(tf.reshape(padded, [-1, channels]), pixels)
+
+
+def _brightness(seed: Any, count: Any, max_delta: float = 0.5) -> Any:
+    """What :func:`pad_crop_brightness` adds to each image: [n]."""
+    return (2.0 * draws(seed, 3, count)[2] - 1.0) * max_delta
+
+
+def parts_of(augment: Any) -> Optional[Tuple[Any, Any]]:
+    """An augmentation as (what moves pixels, what is added to each image); None where it is not known to be both.
+
+    The first, (images, seed) -> images, makes no grey value that was not there, but for 0: it may be done on bytes.
+    The second is (seed, n) -> [n]. Each may be None: nothing is moved, or added.
+    """
+    return _PARTS.get(augment)
+
+
+_PARTS = {
+    None: (None, None),
+    none: (None, None),
+    pad_crop: (pad_crop, None),
+    pad_crop_flip: (pad_crop_flip, None),
+    pad_crop_brightness: (
+        lambda images, seed: _shift(images, draws(seed, 3, count_of(images))[:2]),
+        _brightness,
+    ),
+}
 
 
 def count_of(images: Any) -> Any:

@@ -10,11 +10,14 @@ import copy
 import numbers
 from typing import Any, Callable, Optional
 
+import numpy as np
+
 from rbd_ipu._stack import tf, untuned
-from rbd_ipu.data.augment import AUGMENTATIONS
+from rbd_ipu.data.augment import AUGMENTATIONS, parts_of
 from rbd_ipu.data.images import Augment
 from rbd_ipu.data.order import permutation
 from rbd_ipu.data.prepare import Samples
+from rbd_ipu.data.stored import remember
 from rbd_ipu.seeds import fold_in
 
 THREADS = 2  # batches prepared at the same time
@@ -67,6 +70,7 @@ class Batches:
         self.shape = shapes[0] if len(shapes) == 1 else tuple(shapes)
         self._augment = _augmentation(augment, self.shape)
         self._parts = self._samples.resident()
+        self._moves_and_adds = parts_of(self._augment)
         self._part = (0, 1, 1)
 
     @property
@@ -140,8 +144,14 @@ class Batches:
         # The order of the next epoch is worked out while this one is read.
         plans = tf.data.Dataset.range(epoch, LAST_EPOCH).map(self._plan).prefetch(1)
         places = plans.flat_map(_slices).skip(step * self._part[2])
-        prepared = places.map(self._batch, num_parallel_calls=THREADS, deterministic=True)
-        return untuned(prepared.prefetch(AHEAD))
+        made, bytes_made = self._made(places, self._batch), None
+        if _are_bytes(self._samples) and self._moves_and_adds is not None:
+            bytes_made = self._made(places, self._stored)
+        return made if bytes_made is None else remember(made, bytes_made, self._finish)
+
+    @staticmethod
+    def _made(places: Any, batch: Callable[[Any, Any], Any]) -> Any:
+        return untuned(places.map(batch, num_parallel_calls=THREADS, deterministic=True).prefetch(AHEAD))
 
     def _place(self, epoch: int, step: int) -> Any:
         for name, value in (("epoch", epoch), ("step", step)):
@@ -172,6 +182,23 @@ class Batches:
         x = tf.nest.map_structure(lambda a, b: tf.ensure_shape(a, [self.batch_size, *b.shape[1:]]), x, stored)
         return (x, *others)
 
+    def _stored(self, indices: Any, seed: Any) -> Any:
+        """The same batch as it is sent to a device that finishes it: (bytes, y), or (bytes, numbers to add, y)."""
+        move, add = self._moves_and_adds or (None, None)
+        images, y = (tf.gather(part, indices) for part in self._parts)
+        if move is not None:  # every grey value is a whole number before and after
+            images = tf.cast(move(tf.cast(images, tf.float32), seed), tf.uint8)
+        images = tf.ensure_shape(images, [self.batch_size, *self.shape])
+        added = [] if add is None else [add(seed, self.batch_size)]
+        return (images, *added, y)
+
+    def _finish(self, images: Any, *rest: Any) -> Any:
+        *added, y = rest
+        x = self._samples.scaled(images)
+        for delta in added:
+            x = x + delta[:, tf.newaxis, tf.newaxis, tf.newaxis]
+        return self._samples.finished(x), y
+
 
 def evaluation(data: Any, batch_size: int) -> Any:
     """All images once, in the order they are stored, scaled as in training and never augmented.
@@ -195,12 +222,24 @@ def evaluation(data: Any, batch_size: int) -> Any:
     size = _checked_batch_size(batch_size)
     parts = samples.resident()
 
-    def batch(start: Any) -> Any:
-        x, *others = tf.nest.map_structure(lambda part: part[start : start + size], parts)
+    def stored(start: Any) -> Any:
+        return tf.nest.map_structure(lambda part: part[start : start + size], parts)
+
+    def finish(x: Any, *others: Any) -> Any:
         return (samples.finished(samples.scaled(x)), *others)
 
-    starts = tf.data.Dataset.range(0, samples.size, size)
-    return untuned(starts.map(batch, num_parallel_calls=THREADS, deterministic=True).prefetch(2))
+    def made(batch: Callable[[Any], Any]) -> Any:
+        starts = tf.data.Dataset.range(0, samples.size, size)
+        return untuned(starts.map(batch, num_parallel_calls=THREADS, deterministic=True).prefetch(2))
+
+    whole = made(lambda start: finish(*stored(start)))
+    return remember(whole, made(stored), finish) if _are_bytes(samples) else whole
+
+
+def _are_bytes(samples: Samples) -> bool:
+    """Whether x is one array of bytes and y one array, without weights."""
+    x, *others = samples.parts
+    return isinstance(x, np.ndarray) and x.dtype == np.uint8 and [type(part) for part in others] == [np.ndarray]
 
 
 def _slices(*tensors: Any) -> Any:

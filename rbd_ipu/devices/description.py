@@ -75,7 +75,9 @@ class Description:
     )
     prng_stability: bool = _key(False, Boolean(), "manage the hardware's seeds, so that replicas round alike")
     executable_cache: Optional[str] = _key(
-        None, Text("the path of a folder, without white space", r"\S+"), "the folder that keeps compiled programs"
+        None,
+        Text("the path of a folder, without white space, or auto", r"\S+"),
+        "the folder that keeps compiled programs; auto: $RBD_CACHE_DIR/programs, else ~/.cache/rbd_ipu/programs",
     )
     poplar_flags: Mapping[str, Any] = _mapping(_Flags(), f"more flags for {flags.VARIABLE}")
     options: Mapping[str, Any] = _mapping(_Options(), "more options of IPUConfig, by their dotted paths")

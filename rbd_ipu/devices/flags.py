@@ -107,5 +107,16 @@ def merged(flags: Mapping[str, Any], inherited: str = "") -> str:
     return text(present)
 
 
+def is_set(name: str, environment: Mapping[str, str]) -> bool:
+    """Whether a flag that is true or false is true in an environment.
+
+    Example:
+      >>> is_set("use_synthetic_data", {"TF_POPLAR_FLAGS": "--use_synthetic_data --log_cycle_count=0"})
+      True
+    """
+    words = [word.lstrip("-").partition("=") for word in environment.get(VARIABLE, "").split()]
+    return any(given == name and value.lower() in ("", "true", "1") for given, _, value in words)
+
+
 def _written(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -29,6 +29,8 @@ def derived(description: "Description", popdist: bool) -> Dict[str, Any]:
     values["floating_point_behaviour.esr"] = description.stochastic_rounding.upper()
     if description.emulator:
         values["ipu_model.version"] = description.chip.version
+    if description.options.get("io_tiles.num_io_tiles", 0) > 0:  # tiles that nothing is put on would be lost
+        values["io_tiles.place_ops_on_io_tiles"] = True
     return values
 
 
@@ -90,8 +92,28 @@ def poplar_flags(description: "Description") -> Dict[str, Any]:
     if description.emulator:
         values["use_ipu_model"] = True
     if description.executable_cache is not None:
-        values["executable_cache_path"] = os.path.expanduser(description.executable_cache)
+        values["executable_cache_path"] = cache_folder(description.executable_cache)
     return {**values, **description.poplar_flags}
+
+
+def cache_root() -> str:
+    """What is compiled once is kept under ``$RBD_CACHE_DIR``, else ``~/.cache/rbd_ipu``."""
+    return os.environ.get("RBD_CACHE_DIR") or os.path.expanduser(os.path.join("~", ".cache", "rbd_ipu"))
+
+
+def cache_folder(executable_cache: str) -> str:
+    """The folder of compiled programs; ``"auto"`` is ``$RBD_CACHE_DIR/programs``, else ``~/.cache/rbd_ipu/programs``.
+
+    Hosts that share no home directory share a ``RBD_CACHE_DIR``.
+
+    Raises:
+      ConfigError: there is white space in it, which no flag can hold.
+    """
+    auto = os.path.join(cache_root(), "programs")
+    folder = os.path.expanduser(auto if executable_cache == "auto" else executable_cache)
+    if len(folder.split()) != 1:
+        raise ConfigError(f"executable_cache: must be a path without white space, not {folder!r}; set RBD_CACHE_DIR")
+    return folder
 
 
 def environment(description: "Description", inherited: str = "") -> Dict[str, str]:

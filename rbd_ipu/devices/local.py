@@ -21,9 +21,13 @@ class Device:
       name: "cpu" or "gpu".
       strategy: a ``tf.distribute`` strategy.
       exchange: what the workers of this device tell each other.
+      compiles_only: it runs nothing: programs are compiled for a machine that has the device.
+      has_numbers: what it measures means something.
     """
 
     exchange: Exchange = Alone()
+    compiles_only = False
+    has_numbers = True
 
     def __init__(self, name: str, place: str):
         self.name = name

@@ -14,6 +14,7 @@ import numpy as np
 from rbd_ipu.config.kinds import ConfigError
 from rbd_ipu.devices.description import Description
 from rbd_ipu.devices.ipu_config import WITHOUT_DEVICE
+from rbd_ipu.workers.errors import Dismissed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,3 +142,59 @@ def broadcast_seed(seed: int, collectives: Any, here: Instance) -> int:
     words = np.array([seed], np.uint64).view(np.int32)
     told = np.asarray(collectives.broadcast(tf.constant(words), root_rank=0), dtype=np.int32)
     return int(told.view(np.uint64)[0])
+
+
+class Stopped(KeyboardInterrupt):
+    """Another instance was asked to stop, by Ctrl-C or SIGTERM, and this one stops at the same step."""
+
+    agreed = True
+
+
+#: What an instance that leaves proposes in place of a number of steps.
+FAILED, ASKED = -1, -2
+
+
+def agree(n: int, collectives: Any, here: Instance) -> int:
+    """The least of what all instances propose: how many steps the next call runs, 0 to stop.
+
+    Host collectives are the SDK's (``host_collective_ops.allgather``, SDK 3.4); an instance that has gone without
+    :func:`leave`, killed for one, is for poprun's MPI to notice.
+
+    Args:
+      n: what this one proposes.
+      collectives, here: as for :func:`broadcast_seed`.
+
+    Raises:
+      Stopped: another instance was asked to stop.
+      Dismissed: another instance has stopped, because of an error.
+
+    Example:
+      >>> agree(7, None, Instance())
+      7
+    """
+    if here.count == 1:
+        return n
+    least = _least(n, collectives)
+    if least == ASKED:
+        raise Stopped
+    if least == FAILED:
+        raise Dismissed(f"instance {here.index} of {here.count}: another one has stopped, and this one with it")
+    return least
+
+
+def leave(error: BaseException, collectives: Any, here: Instance) -> None:
+    """Lets the other instances know, where they next :func:`agree`, that this one stops because of ``error``.
+
+    They are told nothing of an error that they have met as well, nor of one of TensorFlow's: then a program may have
+    died in the middle of a collective that the others wait in, which only the end of this process can end.
+    """
+    from rbd_ipu._stack import tf
+
+    if here.count > 1 and not getattr(error, "agreed", False) and not isinstance(error, tf.errors.OpError):
+        _least(ASKED if isinstance(error, KeyboardInterrupt) else FAILED, collectives)
+
+
+def _least(n: int, collectives: Any) -> int:
+    from rbd_ipu._stack import tf
+
+    return int(np.min(np.asarray(collectives.allgather(tf.constant([n], tf.int32)))))

@@ -149,6 +149,11 @@ def _options_go_together(d: Description) -> None:
     tiles = get("io_tiles.num_io_tiles", 0)
     if get("io_tiles.place_ops_on_io_tiles") and tiles == 0:
         raise ConfigError("options: io_tiles.place_ops_on_io_tiles needs io_tiles.num_io_tiles above 0")
+    if tiles > 0 and get("io_tiles.place_ops_on_io_tiles") is False:
+        raise ConfigError(
+            f"options: io_tiles.place_ops_on_io_tiles: false leaves the {tiles} tiles of io_tiles.num_io_tiles idle; "
+            "leave it out"
+        )
     if tiles >= d.chip.tiles:
         raise ConfigError(f"options: io_tiles.num_io_tiles: {tiles} of the {d.chip.tiles} tiles of a {d.hardware}")
     path = "norms.experimental.distributed_batch_norm_replica_group_size"

@@ -1,7 +1,8 @@
 """Source ``counter``: directions hashed from their index, in integer TensorFlow ops, on any device.
 
 Direction i has the key ``fold_in(seed, i)``, and its entries are those of the stream in ``hashing.py``: nothing
-depends on the block size, on the device, or on what was drawn before.
+depends on the block size, on the device, or on what was drawn before. On an IPU a codelet hashes, see
+``devices/ipu/codelet.py``.
 """
 
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from rbd_ipu._stack import inside_xla, tf
 from rbd_ipu.directions.blocks import BlockSource
 from rbd_ipu.directions.distributions import DISTRIBUTIONS
-from rbd_ipu.directions.hashing import schedule
+from rbd_ipu.directions.hashing import schedule, word_at
 from rbd_ipu.directions.sources import SOURCES, Compiled, Source, only_cpus
+from rbd_ipu.place import here
 from rbd_ipu.seeds import fold_in
 
 # Floats of one block of directions. Under XLA:CPU a block is materialised between its dot products and its use
@@ -27,11 +29,15 @@ class Counter(BlockSource):
     jit = True
 
     def keys(self, seeds: Any) -> Any:
+        device = here().hashing
+        if device is not None:
+            return device.keys(seeds, tf.range(self.dim))
         return schedule(fold_in(seeds[:, tf.newaxis, :], tf.range(self.dim)))  # [G, d, 2]
 
     def draw(self, keys: Any, start: Any, count: int) -> Any:
         pairs = tf.slice(keys, [0, start, 0], [self.groups, count, 2])
-        return self.distribution.draw(pairs, self.size)
+        device = here().hashing
+        return self.distribution.draw(pairs, self.size, words=word_at if device is None else device.words)
 
 
 class Keyed(Counter):

@@ -11,6 +11,7 @@ import weakref
 from typing import Any, Iterable, List, Sequence, Tuple
 
 from rbd_ipu._stack import tensors, tf
+from rbd_ipu.place import on_ipu
 
 Pairs = List[Tuple[Any, Any]]
 
@@ -76,10 +77,15 @@ def use(owner: Any, update: Any, variable: Any) -> None:
 
 def refusal(owner: Any, why: str) -> str:
     """The words of an error for what would leave the subspace."""
+    accumulates = (
+        "; gradients accumulate on an IPU with set_gradient_accumulation_options(..., "
+        "use_v2_gradient_accumulation_optimizer=False), which applies their sum at once"
+    )
     return (
         f"{type(owner).__name__} moves weights within its subspace only, and {why}: this would train without a "
         "subspace. It takes the gradients of all variables at once (apply_gradients, or fit) and projects them "
         "itself; a wrapper or subclass may change gradients before that, but not what comes after"
+        f"{accumulates if on_ipu() else ''}"
     )
 
 

@@ -58,8 +58,8 @@ def record(
             callbacks = recorders(folder.path, interrupt, rows, [resume.keeper(experiment, folder)])
             experiment.fit(callbacks=callbacks, verbose=verbose, start=start and start.progress)
             ending.test = experiment.test()
-        except KeyboardInterrupt:
-            return ending.write(_interrupted(interrupt.number))
+        except KeyboardInterrupt as error:
+            return ending.write(_interrupted(interrupt.number, elsewhere=getattr(error, "agreed", False)))
         except NonFiniteError as error:
             return ending.write(Outcome("not finite", 3, str(error)))
         except OSError as error:
@@ -70,7 +70,9 @@ def record(
         return ending.write(Outcome("finished", 0))
 
 
-def _interrupted(number: int) -> Outcome:
+def _interrupted(number: int, elsewhere: bool = False) -> Outcome:
+    if elsewhere and not number:
+        return Outcome("terminated", 128 + signal.SIGTERM, "ended with another instance, which was asked to stop")
     if number == signal.SIGTERM:
         return Outcome("terminated", 128 + number, "ended by SIGTERM")
     return Outcome("interrupted", 130, "interrupted by Ctrl-C")

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from rbd_ipu.config import Config, ConfigError
-from rbd_ipu.experiment import EVALUATION_BATCH, Experiment, prepare
+from rbd_ipu.experiment import Experiment, prepare
 from rbd_ipu.tuning.trial import FINISHED, NOT_FINITE, STOPPED, Trial, hopeless
 
 HELD_OUT = 0.25  # of the training images (Section C.1)
@@ -45,7 +45,7 @@ def train(config: Config, exponent: int, again: bool = False) -> Trial:
 
     began = time.perf_counter()
     experiment = prepared(dataclasses.replace(config, learning_rate=2.0**exponent))
-    held_out = experiment.data.evaluation("validation", EVALUATION_BATCH)
+    held_out = experiment.evaluation("validation")
     initial = experiment.trainer.evaluate(held_out)["loss"]
     stop = _stop_when_hopeless(initial, config.epochs)
     try:

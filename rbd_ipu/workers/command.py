@@ -68,8 +68,10 @@ def launch(count: int, words: Sequence[str]) -> int:
 
 def follow(config: Config, folder: Any) -> int:
     """Trains as worker 1, 2, ..., from the checkpoint that worker 0 begins with; returns the exit status."""
+    from rbd_ipu.callbacks import StopOnInterrupt
     from rbd_ipu.checkpoints import restore
     from rbd_ipu.experiment import prepare
+    from rbd_ipu.interrupt import deferred
     from rbd_ipu.records import resume
     from rbd_ipu.training import NonFiniteError
 
@@ -80,12 +82,16 @@ def follow(config: Config, folder: Any) -> int:
             return 0
         found = resume.find(experiment, folder).checkpoint
         start = None if found is None else restore(experiment.trainer, found)
-    try:
-        experiment.fit(verbose=0, start=start)
-    except Dismissed:
-        return 0
-    except NonFiniteError:
-        return 3
+    with contextlib.ExitStack() as stack:
+        callbacks: List[Any] = []
+        if _later_instance():  # MPI gives a signal to all; each ends where all end (Device.agree)
+            callbacks.append(StopOnInterrupt(stack.enter_context(deferred())))
+        try:
+            experiment.fit(verbose=0, start=start, callbacks=callbacks)
+        except (Dismissed, KeyboardInterrupt):
+            return 0  # another status would have MPI end instance 0 before it has written its files
+        except NonFiniteError:
+            return 3
     return 0
 
 

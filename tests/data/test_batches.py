@@ -208,3 +208,34 @@ def test_unfit_seeds_and_augmentations_are_refused():
         Batches(SPLIT, 8, augment="flip")
     with pytest.raises(ValueError, match=r"the data are \[5\]"):
         Batches((np.ones([9, 5]), np.arange(9)), 8, augment="pad_crop")
+
+
+@pytest.mark.parametrize("augment", ["none", "pad_crop", "pad_crop_flip", "pad_crop_brightness"])
+@pytest.mark.parametrize("standardise", [False, True])
+def test_a_stream_knows_its_batches_as_bytes(augment, standardise):
+    """What a device makes of the bytes is the batch, bit for bit."""
+    from rbd_ipu.data.stored import stored_form
+
+    rng = np.random.default_rng(0)
+    split = Split(rng.integers(0, 256, (20, 16, 16, 3)).astype(np.uint8), np.arange(20), 255.0, standardise)
+    stream = Batches(split, 8, seed=3, augment=augment).dataset(epoch=1, step=1)
+    stored, finish = stored_form(stream)
+    for whole, parts in zip(stream.take(3), stored.take(3)):
+        assert parts[0].dtype == tf.uint8 and all(part.shape == [8] for part in parts[1:])
+        for found, expected in zip(finish(*parts), whole):
+            np.testing.assert_array_equal(found.numpy(), expected.numpy())
+    finite = evaluation(split, 8)
+    stored, finish = stored_form(finite)
+    assert int(stored.cardinality()) == int(finite.cardinality()) == 3
+    for whole, parts in zip(finite, stored):
+        assert parts[0].dtype == tf.uint8
+        np.testing.assert_array_equal(finish(*parts)[0].numpy(), whole[0].numpy())
+
+
+def test_what_is_no_bytes_or_augmented_somehow_has_no_other_form():
+    from rbd_ipu.data.stored import stored_form
+
+    floats = Batches((np.zeros([8, 4], np.float32), np.zeros(8, int)), 4).dataset()
+    split = Split(np.zeros([8, 4, 4, 1], np.uint8), np.zeros(8, int))
+    own = Batches(split, 4, augment=lambda images, seed: images * 0.5).dataset()
+    assert stored_form(floats) == (floats, None) and stored_form(own) == (own, None)

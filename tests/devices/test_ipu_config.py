@@ -12,6 +12,7 @@ import rbd_ipu
 from rbd_ipu.config import ConfigError
 from rbd_ipu.devices import description, ipu_config, record
 
+CONFIGS = Path(__file__).resolve().parents[2] / "ipu_configs"
 OPTIONS = record.options()["options"]
 ENUMS = record.options()["enums"]
 PLAIN = {"bool": bool, "int": int, "float": float, "str": str, "poplar": dict, "ipus": (int, list)}
@@ -253,3 +254,31 @@ def test_nothing_is_imported_without_need():
     root = str(Path(rbd_ipu.__file__).resolve().parents[1])
     done = subprocess.run([sys.executable, "-c", IMPORTS, root], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_cache_is_where_hosts_share_it(monkeypatch, tmp_path):
+    pod = description.check({"device": "ipu", "executable_cache": "auto"})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RBD_CACHE_DIR", raising=False)
+    assert ipu_config.poplar_flags(pod) == {"executable_cache_path": f"{tmp_path}/.cache/rbd_ipu/programs"}
+    monkeypatch.setenv("RBD_CACHE_DIR", "/shared/rbd")
+    assert ipu_config.poplar_flags(pod) == {"executable_cache_path": "/shared/rbd/programs"}
+    monkeypatch.setenv("RBD_CACHE_DIR", "/my disk")
+    with pytest.raises(ConfigError, match="without white space, not '/my disk/programs'; set RBD_CACHE_DIR"):
+        ipu_config.poplar_flags(pod)
+
+
+def test_every_configuration_of_an_ipu_keeps_its_programs():
+    if not CONFIGS.is_dir():
+        pytest.skip("the configurations are not beside the tests")
+    files = [description.load(path) for path in sorted(CONFIGS.glob("*.yaml"))]
+    assert {d.executable_cache for d in files if d.device == "ipu"} == {"auto"} and len(files) > 6
+
+
+def test_io_tiles_are_used_where_there_are_any():
+    path = "io_tiles.place_ops_on_io_tiles"
+    some = {"io_tiles.num_io_tiles": 32}
+    assert ipu_config.settings(description.check({"device": "ipu", "options": some}))[path] is True
+    assert path not in ipu_config.settings(description.check({"device": "ipu"}))
+    with pytest.raises(ConfigError, match="false leaves the 32 tiles of io_tiles.num_io_tiles idle"):
+        description.check({"device": "ipu", "options": {**some, path: False}})

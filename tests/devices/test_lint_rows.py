@@ -7,13 +7,32 @@ from pathlib import Path
 import pytest
 from planted import graph_of, printed
 
-from rbd_ipu._stack import KERAS_3, tf
+from rbd_ipu._stack import KERAS_3, keras, tf
 from rbd_ipu.config import ConfigError
 from rbd_ipu.devices.lint import programs, report, rows
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "ipu.md"
 
 needs_2_6 = pytest.mark.skipif(KERAS_3, reason="the record is of TensorFlow 2.6, and this is another one")
+
+
+@needs_2_6
+@pytest.mark.parametrize(
+    "row",
+    [
+        rows.Row(),
+        rows.Row(face="keras", name="FixedProjectionDescent", option="momentum"),
+        rows.Row(name="switch", source="counter", distribution="uniform"),
+    ],
+    ids=str,
+)
+def test_a_seed_is_an_argument_of_the_program_and_no_constant_in_it(row):
+    """Else each of a table's seeds would be compiled for itself."""
+    texts = []
+    for seed in (1, 2**40 + 7):
+        keras.backend.clear_session()
+        texts.append(re.findall(r" constant\(.*?\)(?=[,\n])", programs.trace(row._replace(seed=seed)).lower()))
+    assert texts[0] == texts[1] and len(texts[0]) > 20
 
 
 # --- the rows ------------------------------------------------------------------------------------------
@@ -48,6 +67,9 @@ def test_every_registry_row_is_there(results):
     shared = {tuple(choice.items()) for choice in rows.SHARING.values()}
     assert shared >= {(("parallel", mode),) for mode in MODES}
     assert shared >= {(("wire", wire),) for wire in WIRES if wire != "float32"}
+    assert {name for kind, name in subjects if kind == "source"} == {"poprand", "counter"}
+    (counter,) = (result for result in results if result.row.subject == ("source", "counter"))
+    assert any(kind.startswith("IpuUserOp(") for kind in counter.report.kinds)
     assert sum(kind == "option" for kind, _ in subjects) == len(rows.OPTIONS)
 
 

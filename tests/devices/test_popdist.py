@@ -120,3 +120,32 @@ def test_only_the_first_instance_writes_a_folder(index, monkeypatch):
     settings = config.resolve({"method": "sgd", "learning_rate": 0.1})
     assert workers.is_follower() == (index > 0)
     assert workers.elsewhere(settings, []) == (None if index == 0 else "follows")
+
+
+def test_an_instance_that_gets_sigterm_ends_where_all_end(monkeypatch):
+    """It is noted, and the callback ends the fit; the status of a later one is 0, or MPI would end instance 0 too."""
+    import os
+    import signal
+
+    from rbd_ipu import experiment
+    from rbd_ipu.workers import command
+
+    seen = []
+
+    class Experiment:
+        def fit(self, callbacks=(), **options):
+            os.kill(os.getpid(), signal.SIGTERM)
+            for callback in callbacks:
+                callback.on_train_batch_end(0)
+            seen.append("went on")
+
+    monkeypatch.setattr(popdist, "running", lambda: types.SimpleNamespace(getInstanceIndex=lambda: 1))
+    monkeypatch.setattr(experiment, "prepare", lambda config: Experiment())
+    assert command.follow(None, None) == 0 and not seen
+
+
+def test_a_run_that_ends_with_another_instance_says_so():
+    from rbd_ipu.records import run
+
+    assert run._interrupted(0, elsewhere=True)[:2] == ("terminated", 143)
+    assert run._interrupted(2, elsewhere=True)[:2] == ("interrupted", 130)

@@ -73,13 +73,13 @@ def test_several_hosts(machine):
     status, out, _ = machine("pod64", "--dry-run", **SERVER, **HOSTS, RBD_ALLOCATION="all", TF_POPLAR_FLAGS="--x=1")
     words = shlex.split(out)
     assert status == 0
+    assert not [word for word in words if word.endswith("-partition=yes") or word.endswith("-partition=no")]
     for word in (
         "--host=host0,host1",
         "--vipu-server-host=10.1.3.1",
         "--vipu-partition=mine",
         "--vipu-allocation=all",
         "--num-ilds=1",
-        "--remove-partition=no",
         "--mpi-global-args=--mca oob_tcp_if_include 10.1.3.0/24 --mca btl_tcp_if_include 10.1.3.0/24",
     ):
         assert word in words
@@ -121,6 +121,18 @@ def test_poprun_gets_the_words_as_they_were_given(machine):
     status, out, _ = machine("pod16", "--set", "data_dir=/my data", counts=(2, 16, 1), poprun=show)
     lines = out.splitlines()
     assert status == 0 and lines[0] == "--num-instances=2" and lines[-2:] == ["--set", "data_dir=/my data"]
+
+
+def test_options_of_poprun_are_passed_through_and_replace_ours(machine):
+    given = ["-vv", "--reset-partition=yes", "--num-ilds=2", "--mpi-local-args=-x MINE", "--numa-aware", "yes"]
+    status, out, _ = machine("pod64", "--dry-run", *given, "--", "--set", "dataset=mnist", **SERVER)
+    words = shlex.split(out)
+    python = words.index("train") - 3
+    assert status == 0 and words[python - len(given) : python] == given
+    assert words[-2:] == ["--set", "dataset=mnist"]
+    assert [word for word in words if word.startswith(("--num-ilds", "--mpi-local-args"))] == [given[2], given[3]]
+    status, _, err = machine("pod64", "--dry-run", "--num-replicas=3", "--", **SERVER)
+    assert status == 2 and "--num-replicas=3: the numbers are those of " in err
 
 
 def test_without_poprun_the_message_names_the_sdk(machine):
@@ -183,11 +195,32 @@ def test_the_image_keeps_graphcores_wheels():
     assert len(installs) >= 3
     for install in installs:
         # Either nothing but the package itself comes, or all that is there is held.
-        assert "--no-deps ." in install or "-c /tmp/held.txt" in install
+        assert "--no-deps ." in install or "-c /tmp/held.txt" in install or install.endswith("'pip<24.1'")
         assert not re.search(r"\b(tensorflow|keras)(-cpu|-gpu)?\b(?!-datasets)", install)
     checks = " ".join(runs)
-    assert "grep -iE '^tensorflow==2\\.6\\.[0-9]+\\+gc'" in checks and "pip has changed" in checks
+    assert "pip has changed" in checks and installs[0].endswith("'pip<24.1'")
     assert "pytest -q -m ipu" in runs[-1] and "have not run" in runs[-1]
+
+
+LISTED = """keras==2.6.0-gc3.3.0-251582-a3785372
+numpy==1.19.5
+tensorflow==2.6.3-gc3.3.0-251580-08d96978c7f-amd-znver1
+typing-extensions==3.7.4.3
+"""
+
+
+@pytest.mark.parametrize(
+    "listed, good", [(LISTED, True), (LISTED.replace("-gc", "+gc"), True), ("keras==2.6.0", False)]
+)
+def test_the_image_knows_graphcores_wheels_in_pips_list(listed, good, tmp_path):
+    """pip writes 2.6.3-gc3.3.0-..., the names of the wheels have +gc; what is held are the other packages."""
+    (text,) = [text for name, text in image() if name == "RUN" and "kept.txt; " in text and "held" in text]
+    greps = [part.strip().replace("/tmp/", f"{tmp_path}/") for part in text.split(";") if "grep" in part]
+    (tmp_path / "kept.txt").write_text(listed)
+    done = subprocess.run(["bash", "-euc", "\n".join(greps)], stdout=subprocess.DEVNULL)
+    assert len(greps) == 3 and (done.returncode == 0) is good
+    if good:
+        assert (tmp_path / "held.txt").read_text() == "numpy==1.19.5\ntyping-extensions==3.7.4.3\n"
 
 
 def test_the_image_copies_what_is_there():

@@ -90,6 +90,81 @@ def test_an_instance_feeds_its_replicas_and_has_the_seed_of_the_first(open_ipu, 
     assert not processes.SAID
 
 
+def test_instances_agree_before_every_call_and_none_leaves_the_others_waiting(open_ipu):
+    from standin import processes
+
+    from rbd_ipu.devices.popdist import Stopped
+    from rbd_ipu.workers.errors import Dismissed
+
+    device, _ = open_ipu(4, popdist=True, index=1, instances=2)
+    processes.TOLD.clear()
+    processes.OTHERS[:] = [[[5]], [[0]], [[-1]], [[-2]]]
+    assert device.agree(7) == 5 and device.agree(7) == 0
+    with pytest.raises(Dismissed, match="instance 1 of 2: another one has stopped"):
+        device.agree(7)
+    with pytest.raises(KeyboardInterrupt) as asked:  # as if this one had got the signal
+        device.agree(7)
+    assert isinstance(asked.value, Stopped) and processes.TOLD == [[7]] * 4
+    processes.OTHERS[:] = [[[7]]] * 3
+    for error in (KeyboardInterrupt(), OSError("full"), ValueError("data")):
+        device.leave(error)
+    assert processes.TOLD[4:] == [[-2], [-1], [-1]]
+    met = [Stopped(), Dismissed("x"), rbd_ipu.NonFiniteError(0, 1, 0.5, None), tf.errors.AbortedError(0, 0, "")]
+    for error in met:  # all know, or cannot be told
+        device.leave(error)
+    assert len(processes.TOLD) == 7 and not processes.OTHERS
+
+
+OFFLINE = {"connection": "pre_compile", "executable_cache": "/tmp/programs"}
+
+
+def test_an_offline_compile_compiles_both_programs_and_checks_no_numbers(open_ipu):
+    """Once each, however long the run is; what comes out of the device is zeros."""
+    device, machine = open_ipu(2, **OFFLINE)
+    x, y = blobs(10 * 32 * 2)
+    with device:
+        model = dense()
+    trainer = rbd_ipu.Trainer(model, methods.create("rbd", learning_rate=2.0, dim=20), device)
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(32, drop_remainder=True)
+    history = trainer.fit(data, (x[:64], y[:64]), epochs=20, verbose=0).history
+    assert np.isnan(history["loss"]).all() and len(history["loss"]) == 1
+    assert machine.runs == len(machine.programs) == 2
+
+
+def test_an_offline_run_leaves_no_folder(standin, tmp_path, monkeypatch, capsys):
+    from rbd_ipu.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "offline.yaml").write_text(f"device: ipu\nconnection: pre_compile\nexecutable_cache: {tmp_path}/p\n")
+    with standin.installed() as machine:
+        status = main(["train", "--set", "device=offline.yaml", "--set", "dim=4", "--set", "learning_rate=1"])
+        assert status == 0 and len(machine.programs) == machine.runs == 3
+    assert "compiled for offline.yaml: training, validation and test; nothing was trained" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_synthetic_data_has_no_numbers(open_ipu, monkeypatch):
+    """For timings alone: nothing comes out of the queues; also where the environment asks for it."""
+    monkeypatch.setenv("TF_POPLAR_FLAGS", "--use_synthetic_data")
+    device, machine = open_ipu(2)
+    assert not device.has_numbers and not device.check_replicas
+    x, y = blobs(10 * 32 * 2)
+    with device:
+        model = dense()
+    trainer = rbd_ipu.Trainer(model, methods.create("sgd", learning_rate=0.1), device)
+    history = trainer.fit((x, y), (x[:64], y[:64]), epochs=3, verbose=0).history
+    assert np.isnan(history["loss"]).all() and len(history["loss"]) == 3 and history["images_per_second"][1] > 0
+    assert trainer.step == 30
+
+
+def test_an_epoch_of_a_prime_number_of_steps_is_said_to_be_slow(open_ipu):
+    device, _ = open_ipu(steps_per_execution=100)
+    with pytest.warns(UserWarning, match="1409 steps .* takes 1, .* epoch of 1400 steps would do with fewer"):
+        assert device.steps_a_call(0, 1409) == 1
+    assert device.steps_a_call(0, 1409) == 1  # said once
+    assert device.steps_a_call(0, 1406) == 74 and device.steps_a_call(0, 37) == 37
+
+
 @pytest.mark.parametrize("choice", [{"parallel": "split"}, {"wire": "float16"}, {"wire": "int8"}])
 def test_what_replicas_cannot_do_is_refused(open_ipu, choice):
     ((name, value),) = choice.items()

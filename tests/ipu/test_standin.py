@@ -209,3 +209,41 @@ def test_keras_refuses_overrides(ipu):
             plain.fit(np.zeros((5, 2), np.float32), np.zeros(5, np.float32), batch_size=2)
         with pytest.raises(ValueError, match="steps_per_execution 2 must divide the 3 batches"):
             plain.fit(np.zeros((6, 2), np.float32), np.zeros(6, np.float32), batch_size=2)
+
+
+def test_fit_shuffles_arrays_unless_told_not_to(ipu):
+    x = np.arange(64, dtype=np.float32)[:, np.newaxis]
+
+    def losses(**options):
+        with strategy.scope():
+            model = keras.Sequential([keras.layers.Dense(1, "linear", False, "ones", input_shape=(1,))])
+            model.compile(keras.optimizers.SGD(1e-5), "mse", steps_per_execution=4)
+            model.fit(x, np.zeros(64, np.float32), batch_size=16, **options)
+        return model.get_weights()[0].item()
+
+    strategy = strategy_of(ipu)
+    assert losses(shuffle=False) == losses(shuffle=False)
+    assert len({losses(shuffle=False), losses(), losses()}) > 1
+
+
+def test_variables_under_popdist_are_mirrored():
+    """As with the real strategy: they are no numbers, and have no handle outside a replica."""
+    with standin.installed(2, 0, 1):
+        from tensorflow.python import ipu
+        from tensorflow.python.ipu.distributed.popdist_strategy import PopDistStrategy
+
+        config = ipu.config.IPUConfig()
+        config.auto_select_ipus = 2
+        config.configure_ipu_system()
+        strategy = PopDistStrategy()
+        with strategy.scope():
+            weight = tf.Variable(1.0)
+            optimizer = keras.optimizers.SGD(0.5)
+            steps = optimizer.iterations
+        for variable in (weight, steps):
+            assert type(variable).__name__ == "IPUMirroredVariable"
+            with pytest.raises(TypeError):
+                int(variable)
+            with strategy.scope(), pytest.raises(ValueError, match="not available outside the replica context"):
+                variable.handle  # noqa: B018
+        assert int(steps.numpy()) == 0

@@ -69,8 +69,9 @@ def test_every_step_is_that_of_algorithm_1(open_ipu, name, replicas, options):
         np.testing.assert_array_equal(everywhere, np.broadcast_to(everywhere[:1], everywhere.shape))
 
 
-def test_one_basis_for_all_replicas(open_ipu):
-    device, _ = open_ipu(2, parallel="shared")
+@pytest.mark.parametrize("popdist", [False, True], ids=["IPUStrategy", "PopDistStrategy"])
+def test_one_basis_for_all_replicas(open_ipu, popdist):
+    device, _ = open_ipu(2, popdist, parallel="shared")
     x, y = blobs(5 * 32 * 2)
     trainer = trainer_of(device)
     trainer.fit(dataset(x, y), epochs=1, verbose=0)
@@ -148,11 +149,13 @@ def test_a_run_from_settings_alone(standin, tmp_path, replicas):
 
 
 @pytest.mark.parametrize("name, options", [("nes", {"dim": 4}), ("hybrid", {"dim": 8})])
-@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=slow)])
-def test_methods_of_forward_passes_run_on_the_device(open_ipu, name, options, replicas):
+@pytest.mark.parametrize(
+    "replicas, popdist", [(1, False), (2, True), pytest.param(2, False, marks=slow)], ids=["one", "popdist", "two"]
+)
+def test_methods_of_forward_passes_run_on_the_device(open_ipu, name, options, replicas, popdist):
     """The program of an IPU takes the steps that a CPU takes with the same directions."""
     x, y = blobs(32 * 4 * 2 * 2)
-    device, machine = open_ipu(replicas)
+    device, machine = open_ipu(replicas, popdist)
     trainer = trainer_of(device, name, learning_rate=0.1, **options)
     history = trainer.fit(dataset(x, y), epochs=1, verbose=0).history
     assert np.isfinite(history["loss"]).all()
@@ -177,6 +180,30 @@ def test_a_step_that_is_not_finite_ends_the_training(open_ipu, replicas):
         trainer.fit(dataset(x, y), epochs=2, verbose=0)
     expected = run(dense(), trainer.method, split(x, y)[: 3 * replicas], replicas)[-1]
     close(flat(trainer.model) - flat(dense()), expected - flat(dense()), 1e-4)
+
+
+def test_images_go_to_the_device_as_bytes(open_ipu):
+    """The infeed's elements are uint8; the steps are those of float32 images."""
+    from standin.queues import IPUOwnedIterator
+
+    def images():
+        return dense(inputs=(2, 3, 1))
+
+    device, machine = open_ipu(2)
+    rng = np.random.default_rng(0)
+    split = data.Split(rng.integers(0, 256, (4 * 32, 2, 3, 1)).astype(np.uint8), rng.integers(0, 10, 128))
+    with device:
+        model = images()
+    there = rbd_ipu.Trainer(model, methods.create("sgd", learning_rate=2.0), device)
+    history = there.fit(data.Batches(split, 32, seed=5), data.evaluation(split, 64), epochs=1, verbose=0).history
+    fed = [argument for _, _, arguments in machine.programs.values() for argument in arguments]
+    kinds = [iterator.element_spec for iterator in fed if isinstance(iterator, IPUOwnedIterator)]
+    assert [spec[0].dtype for spec in kinds] == [tf.uint8, tf.uint8]
+    two = rbd_ipu.open_device("cpu", simulate_workers=2)
+    here = rbd_ipu.Trainer(images(), methods.create("sgd", learning_rate=2.0), two)
+    expected = here.fit(data.Batches(split, 32, seed=5), data.evaluation(split, 64), epochs=1, verbose=0).history
+    close(flat(there.model) - flat(images()), flat(here.model) - flat(images()), 1e-5)
+    assert history["val_loss"][0] == pytest.approx(expected["val_loss"][0], rel=1e-5)
 
 
 def test_validation_counts_every_example_once(open_ipu):

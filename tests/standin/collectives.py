@@ -1,5 +1,8 @@
 """Collectives: replicas send to each other through queues, which wait without holding a thread of TensorFlow's."""
 
+import ctypes
+import os
+
 from rbd_ipu._stack import tf
 from standin import machine
 
@@ -56,3 +59,32 @@ def _exchange(x):
         by_distance = [tf.identity(x)] + [queues[o][0].dequeue() for o in range(1, replicas)]
     # What came from distance o is that of replica r + o.
     return tf.roll(tf.stack(by_distance), program.index, axis=0)
+
+
+def precompiled_user_op(
+    inputs,
+    library_path,
+    gp_path="",
+    outs=None,
+    name="UserOp",
+    op_name="Build",
+    separate_gradients=False,
+    inputs_with_gradients=None,
+    attributes=None,
+    gradient_attributes=None,
+):
+    """The operations of the package's own codelet, by TensorFlow's; what it is compiled to must be there."""
+    from rbd_ipu.directions.hashing import schedule, word_at
+    from rbd_ipu.seeds import fold_in
+
+    _tracing()
+    symbol = ctypes.CDLL(library_path)
+    assert getattr(symbol, op_name) and getattr(symbol, f"{op_name}_metadata")
+    assert ctypes.c_int32.in_dll(symbol, "custom_op_api_level").value == 5
+    assert os.path.isfile(gp_path)
+    heads, tail = inputs
+    assert heads.dtype == tail.dtype == tf.int32 and heads.shape.rank == 2 and tail.shape.rank == 1
+    words = op_name == "Words"
+    found = word_at(heads, tail) if words else schedule(fold_in(heads[:, tf.newaxis, :], tail))
+    assert outs == {"output_types": [found.dtype], "output_shapes": [found.shape]}, (op_name, outs)
+    return [found]

@@ -41,11 +41,35 @@ def _accumulate(
     use_v2_gradient_accumulation_optimizer=False,
     **gradient_accumulation_optimizer_kwargs,
 ):
-    assert not use_v2_gradient_accumulation_optimizer, "not played"
     assert gradient_accumulation_reduction_method in ("sum", "mean") and not gradient_accumulation_optimizer_kwargs
     if type(model.optimizer).minimize is not keras.optimizers.Optimizer.minimize:
         raise ValueError("an optimizer that overrides minimize cannot accumulate gradients")
     model._accumulated = gradient_accumulation_steps_per_replica, gradient_accumulation_reduction_method
+    model._second_kind = use_v2_gradient_accumulation_optimizer
+
+
+class SecondKind(keras.optimizers.Optimizer):
+    """Gradient accumulation of the second kind, as far as it gets here: to the inner optimizer's last method.
+
+    It hands everything on to the inner optimizer but the step and the last call: its own step counts, and it gives
+    sums of what the inner one made of each micro-batch to the inner ``_resource_apply_dense``, variable by variable.
+    """
+
+    def __init__(self, inner):
+        super().__init__("GradientAccumulationOptimizer")
+        self._inner = inner
+        self._prepare = inner._prepare
+        self._aggregate_gradients = inner._aggregate_gradients
+        self._transform_gradients = inner._transform_gradients
+        self.get_gradients = inner.get_gradients
+
+    def _create_all_weights(self, var_list):
+        _ = self.iterations
+        self._inner._create_all_weights(var_list)
+
+    def _resource_apply_dense(self, grad, handle, apply_state):
+        accumulated = tf.zeros_like(grad) + grad
+        return self._inner._resource_apply_dense(accumulated, handle, apply_state)
 
 
 def _replicate(model, replicated_metric_reduction_method="NONE"):
@@ -60,13 +84,15 @@ def _refuse_overrides(model):
         raise RuntimeError("a model for an IPU cannot run eagerly")
 
 
-def _fit(model, x, y=None, batch_size=32, epochs=1, steps_per_epoch=None, verbose=0):
+def _fit(model, x, y=None, batch_size=32, epochs=1, steps_per_epoch=None, verbose=0, shuffle=True):
     _refuse_overrides(model)
-    dataset = x if y is None else tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
+    dataset = x
     if y is not None:
         if len(x) % batch_size:
             raise ValueError(f"{len(x)} examples do not fill batches of {batch_size}")
-        dataset = dataset.map(
+        examples = tf.data.Dataset.from_tensor_slices((x, y))
+        examples = examples.shuffle(len(x)) if shuffle else examples  # a dataset is taken as it comes
+        dataset = examples.batch(batch_size).map(
             lambda a, b: (tf.ensure_shape(a, [batch_size, *a.shape[1:]]), tf.ensure_shape(b, [batch_size]))
         )
     replicas = machine.present().replicas
@@ -96,6 +122,10 @@ def _fit(model, x, y=None, batch_size=32, epochs=1, steps_per_epoch=None, verbos
 
 
 def _program(model, call, micro, reduction, queue):
+    optimizer = model.optimizer
+    if getattr(model, "_second_kind", False):
+        optimizer, micro = SecondKind(optimizer), 1
+
     def train(iterator):
         for _ in tf.range(call // micro):
             variables, total, loss = model.trainable_variables, None, 0.0
@@ -103,11 +133,11 @@ def _program(model, call, micro, reduction, queue):
                 x, y = next(iterator)
                 outputs = model(x, training=True)
                 loss = model.compiled_loss(y, outputs, None, regularization_losses=model.losses)
-                gradients = model.optimizer.get_gradients(loss, variables)
+                gradients = optimizer.get_gradients(loss, variables)
                 total = gradients if total is None else [a + g for a, g in zip(total, gradients)]
             if reduction == "mean":
                 total = [g / micro for g in total]
-            model.optimizer.apply_gradients(list(zip(total, variables)))
+            optimizer.apply_gradients(list(zip(total, variables)))
             queue.enqueue(loss)
 
     return tf.function(train, jit_compile=True)

@@ -23,6 +23,8 @@ PLAYED = {
     f"{ROOT}.ops.all_to_all_op.all_gather": collectives.all_gather,
     f"{ROOT}.ops.cross_replica_ops.cross_replica_sum": collectives.cross_replica_sum,
     f"{ROOT}.ops.cross_replica_ops.cross_replica_mean": collectives.cross_replica_mean,
+    f"{ROOT}.ops.custom_ops.precompiled_user_op": collectives.precompiled_user_op,
+    f"{ROOT}.distributed.host_collective_ops.allgather": processes.allgather,
     f"{ROOT}.distributed.host_collective_ops.broadcast": processes.broadcast,
     **{f"{ROOT}.config.{name}": kind for name, kind in options.ENUMS.items()},
 }

@@ -2,12 +2,24 @@
 
 import types
 
+import numpy as np
+
+from rbd_ipu._stack import tf
+
 SAID = []  # what instance 0 tells the others, in order; empty where this is instance 0
+OTHERS = []  # what the other instances put into the next gatherings, in order: a list each time
+TOLD = []  # what this one has put into them
 
 
 def broadcast(value, root_rank=0, tensor_name=None):
     assert root_rank == 0, "only instance 0 is played"
     return SAID.pop(0) if SAID else value
+
+
+def allgather(value, tensor_name=None):
+    """[n] of every instance -> [count, n]; the order of the instances is not recorded, this one comes first."""
+    TOLD.append(np.asarray(value).tolist())
+    return tf.stack([value, *(tf.constant(other, value.dtype) for other in OTHERS.pop(0))])
 
 
 def make(replicas, index=0, count=1):

@@ -2,14 +2,17 @@
 
 import math
 import os
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
+import warnings
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 
 from rbd_ipu._stack import tf
-from rbd_ipu.devices import ipu_config, popdist
+from rbd_ipu.data.stored import stored_form
+from rbd_ipu.devices import flags, ipu_config, popdist
 from rbd_ipu.devices.description import Description, check
 from rbd_ipu.devices.ipu import sdk
+from rbd_ipu.devices.ipu.codelet import Hash
 from rbd_ipu.devices.ipu.evaluation import Evaluation
 from rbd_ipu.devices.ipu.infeed import Infeed, Stream
 from rbd_ipu.devices.ipu.loop import train_program
@@ -17,7 +20,7 @@ from rbd_ipu.devices.local import Device
 from rbd_ipu.exchange import Alone, Exchange, Plan
 from rbd_ipu.exchange.replicas import Replicas
 from rbd_ipu.objective import REPORTED, Objective
-from rbd_ipu.place import settle
+from rbd_ipu.place import seed_words, settle
 from rbd_ipu.steps import MEASURES, Step
 
 
@@ -41,6 +44,9 @@ class IPUDevice(Device):
       check_replicas: whether the weights of all replicas of this process are compared after every step, by a
         fingerprint: TensorFlow reads those of the first one only, so that the others could drift unseen. Costs an
         integer hash of each weight.
+      compiles_only: there is no IPU (``connection`` pre_compile or never): one call of the training and one
+        validation are compiled, and no number is looked at.
+      has_numbers: whether what the device tells means anything; not where it only compiles, nor with synthetic data.
 
     Raises:
       ConfigError: the description contradicts what poprun was started with.
@@ -63,19 +69,23 @@ class IPUDevice(Device):
         self._ipu = ipu = sdk.package()
         poprun = popdist.running()
         self.instance = here = popdist.instance(described, poprun)
-        os.environ.update(ipu_config.environment(described, os.environ.get("TF_POPLAR_FLAGS", "")))
+        os.environ.update(ipu_config.environment(described, os.environ.get(flags.VARIABLE, "")))
+        self.compiles_only = described.connection in ipu_config.WITHOUT_DEVICE
+        self.has_numbers = not self.compiles_only and not flags.is_set("use_synthetic_data", os.environ)
         config = ipu_config.make_config(described, ipu, poprun is not None)
         if poprun is not None:
             popdist.configure(config, described)
         config.configure_ipu_system()
         self.strategy = sdk.make_strategy(ipu, poprun is not None)
-        settle(self.strategy, described.block_entries, described.replicas)
+        settle(self.strategy, described.block_entries, described.replicas, Hash(ipu))
         self.exchange: Exchange = Alone()
         if described.replicas > 1:
             first = here.index * here.local_replicas
             self.exchange = Replicas(ipu, described.replicas, plan, first, here.local_replicas)
-        self.check_replicas = here.local_replicas > 1
+        self.check_replicas = here.local_replicas > 1 and self.has_numbers
         self._entered: List[Any] = []
+        self._warned: Set[int] = set()  # numbers of steps
+        self._compiled = False  # a call of the training, where that is all there is to do
 
     def __enter__(self) -> "IPUDevice":
         scope = self.strategy.scope()
@@ -85,22 +95,46 @@ class IPUDevice(Device):
 
     def shared_seed(self, seed: int) -> int:
         """That of instance 0: one that was given another would draw other directions."""
-        several = self.instance.count > 1
-        return popdist.broadcast_seed(seed, sdk.host_collectives() if several else None, self.instance)
+        return popdist.broadcast_seed(seed, self._collectives(), self.instance)
+
+    def agree(self, n: int) -> int:
+        """The least of what the instances propose; 0 once a device that only compiles has compiled."""
+        if self.compiles_only and self._compiled:
+            n = 0
+        return popdist.agree(n, self._collectives(), self.instance)
+
+    def leave(self, error: BaseException) -> None:
+        popdist.leave(error, self._collectives(), self.instance)
+
+    def _collectives(self) -> Any:
+        return sdk.host_collectives() if self.instance.count > 1 else None
 
     def is_home(self, model: Any) -> bool:
         return model.distribute_strategy is self.strategy
 
     def iterate(self, dataset: Any) -> Any:
         """The dataset, to be made an infeed."""
-        return Stream(dataset, 1 if self.exchange.plan.mode.own_data else self.instance.local_replicas)
+        stored, finish = stored_form(dataset)  # bytes go over the wire, where images are bytes
+        copies = 1 if self.exchange.plan.mode.own_data else self.instance.local_replicas
+        return Stream(stored, copies, finish)
 
     def steps_a_call(self, wanted: int, steps_per_epoch: int, every: int = 0) -> int:
         """Whatever is wanted, :func:`whole_calls`: another number of steps would be another program.
 
         A program for all calls, also where they must end at each multiple of ``every``.
         """
-        return whole_calls(math.gcd(steps_per_epoch, every), self.description.steps_per_execution)
+        most = self.description.steps_per_execution
+        longest = whole_calls(steps_per_epoch, most)
+        if 2 * longest <= min(most, steps_per_epoch) and steps_per_epoch not in self._warned:
+            self._warned.add(steps_per_epoch)
+            warnings.warn(
+                f"an epoch of {steps_per_epoch} steps is a whole number of calls of at most {most} steps only if a "
+                f"call takes {longest}, and each call costs a round trip to the host. An epoch of "
+                f"{better_epoch(steps_per_epoch, most)} steps would do with fewer: choose another batch_size, "
+                "steps_per_epoch or steps_per_execution",
+                stacklevel=2,
+            )
+        return whole_calls(math.gcd(steps_per_epoch, every), most)
 
     def loop(self, step: Step) -> Callable[[Any, int, int, Sequence[float]], List[float]]:
         infeed = Infeed()
@@ -109,6 +143,10 @@ class IPUDevice(Device):
         per_step = step.method.batches * (self.instance.local_replicas if own_data else 1)
         # A program is bound to the infeed and the outfeed that it was compiled with.
         programs: Dict[Tuple[Any, int], Callable[..., Any]] = {}
+        with self:  # here and not while a program is traced: variables that it takes seeds from
+            for method in (step.method, *(getattr(step.method, phase, None) for phase in ("before", "after"))):
+                if hasattr(method, "seed"):
+                    seed_words(method.seed)
 
         def run(stream: Any, n: int, done: int, sums: Sequence[float]) -> List[float]:
             place = tf.constant(done)
@@ -118,8 +156,13 @@ class IPUDevice(Device):
                 if key not in programs:
                     for old in [old for old in programs if old[0] is not iterator]:
                         del programs[old]
-                    programs[key] = self._queued(lambda enqueue: train_program(step, n, enqueue, compared))
+                    programs[key] = self._queued(
+                        lambda enqueue: train_program(step, n, enqueue, compared, stream.finish)
+                    )
                 told = programs[key](iterator, place)
+            self._compiled = True
+            if not self.has_numbers:
+                return [done + float(n), *[float("nan")] * (len(MEASURES) - 1), 1.0]
             if compared:
                 _check_alike(told["fingerprint"], done)
             return _added(told["measures"], sums)
@@ -130,9 +173,9 @@ class IPUDevice(Device):
     keeps_metrics = False
 
     def evaluation(self, objective: Objective) -> Callable[[Any], Any]:
-        def make(program: Callable[[Any], Any]) -> Callable[[Any], np.ndarray]:
+        def make(program: Callable[[Any], Any]) -> Callable[[Any], Optional[np.ndarray]]:
             run = self._queued(program)
-            return lambda iterator: run(iterator).reshape(-1, len(REPORTED))
+            return lambda iterator: _rows(run(iterator))
 
         return Evaluation(objective, self.instance.local_replicas, make)
 
@@ -143,6 +186,8 @@ class IPUDevice(Device):
 
         def run(*arguments: Any) -> Any:
             self.strategy.run(program, args=arguments)
+            if not self.has_numbers:  # a queue that nothing comes out of is not waited for
+                return None
             return tf.nest.map_structure(self._by_replica, queue.dequeue())
 
         return run
@@ -163,6 +208,21 @@ def whole_calls(steps_per_epoch: int, most: int) -> int:
       (74, 37, 100)
     """
     return next(n for n in range(min(most, steps_per_epoch), 0, -1) if steps_per_epoch % n == 0)
+
+
+def better_epoch(steps_per_epoch: int, most: int) -> int:
+    """The longest epoch of at most so many steps that is a whole number of calls of ``most``, or one call.
+
+    Example:
+      >>> better_epoch(1409, 100), better_epoch(97, 64)
+      (1400, 64)
+    """
+    return steps_per_epoch - steps_per_epoch % most
+
+
+def _rows(told: Optional[np.ndarray]) -> Optional[np.ndarray]:
+    """What a validation told, [batches, REPORTED]; None where it told nothing."""
+    return None if told is None else told.reshape(-1, len(REPORTED))
 
 
 def _added(measures: np.ndarray, sums: Sequence[float]) -> List[float]:

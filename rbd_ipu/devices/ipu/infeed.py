@@ -1,6 +1,6 @@
 """Infeeds: the stream of batches that a program reads; element i R + r of it is the i-th of replica r."""
 
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from rbd_ipu._stack import tf
 
@@ -11,10 +11,12 @@ class Stream:
     Args:
       dataset: batches, in the order in which the replicas of this process take them.
       copies: each batch is for so many replicas.
+      finish: what the program makes (x, y) of a batch with; None: it is one already.
     """
 
-    def __init__(self, dataset: Any, copies: int = 1):
+    def __init__(self, dataset: Any, copies: int = 1, finish: Optional[Callable[..., Any]] = None):
         self.dataset = dataset
+        self.finish = finish
         self.copies = copies
 
 

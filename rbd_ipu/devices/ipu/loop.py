@@ -4,7 +4,7 @@ They are plain functions of what they are given, so that they can be traced anyw
 where the iterator was made in the scope of an ``IPUStrategy``, and ``enqueue`` that of an outfeed.
 """
 
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 from rbd_ipu._stack import tf
 from rbd_ipu.devices.ipu.fingerprint import fingerprint
@@ -16,7 +16,11 @@ TOLD = (*MEASURES, "finite")
 
 
 def train_program(
-    step: Step, steps: int, enqueue: Callable[[Any], Any], compared: Sequence[Any] = ()
+    step: Step,
+    steps: int,
+    enqueue: Callable[[Any], Any],
+    compared: Sequence[Any] = (),
+    finish: Optional[Callable[..., Any]] = None,
 ) -> Callable[[Any, Any], None]:
     """The compiled function ``(iterator, done)`` that trains for ``steps`` steps.
 
@@ -29,6 +33,7 @@ def train_program(
       enqueue: called once, with what every step tells the host: a dict of ``measures``, float32 in the order of
         TOLD, and, where there are ``compared``, their ``fingerprint`` after the step, int32.
       compared: variables that all replicas should hold alike.
+      finish: ``finish(*batch)`` is (x, y), where the iterator's batches are images as stored.
 
     Returns:
       A ``tf.function`` of the iterator of this program's batches, and of the number of steps before it in the epoch,
@@ -37,7 +42,7 @@ def train_program(
 
     def run(iterator: Any, done: Any) -> None:
         def body(i: Any, alive: Any) -> Any:
-            new = step.run(lambda: next(iterator), done + i, alive > 0.0)
+            new = step.run(lambda: _batch(iterator, finish), done + i, alive > 0.0)
             told = {"measures": tf.stack([new[name] for name in TOLD])}
             if compared:
                 told["fingerprint"] = fingerprint(compared)
@@ -49,15 +54,23 @@ def train_program(
     return tf.function(run, jit_compile=True)
 
 
-def evaluate_program(objective: Objective, steps: int, enqueue: Callable[[Any], Any]) -> Callable[[Any], None]:
+def _batch(iterator: Any, finish: Optional[Callable[..., Any]]) -> Any:
+    batch = next(iterator)
+    return batch if finish is None else finish(*batch)
+
+
+def evaluate_program(
+    objective: Objective, steps: int, enqueue: Callable[[Any], Any], finish: Optional[Callable[..., Any]] = None
+) -> Callable[[Any], None]:
     """The compiled function ``(iterator)`` that looks at ``steps`` batches, without learning.
 
-    ``enqueue`` is called once, with each batch's sums, float32 in the order of REPORTED.
+    ``enqueue`` is called once, with each batch's sums, float32 in the order of REPORTED. ``finish`` as in
+    :func:`train_program`.
     """
 
     def run(iterator: Any) -> None:
         def body(i: Any) -> Any:
-            batch = next(iterator)
+            batch = _batch(iterator, finish)
             loss, outputs = objective(batch, training=False)
             report = objective.report(batch, outputs, loss)
             enqueue(tf.concat([report, tf.zeros([len(REPORTED) - report.shape[0]])], axis=0))

@@ -69,3 +69,30 @@ def collectives(noted: List[Operation]) -> Any:
         all_to_all_op=types.SimpleNamespace(all_gather=all_gather),
         cross_replica_ops=types.SimpleNamespace(cross_replica_mean=cross_replica_mean),
     )
+
+
+class Hashing:
+    """Stands for :class:`rbd_ipu.devices.ipu.codelet.Hash`: the same words, by TensorFlow's operations."""
+
+    def __init__(self, noted: List[Operation]):
+        self._noted = noted
+
+    def words(self, pairs: Any, places: Any) -> Any:
+        """Stands for the operation ``Words``."""
+        from rbd_ipu.directions.hashing import word_at
+
+        self._note()
+        return word_at(pairs, places)
+
+    def keys(self, seeds: Any, parts: Any) -> Any:
+        """Stands for the operation ``Keys``."""
+        from rbd_ipu._stack import tf
+        from rbd_ipu.directions.hashing import schedule
+        from rbd_ipu.seeds import fold_in
+
+        self._note()
+        return schedule(fold_in(seeds[..., tf.newaxis, :], parts))
+
+    def _note(self) -> None:
+        types = {"input_types": ("int32", "int32"), "output_types": ("int32",)}
+        self._noted.append(Operation("IpuUserOp", types, ("int32",)))

@@ -7,7 +7,7 @@ blocks, so that the loop over blocks is in the program.
 import inspect
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from rbd_ipu.devices.lint.edges import Batches, Sink, collectives
+from rbd_ipu.devices.lint.edges import Batches, Hashing, Sink, collectives
 from rbd_ipu.devices.lint.hlo import lower
 from rbd_ipu.devices.lint.ops import Operation
 from rbd_ipu.devices.lint.rows import Row
@@ -16,7 +16,6 @@ IMAGE = (8, 8, 1)  # the embedded digits
 BATCH = 4
 DIM = 5000
 STEPS = 10
-SOURCE = "poprand"
 
 
 class Refused(ValueError):
@@ -30,11 +29,13 @@ class Program(NamedTuple):
       graph: of all its operations.
       lower: gives its HLO as text, or raises a ValueError that says why there is none.
       edges: the operations of Graphcore's own that it would have, which stock TensorFlow cannot trace.
+      place: the device that it is for, with variables that it reads.
     """
 
     graph: Any
     lower: Callable[[], str]
     edges: Tuple[Operation, ...] = ()
+    place: Any = None
 
 
 def trace(row: Row) -> Program:
@@ -45,15 +46,18 @@ def trace(row: Row) -> Program:
       Exception: whatever tracing raises.
     """
     from rbd_ipu import models
+    from rbd_ipu.place import as_on_an_ipu
 
     noted: List[Operation] = []
     model = models.build(row.network, IMAGE)
     make = {"trainer": _trainer, "keras": _keras, "validation": _validation}[row.face]
-    try:
-        run = make(row, model, noted)
-    except ValueError as error:
-        raise Refused(str(error)) from None
-    return _traced(run, noted)
+    with as_on_an_ipu(Hashing(noted)) as there:
+        try:
+            run = make(row, model, noted)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        program = _traced(run, noted, row.face)
+    return program._replace(place=there)
 
 
 def _trainer(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any], Any]:
@@ -76,7 +80,7 @@ def _trainer(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any
         exchange = Replicas(collectives(noted), row.workers, plan(**row.sharing))
     step = one_step(model, Objective(model), method, optimizer, variables, exchange, 8)
     compared = variables if row.workers > 1 else ()
-    program: Any = train_program(step, STEPS, Sink(noted).enqueue, compared)
+    program: Any = train_program(step, STEPS, Sink(noted).enqueue, compared, _finish)
     return program.python_function
 
 
@@ -85,7 +89,7 @@ def _validation(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, 
     from rbd_ipu.devices.ipu.loop import evaluate_program
     from rbd_ipu.objective import Objective
 
-    program: Any = evaluate_program(Objective(model), STEPS, Sink(noted).enqueue)
+    program: Any = evaluate_program(Objective(model), STEPS, Sink(noted).enqueue, _finish)
     return lambda iterator, done: program.python_function(iterator)
 
 
@@ -126,21 +130,31 @@ def options_for(make: Any, row: Row, variables: int) -> Dict[str, Any]:
         "dim": dim,
         "distribution": row.distribution,
         "compartments": row.compartments,
-        "source": SOURCE,
+        "source": row.source,
+        "seed": row.seed,
         **row.options,
     }
     accepted = inspect.signature(make.__init__).parameters
     return {name: value for name, value in wanted.items() if name in accepted or name in row.options}
 
 
-def _traced(run: Callable[[Any, Any], Any], noted: List[Operation]) -> Program:
+def _finish(images: Any, labels: Any) -> Any:
+    """What :class:`rbd_ipu.data.Batches` makes of bytes, in full."""
+    from rbd_ipu._stack import tf
+    from rbd_ipu.data.prepare import standardised
+
+    return standardised(tf.cast(images, tf.float32) / 255.0), labels
+
+
+def _traced(run: Callable[[Any, Any], Any], noted: List[Operation], face: str) -> Program:
     """``run(iterator, done)`` as a compiled function of one batch and of the number of steps before."""
     from rbd_ipu._stack import tf
 
     def program(x: Any, y: Any, done: Any) -> Any:
         return run(Batches((x, y), noted), done)
 
-    arguments = tf.zeros([BATCH, *IMAGE]), tf.zeros([BATCH], tf.int32), tf.constant(0)
+    images = tf.zeros([BATCH, *IMAGE], tf.float32 if face == "keras" else tf.uint8)
+    arguments = images, tf.zeros([BATCH], tf.int32), tf.constant(0)
     function = tf.function(program, jit_compile=True)
     graph = function.get_concrete_function(*arguments).graph
     return Program(graph, lambda: lower(function, *arguments), tuple(noted))

@@ -3,6 +3,8 @@
 import inspect
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Tuple
 
+# What an IPU draws with: its generator, or the integer hash by a codelet.
+SOURCES = ("poprand", "counter")
 SCHEME_ARGUMENTS = {"even:K": "even:2", "factor:f": "factor:8"}
 
 # What a method cannot be made without, besides what every row has.
@@ -54,6 +56,7 @@ class Row(NamedTuple):
       workers: replicas.
       share: how they share a step, a row of ``SHARING``.
       option: a row of ``OPTIONS``, or "".
+      source, seed: of the directions.
       subject: (kind, name) of what the row is there to show.
     """
 
@@ -65,6 +68,8 @@ class Row(NamedTuple):
     workers: int = 1
     share: str = "own"
     option: str = ""
+    source: str = "poprand"
+    seed: int = 0
     subject: Tuple[str, str] = ("", "")
 
     @property
@@ -96,6 +101,7 @@ class Row(NamedTuple):
 
     def __str__(self) -> str:
         words = [self.name, self.distribution, self.compartments, self.network]
+        words += [f"source {self.source}"] if self.source != SOURCES[0] else []
         words += [f"{self.workers} replicas ({self.share})"] if self.workers > 1 else []
         return ", ".join(words + ([self.option] if self.option else []))
 
@@ -110,6 +116,8 @@ def each_once() -> Iterator[Row]:
         yield Row(face="keras", name=name, option="momentum", subject=("optimizer", f"{name}(momentum=0.9)"))
     for distribution in _distributions():
         yield Row(distribution=distribution, subject=("distribution", distribution))
+    for source in SOURCES:
+        yield Row(source=source, subject=("source", source))
     for scheme in _schemes():
         yield Row(compartments=scheme, subject=("compartments", scheme))
     for network in _networks():
