@@ -198,7 +198,8 @@ class Trainer:
                     hooks.on_test_end(found)
                     logs.update({f"val_{k}": v for k, v in found.items()})
                 logs["seconds"] = self.progress.seconds + time.perf_counter() - started
-                failed = self.device.has_numbers and math.isnan(logs["loss"])  # which has ended the training of all workers
+                # A loss that is not a number has ended the training of all workers.
+                failed = self.device.has_numbers and math.isnan(logs["loss"])
                 if not failed:
                     self.progress = Progress(epoch=epoch + 1, steps_per_epoch=source.steps_per_epoch)
                 hooks.on_epoch_end(epoch, logs)
