@@ -18,6 +18,7 @@ IPU_STACK = 'python_version < "3.9"'
 TODAY = 'python_version >= "3.9"'
 # PyPI has tensorflow-cpu for x86-64 only, and not for macOS; there the plain package does it.
 X86 = '(sys_platform != "darwin" and platform_machine != "aarch64")'
+X86_OR_ARM = '(platform_machine == "x86_64" or platform_machine == "aarch64" or platform_machine == "arm64")'
 NOT_X86 = '(sys_platform == "darwin" or platform_machine == "aarch64")'
 
 EXTRAS = {
@@ -38,6 +39,8 @@ EXTRAS = {
         f"tensorboard; {TODAY}",
     ],
     "native": ["numba"],
+    # MPICH comes as a wheel on Linux and macOS; with an MPI of the machine, install mpi4py alone.
+    "mpi": ["mpi4py>=4.1", f'mpich; sys_platform != "win32" and {X86_OR_ARM}'],
     "plots": ["matplotlib"],
     "data": [
         f"tensorflow-datasets==4.9.0; {IPU_STACK}",

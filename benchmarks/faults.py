@@ -2,12 +2,12 @@
 
     python benchmarks/faults.py [--kills 50] [--seed 0] [--workers 1] [--set KEY=VALUE ...]
 
-One run is left undisturbed. Another one, with the same settings, is killed (SIGKILL, with all its workers) after a
-random time and resumed with `--resume`, again and again; when it comes to its end before the kills are used up, the
-next one begins. Each must end as the undisturbed one did: weights and optimizer to the last bit, the same best
-weights, the same rows of metrics.jsonl and metrics.csv but for times and bytes measured, the same result.json. Exit
-status 0 if they do, 1 if not. Three kills of four come once the process has saved something, the fourth at any time
-after its start.
+One run is left undisturbed. Another one, with the same settings, is killed (SIGKILL; with --workers above 1 the
+launcher or one of its ranks, by chance) after a random time and started again with `--resume auto`, again and again;
+when it comes to its end before the kills are used up, the next one begins. Each must end as the undisturbed one did:
+weights and optimizer to the last bit, the same best weights, the same rows of metrics.jsonl and metrics.csv but for
+times measured, the same result.json. Exit status 0 if they do, 1 if not. Three kills of four come once the process has
+saved something, the fourth at any time after its start.
 
 A run saves after every call of its loop, and a call takes about --call seconds, so that many of the kills fall into
 the writing of a checkpoint. The processes are forked from one that has imported TensorFlow and done nothing with it;
@@ -29,6 +29,8 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
+from rbd_ipu.workers.ranks import alive
+
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ARGUMENTS.add_argument("--kills", type=int, default=50)
 ARGUMENTS.add_argument("--seed", type=int, default=0, help="of the moments")
@@ -43,6 +45,7 @@ SETTINGS = ["dim=10", "learning_rate=2**-1", "momentum=0.5", "checkpoint_seconds
 # Measured by the process that ended the epoch: never twice the same, and nothing where it took no step of it.
 MEASURED = ("seconds", "images_per_second", "exchange_seconds", "exchange_bytes", "exchange_bytes_sgd")
 PATIENCE = 300.0  # seconds without an end: something hangs
+LOST = 5  # the exit status of a run that has lost a rank
 
 
 class Process:
@@ -62,13 +65,34 @@ class Process:
                 return None
             time.sleep(0.002)
 
-    def kill(self) -> int:
-        """SIGKILL to all of the group; the status of its first process, which may have ended just before."""
-        os.killpg(self.number, signal.SIGKILL)
+    def kill(self, victim: int = 0) -> int:
+        """SIGKILL to its first process, or to a rank that it has started, the victim-th of the family; its status.
+
+        It may have ended just before.
+        """
+        family = [self.number, *ranks_of(self.number)]
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(family[victim % len(family)], signal.SIGKILL)
         status = self.ended(PATIENCE)
         if status is None:
-            raise RuntimeError(f"process {self.number} outlived SIGKILL by {PATIENCE:g} s")
+            raise RuntimeError(f"process {self.number} outlived the loss of one of its family by {PATIENCE:g} s")
+        end = time.monotonic() + 10.0
+        while any(map(alive, family[1:])):
+            if time.monotonic() > end:
+                raise RuntimeError(f"a rank of process {self.number} outlived it by 10 s")
+            time.sleep(0.01)
         return status
+
+
+def ranks_of(launcher: int) -> List[int]:
+    """The processes of the ranks that `rbd-ipu train --workers K` has started by mpiexec (Linux)."""
+
+    def children(process: int) -> List[int]:
+        return sorted(map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split()))
+
+    with contextlib.suppress(OSError):
+        return [rank for mpiexec in children(launcher) for rank in children(mpiexec)]
+    return []
 
 
 def forked(words: List[str], log: Path, call: float) -> Process:
@@ -127,10 +151,7 @@ class Trial:
     def start(self, name: str) -> Process:
         """Begins the run of that name, or goes on with it."""
         output = self.folder / name
-        if (output / "run.json").exists() and not (output / "config.yaml").exists():
-            shutil.rmtree(output)  # killed before it had written anything: there is no run to go on with
-        words = [*self.words, "--output", str(output)]
-        words += ["--resume"] if output.exists() else self.settings
+        words = [*self.words, "--output", str(output), "--resume", "auto", *self.settings]
         self.log(name).write_bytes(b"")
         return self.launch(words, self.log(name), self.call)
 
@@ -185,9 +206,10 @@ def disturbed(trial: Trial, name: str, kills: int, longest: float, moments: rand
                 status = process.ended(0.005)
         if status is None:
             status = process.ended(moments.uniform(0.0, longest))
+        killed = status is None
         if status is None:
-            status = process.kill()
-        if status == -signal.SIGKILL:
+            status = process.kill(moments.randrange(3))
+        if status == -signal.SIGKILL or (killed and status == LOST):
             done += 1
         elif not trial.busy(name, status):
             trial.check(name, status)

@@ -135,7 +135,7 @@ class StopOnInterrupt(keras.callbacks.Callback):
 
     def _check(self) -> None:
         if self.interrupt.requested:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(self.interrupt.number)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._check()

@@ -9,7 +9,8 @@ from typing import Optional, Sequence
 from rbd_ipu import __version__, streams
 from rbd_ipu.commands import COMMANDS
 from rbd_ipu.config import ConfigError
-from rbd_ipu.workers.errors import STATUS, WorkersError
+from rbd_ipu.workers import ranks, task
+from rbd_ipu.workers.errors import WorkersError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,13 +41,14 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         chosen = build_parser().parse_args(arguments)
         chosen.words = list(sys.argv[1:] if arguments is None else arguments)
+        _check_alone(chosen.command)
         status = chosen.run(chosen)
         sys.stdout.flush()
         return status
     except ConfigError as error:
         return _fail(f"error: {error}", 2)
     except WorkersError as error:
-        return _fail(str(error), STATUS)
+        return _fail(str(error), error.status)
     except OSError as error:
         if error.filename is None:
             if error.errno not in streams.REFUSED:
@@ -61,6 +63,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 def command() -> None:
     """The command as a process: ends it with the status of :func:`main`."""
     status = main()
+    ranks.end(status)
     if os.environ.get("TF_CONFIG"):
         # The server of TensorFlow 2.6 cannot be stopped, and now and then aborts a process that takes itself down.
         for stream in (sys.stdout, sys.stderr):
@@ -68,6 +71,16 @@ def command() -> None:
                 stream.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _check_alone(command: str) -> None:
+    """Refuses to do several times, at once, what one process should do."""
+    own = task()
+    if own is not None and own.workers > 1 and command != "train":
+        raise ConfigError(
+            f"rbd-ipu {command} runs in one process, and the launcher has started {own.workers} ({own.source}); only "
+            "rbd-ipu train is for several"
+        )
 
 
 def _fail(message: str, status: int) -> int:

@@ -110,6 +110,14 @@ def prepare(config: Config) -> Experiment:
         steps_per_epoch = batches.shard(*device.exchange.shards[0]).steps_per_epoch
         method = methods.create(config.method, **config.options(steps_per_epoch))
         trainer = training.Trainer(model, method, device=device)
+        experiment = Experiment(config, images, batches, model, method, trainer)
+        if device.exchange.workers > 1:
+            device.compare({**_alike(config), "SHA-256 of the images": experiment.fingerprint()})
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise ConfigError(str(error)) from error
-    return Experiment(config, images, batches, model, method, trainer)
+    return experiment
+
+
+def _alike(config: Config) -> Dict[str, Any]:
+    """The settings that must be the same on all workers; each may have its images in a folder of its own."""
+    return {key: value for key, value in dataclasses.asdict(config).items() if key != "data_dir"}

@@ -184,6 +184,7 @@ class Trainer:
             start = hooks.backup.restore(source.steps_per_epoch) or start
         self.model.stop_training = False
         self.progress = (start or Progress(epoch=initial_epoch)).within(source.steps_per_epoch)
+        self.device.compare({"epochs": epochs, "steps of an epoch": source.steps_per_epoch})
         hooks.begin(self.progress.step)
         logs: Optional[Dict[str, float]] = None
         try:

@@ -5,9 +5,9 @@
 
 import json
 import os
-import subprocess
 import sys
-from typing import Any, Dict, List, NamedTuple, Optional
+import tempfile
+from typing import Any, Dict, List, NamedTuple
 
 from rbd_ipu.bench.cases import WORKLOADS, Case
 from rbd_ipu.config import ConfigError
@@ -48,25 +48,33 @@ class TeamSteps:
     """
 
     def __init__(self, case: Case, team: Team):
-        from rbd_ipu.workers.processes import Processes
+        from rbd_ipu.workers.launch import Launch
 
         self.case, self.team = case, team
         self.turns: List[Dict[str, Any]] = []
-        orders, self._orders = os.pipe()
         cores = divided(usable(), team.shares)
         self._places = team.shares // team.workers
+        self._folder = tempfile.TemporaryDirectory(prefix="rbd-team-")
+        self._said = tempfile.TemporaryFile("w+", errors="replace")
+        orders = os.path.join(self._folder.name, "orders")
+        os.mkfifo(orders)
         settings = strict_json.line([case._asdict(), team._asdict(), cores, orders]).strip()
-        self._processes = Processes(
-            [__name__, settings], team.workers, shares=team.shares, inherited=[orders], stdout=subprocess.PIPE
-        )
-        os.close(orders)
+        answers, theirs = os.pipe()
+        self._ranks = Launch([__name__, settings], team.workers, stdout=theirs, stderr=self._said)
+        os.close(theirs)
+        self._answers = os.fdopen(answers, encoding="ascii")
+        # Opened for both, so that it neither waits for the rank nor comes to an end before this does.
+        self._orders = os.open(orders, os.O_RDWR)
 
     def __enter__(self) -> "TeamSteps":
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        self._ranks.kill()
         os.close(self._orders)
-        self._processes.kill()
+        self._answers.close()
+        self._said.close()
+        self._folder.cleanup()
 
     def run(self, steps: int) -> float:
         """Does ``steps`` steps; returns seconds.
@@ -85,17 +93,13 @@ class TeamSteps:
 
     def _part(self, place: int, steps: int) -> Dict[str, Any]:
         """Does steps on the place-th set of shares; returns what worker 0 says of them."""
-        said: Optional[str] = None
-        try:
-            os.write(self._orders, b"%d %d\n" % (steps, place))
-            said = self._processes.running[0].stdout.readline()  # type: ignore[union-attr]
-        except BrokenPipeError:
-            pass
+        os.write(self._orders, b"%d %d\n" % (steps, place))
+        said = self._answers.readline()
         if not said:
-            self._processes.wait()
-            first = self._processes.first_failed or 0
-            last_words = self._processes.last_words(first)
-            raise ConfigError(f"{self.case} with {self.team.workers} workers: worker {first}: {last_words}")
+            self._ranks.wait()
+            self._said.seek(0)
+            last_words = "".join(self._said.readlines()[-20:]).strip()
+            raise ConfigError(f"{self.case} with {self.team.workers} workers: {last_words}")
         return json.loads(said)
 
 
@@ -107,21 +111,20 @@ def main() -> None:
     from rbd_ipu.bench.runners import CLASSES, RATE, images
     from rbd_ipu.devices import open_device
     from rbd_ipu.training import Trainer
-    from rbd_ipu.workers.task import task
+    from rbd_ipu.workers.ranks import Ranks, connect
 
-    own = task()
-    index = own.index if own else 0
+    ranks: Ranks = connect(TURN_TIMEOUT)
+    index = ranks.rank
     device = open_device("cpu", worker_timeout=TURN_TIMEOUT, **team.plan())
     exchange: Any = device.exchange
     network, shape = WORKLOADS[case.network]
     method = methods.create(case.method, learning_rate=RATE, **case.options())
     trainer = Trainer(models.build(network, shape, CLASSES), method, device)
     data = images(shape, case.batch_size)
-    lines = os.fdopen(orders, encoding="ascii") if index == 0 else None
+    lines = open(orders, encoding="ascii") if index == 0 else None
     while True:
         steps, place = map(int, (lines.readline() or "0 0").split()) if lines else (0, 0)
-        if team.workers > 1:
-            steps, place = exchange.rows([steps, place])[0].tolist()
+        steps, place = ranks.facts([steps, place])[0]
         if steps == 0:
             return
         keep_to(cores[place * team.workers + index])

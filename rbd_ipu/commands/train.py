@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, Mapping, Tuple
+from typing import Any, Dict, Mapping, Tuple
 
 from rbd_ipu import workers
 from rbd_ipu.config import Config, ConfigError, describe_keys, from_assignments, from_file, resolve
@@ -28,13 +28,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the folder to make; default runs/DATASET-NETWORK-METHOD-TIME-N",
     )  # fmt: skip
     parser.add_argument(
-        "--resume", action="store_true",
+        "--resume", nargs="?", const="yes", choices=("yes", "auto"), metavar="auto",
         help="go on in the folder --output with its own settings, from where it last saved; "
-        f"of those only {', '.join(resume.MAY_CHANGE)} may be given anew",
+        f"of those only {', '.join(resume.MAY_CHANGE)} may be given anew. auto: begin a run there if there is none "
+        "yet, so that a batch system can start the same command again",
     )  # fmt: skip
     parser.add_argument(
         "--workers", metavar="N", type=int,
-        help="train with N processes on this machine, as --set workers=N does; with TF_CONFIG, be one of N",
+        help="train with N processes on this machine, as --set workers=N does; started by mpiexec, srun or with a "
+        "TF_CONFIG, a process is one of as many as there are",
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="print only the path of the folder")
     parser.epilog = (
@@ -47,11 +49,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
-    given = from_file(arguments.config) if arguments.config else {}
-    given.update(from_assignments(arguments.settings))
-    if arguments.workers is not None:
-        given["workers"] = Given(arguments.workers, f"--workers {arguments.workers}")
-    if arguments.resume:
+    try:
+        given = workers.several(_given(arguments))
+    except ConfigError:
+        workers.join()  # so that the other ranks hear of it, and do not wait
+        raise
+    workers.join(given)
+    if _goes_on(arguments):
         return _resume(arguments, given)
     auto = _is_auto(given)
     config = resolve({**given, "learning_rate": 1.0} if auto else given)
@@ -103,10 +107,26 @@ def _search(arguments: argparse.Namespace, config: Config) -> Tuple[int, Path]:
     return automatic.search(config, output, command_line(arguments.words), say)
 
 
-def _resume(arguments: argparse.Namespace, given: Mapping[str, Any]) -> int:
-    if arguments.output is None:
-        raise ConfigError("--resume needs --output DIR, the folder to go on in")
+def _given(arguments: argparse.Namespace) -> Dict[str, Given]:
+    given = from_file(arguments.config) if arguments.config else {}
+    given.update(from_assignments(arguments.settings))
+    if arguments.workers is not None:
+        given["workers"] = Given(arguments.workers, f"--workers {arguments.workers}")
+    return given
 
+
+def _goes_on(arguments: argparse.Namespace) -> bool:
+    """Whether to go on in a folder; worker 0 decides for all, as it may make the folder before others look."""
+    if arguments.resume and arguments.output is None:
+        raise ConfigError("--resume needs --output DIR, the folder to go on in")
+    if arguments.resume != "auto":
+        return bool(arguments.resume)
+    if not workers.is_follower():
+        resume.clear_abandoned(arguments.output)
+    return workers.as_first((arguments.output / "config.yaml").exists())
+
+
+def _resume(arguments: argparse.Namespace, given: Mapping[str, Any]) -> int:
     folder = RunFolder(arguments.output)
     if _is_auto(given) and automatic.is_kept(folder.path):
         given = {

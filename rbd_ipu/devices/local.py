@@ -1,6 +1,6 @@
 """The devices of this machine: its CPU, and a GPU."""
 
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -114,6 +114,9 @@ class Device:
     def shared_seed(self, seed: int) -> int:
         """The seed of the first of several processes that should have one in common."""
         return seed
+
+    def compare(self, facts: Mapping[str, Any]) -> None:
+        """Refuses, with a ConfigError, to begin where the processes that train together differ in these facts."""
 
     def leave(self, error: BaseException) -> None:
         """Lets the other workers know that this one stops because of ``error``."""

@@ -1,5 +1,6 @@
 """The devices by name: a registry of functions that open one."""
 
+import os
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -8,6 +9,7 @@ from rbd_ipu.config.kinds import counted
 from rbd_ipu.devices.local import Device, processor
 from rbd_ipu.exchange import Plan, Simulated, plan
 from rbd_ipu.registry import Registry
+from rbd_ipu.workers.ranks import TIMEOUT
 from rbd_ipu.workers.task import task
 
 DEVICES = Registry("device")  # rows: name -> Device
@@ -27,14 +29,11 @@ def ipu(description: Any, plan: Optional[Plan] = None) -> Device:
     return IPUDevice(description, plan)
 
 
-WORKER_TIMEOUT = 120.0  # seconds that a worker waits for the others, by default
-
-
 def open_device(
     name: Union[str, Path] = "cpu",
     workers: Optional[int] = None,
     simulate_workers: int = 1,
-    worker_timeout: float = WORKER_TIMEOUT,
+    worker_timeout: float = TIMEOUT,
     **choices: Any,
 ) -> Device:
     """The device called ``name``, for one worker, for one of several, or for all of several in turn.
@@ -42,8 +41,8 @@ def open_device(
     Args:
       name: a row of DEVICES; ``gpu:4``, a worker on each of four GPUs, all in this process (``cpu:2`` for trying it
         out: parts of the CPU); or the path of a description such as ``ipu_configs/pod16.yaml``.
-      workers: K, how many processes train together, this being one of them: ``TF_CONFIG`` says which, and where the
-        others are, unless ``rbd-ipu train --workers K`` has started it. None: as many as there are.
+      workers: K, how many processes train together, this being one of them: the launcher of MPI (``mpiexec -n K``,
+        ``srun -n K``) or ``TF_CONFIG`` says which. None: as many as there are.
       simulate_workers: K, all played by this process, in turn.
       worker_timeout: seconds that a worker waits for the others before it gives up.
       **choices: how workers share a step: ``parallel``, ``exchange`` and ``wire``, see
@@ -53,7 +52,7 @@ def open_device(
       ValueError: an unknown name or choice; a description that is wrong (a ConfigError); workers that are both real
         and simulated, or of another number than there are.
       RuntimeError: TensorFlow sees no such device here; the message lists those it sees.
-      WorkersError: not all workers have come within ``worker_timeout`` seconds, with the names of those who have not.
+      WorkersError: a worker does not answer within ``worker_timeout`` seconds.
 
     Example:
       >>> import rbd_ipu
@@ -68,13 +67,16 @@ def open_device(
     open_one = DEVICES.get(kind)
     simulated = checks.positive_int("simulate_workers", simulate_workers)
     worker_timeout = checks.finite_float("worker_timeout", worker_timeout)
-    chosen, own = plan(**choices), task()
+    chosen, own = plan(**choices), task() if kind != "ipu" or "TF_CONFIG" in os.environ else None
     named = own.workers if own else 1
     if count > 1:
         return _several(kind, count, chosen, workers=max(workers or 1, named), simulate_workers=simulated)
     if workers is not None and checks.positive_int("workers", workers) != named:
-        there = f"there are {named}" if own else "TF_CONFIG, which says where the others are, is not set"
-        raise ValueError(f"workers={workers}, but {there}; `rbd-ipu train --workers {workers}` starts them here")
+        there = f"there are {named}" if own else "this process was started alone"
+        raise ValueError(
+            f"workers={workers}, but {there}; `mpiexec -n {workers}` starts so many, and for a run of this machine "
+            f"`rbd-ipu train --workers {workers}`"
+        )
     if kind == "ipu":
         if simulated > 1 or named > 1:
             given = f"simulate_workers={simulated}" if simulated > 1 else f"{named} workers"

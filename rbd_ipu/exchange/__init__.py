@@ -4,7 +4,7 @@ from rbd_ipu.exchange.base import Alone, Exchange
 from rbd_ipu.exchange.collective import Collective
 from rbd_ipu.exchange.mirrored import Mirrored
 from rbd_ipu.exchange.modes import MODES
-from rbd_ipu.exchange.neighbours import Neighbours
+from rbd_ipu.exchange.mpi import MPI
 from rbd_ipu.exchange.plan import EXCHANGES, Plan, plan
 from rbd_ipu.exchange.simulated import Simulated
 from rbd_ipu.exchange.wire import WIRES
@@ -12,12 +12,12 @@ from rbd_ipu.exchange.wire import WIRES
 __all__ = [
     "EXCHANGES",
     "MODES",
+    "MPI",
     "WIRES",
     "Alone",
     "Collective",
     "Exchange",
     "Mirrored",
-    "Neighbours",
     "Plan",
     "Simulated",
     "plan",

@@ -36,6 +36,10 @@ class Exchange:
         """The mean over the workers of a vector or scalar, the same everywhere."""
         raise NotImplementedError
 
+    def ordered_mean(self, vector: Any) -> Any:
+        """:meth:`mean`, added up in the order of the workers where the exchange can say in which: for small vectors."""
+        return self.mean(vector)
+
     @property
     def shards(self) -> List[Tuple[int, ...]]:
         """The parts (i, n) of the data that this process reads, one for each worker that it feeds; or (i, n, count),
@@ -51,9 +55,9 @@ class Exchange:
         """:meth:`gather` for the messages of all workers that this process plays."""
         return self.gather(messages[0])
 
-    def mean_all(self, vectors: Sequence[Any]) -> Any:
-        """:meth:`mean` for the vectors of all workers that this process plays."""
-        return self.mean(vectors[0])
+    def mean_all(self, vectors: Sequence[Any], ordered: bool = False) -> Any:
+        """:meth:`mean`, or :meth:`ordered_mean`, for the vectors of all workers that this process plays."""
+        return self.ordered_mean(vectors[0]) if ordered else self.mean(vectors[0])
 
 
 class Alone(Exchange):

@@ -31,5 +31,5 @@ class Simulated(Exchange):
     def gather_all(self, messages: Sequence[Any]) -> Any:
         return tf.stack(messages)
 
-    def mean_all(self, vectors: Sequence[Any]) -> Any:
+    def mean_all(self, vectors: Sequence[Any], ordered: bool = False) -> Any:
         return tf.add_n(list(vectors)) / self.workers

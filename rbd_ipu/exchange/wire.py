@@ -60,7 +60,7 @@ def _narrow(kind: Any, levels: float) -> Wire:
     def decode(words: Any, m: int) -> Any:
         scales = tf.bitcast(words[:, :1], tf.float32)
         numbers = tf.reshape(tf.bitcast(words[:, 1:], kind), [words.shape[0], -1])[:, :m]
-        return tf.cast(numbers, tf.float32) / levels * scales
+        return tf.cast(numbers, tf.float32) * (scales / levels)
 
     return Wire(bits, encode, decode)
 

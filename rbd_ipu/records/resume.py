@@ -1,6 +1,7 @@
 """Going on in the folder of a run that has ended, wherever and however it did."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
 from rbd_ipu.checkpoints.checkpoint import Checkpoint
@@ -10,6 +11,7 @@ from rbd_ipu.config import FIELDS, Config, ConfigError, from_file, resolve
 from rbd_ipu.experiment import Experiment
 from rbd_ipu.records import metrics
 from rbd_ipu.records.folder import RunFolder
+from rbd_ipu.records.lock import locked
 
 #: Settings that a run may go on with at other values: they decide how far, where and how safely it goes. (On another
 #: device, or with another number of cores, it is right and the bits are others.)
@@ -29,7 +31,9 @@ def settings(folder: RunFolder, given: Mapping[str, Any]) -> Config:
     if not (folder / "config.yaml").exists():
         begun = (folder / "run.json").exists()
         why = "was ended before it had written anything: remove the folder" if begun else "is not there"
-        raise ConfigError(f"--resume --output {folder.path}: the run {why}; without --resume a new one begins")
+        raise ConfigError(
+            f"--resume --output {folder.path}: the run {why}; without --resume a new one begins, with --resume auto, too"
+        )
     stored = resolve(from_file(folder / "config.yaml"))
     known = dataclasses.asdict(stored)
     wanted = {key: checked for key, checked in _checked(given).items() if checked is not None or key in MAY_CHANGE}
@@ -41,6 +45,18 @@ def settings(folder: RunFolder, given: Mapping[str, Any]) -> Config:
             f"with as many workers as it began with, {stored.all_workers}"
         )
     return changed
+
+
+def clear_abandoned(path: Path) -> None:
+    """Empties a folder that a run has taken and was killed before it wrote anything; every other one stays as it is."""
+    run = path / "run.json"
+    if (path / "config.yaml").exists() or not run.exists() or RunFolder(path).facts():
+        return
+    with locked(path):
+        run.unlink()
+    for left in path.iterdir():
+        if left.name == ".lock":
+            left.unlink()
 
 
 def _checked(given: Mapping[str, Any]) -> Dict[str, Any]:

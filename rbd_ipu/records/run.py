@@ -7,11 +7,12 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from rbd_ipu.checkpoints import Checkpoint
 from rbd_ipu.experiment import Experiment
-from rbd_ipu.interrupt import deferred
+from rbd_ipu.interrupt import SIGNALS, deferred
 from rbd_ipu.records import atomic, curves, metrics, resume, strict_json
 from rbd_ipu.records.folder import RunFolder
 from rbd_ipu.records.optional import installed
 from rbd_ipu.records.result import summarise
+from rbd_ipu.workers.errors import Dismissed
 
 
 class Outcome(NamedTuple):
@@ -60,6 +61,11 @@ def record(
             ending.test = experiment.test()
         except KeyboardInterrupt as error:
             return ending.write(_interrupted(interrupt.number, elsewhere=getattr(error, "agreed", False)))
+        except Dismissed as error:
+            number = error.status - 128
+            return ending.write(
+                _interrupted(number) if number in SIGNALS else Outcome("failed", error.status, str(error))
+            )
         except NonFiniteError as error:
             return ending.write(Outcome("not finite", 3, str(error)))
         except OSError as error:

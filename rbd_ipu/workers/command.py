@@ -1,20 +1,51 @@
 """``rbd-ipu train`` with several workers: which process does what.
 
-The process that the user starts, without a ``TF_CONFIG``, starts the workers and watches them. Worker 0 trains and
-writes the folder of the run; the others train and write nothing. So do, on a POD, the instances that poprun starts.
+The process that the user starts without a launcher starts the ranks by one and watches them. Worker 0 trains and writes
+the folder of the run; the others train and write nothing. So do, on a POD, the instances that poprun starts.
 """
 
-import contextlib
-import signal
-import sys
-from typing import Any, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
-from rbd_ipu.config import Config
-from rbd_ipu.workers.errors import STATUS, Dismissed
-from rbd_ipu.workers.processes import Processes, ended
+from rbd_ipu.config import FIELDS, Config, ConfigError
+from rbd_ipu.config.resolve import Given
+from rbd_ipu.interrupt import deferred
+from rbd_ipu.workers.ranks import TIMEOUT, connect, connected
 from rbd_ipu.workers.task import task
 
-GRACE = 10.0  # seconds that workers have to write what they have, once one of them is lost
+
+def several(given: Dict[str, Given]) -> Dict[str, Given]:
+    """The settings, with as many ``workers`` as the launcher has started; those of a run that goes on stay its own.
+
+    Raises:
+      ConfigError: the user wants another number of them.
+    """
+    own = task()
+    if own is None or own.workers == 1:
+        return given
+    wanted = given.get("workers")
+    if wanted is None:
+        return {**given, "workers": Given(own.workers, f"{own.source} with {own.workers} processes")}
+    if wanted.value != own.workers:
+        raise ConfigError(f"{wanted.origin}: the launcher has started {own.workers} processes ({own.source})")
+    return given
+
+
+def join(given: Optional[Dict[str, Given]] = None) -> None:
+    """Connects a rank of MPI with the others, before TensorFlow is there; elsewhere nothing.
+
+    Raises:
+      ConfigError: see :func:`rbd_ipu.workers.ranks.connect`.
+    """
+    own = task()
+    if own is not None and own.mpi:
+        wanted = (given or {}).get("worker_timeout")
+        connect(TIMEOUT if wanted is None else FIELDS["worker_timeout"]["kind"].check(wanted.value))
+
+
+def as_first(value: bool) -> bool:
+    """Worker 0's value, on all ranks."""
+    ranks = connected()
+    return value if ranks is None else bool(ranks.facts(value)[0])
 
 
 def elsewhere(config: Config, words: Sequence[str], folder: Any = None) -> Optional[int]:
@@ -29,7 +60,9 @@ def elsewhere(config: Config, words: Sequence[str], folder: Any = None) -> Optio
         return follow(config, folder) if _later_instance() else None
     own = task()
     if own is None:
-        return launch(config.workers, words)
+        from rbd_ipu.workers import launch  # late: most processes start no others
+
+        return launch.run(["rbd_ipu", *words], config.workers)
     return follow(config, folder) if own.index else None
 
 
@@ -45,25 +78,6 @@ def _later_instance() -> bool:
 
     poprun = popdist.running()
     return poprun is not None and poprun.getInstanceIndex() > 0
-
-
-def launch(count: int, words: Sequence[str]) -> int:
-    """Starts workers on this machine, passes signals on to them, and waits; returns the exit status.
-
-    It is worker 0's, unless a worker was lost.
-    """
-    with Processes(["rbd_ipu", *words], count) as workers, _passing_on(workers):
-        statuses = workers.wait(GRACE)
-        first = workers.first_failed
-        if first is None or (first == 0 and statuses[0] > 0 and statuses[0] != STATUS):
-            return statuses[0]
-        said = workers.last_words(first)
-        print(f"rbd-ipu: worker {first} of {count} {ended(statuses[first])}", file=sys.stderr)
-        for late in workers.overdue:
-            print(f"rbd-ipu: worker {late} of {count} did not end {GRACE:g} s later and was killed", file=sys.stderr)
-        if first and said:
-            print(said, file=sys.stderr)
-        return STATUS
 
 
 def follow(config: Config, folder: Any) -> int:
@@ -82,33 +96,12 @@ def follow(config: Config, folder: Any) -> int:
             return 0
         found = resume.find(experiment, folder).checkpoint
         start = None if found is None else restore(experiment.trainer, found)
-    with contextlib.ExitStack() as stack:
-        callbacks: List[Any] = []
-        if _later_instance():  # MPI gives a signal to all; each ends where all end (Device.agree)
-            callbacks.append(StopOnInterrupt(stack.enter_context(deferred())))
+    with deferred() as interrupt:
         try:
-            experiment.fit(verbose=0, start=start, callbacks=callbacks)
-        except (Dismissed, KeyboardInterrupt):
-            return 0  # another status would have MPI end instance 0 before it has written its files
+            experiment.fit(verbose=0, start=start, callbacks=[StopOnInterrupt(interrupt)])
+        except KeyboardInterrupt:
+            # With another status poprun would end instance 0 before it has written its files.
+            return 0 if _later_instance() else 128 + interrupt.number
         except NonFiniteError:
             return 3
     return 0
-
-
-@contextlib.contextmanager
-def _passing_on(workers: Processes) -> Iterator[None]:
-    """Gives the first Ctrl-C or SIGTERM to worker 0, which ends the run in order; the second one ends all at once."""
-    asked: List[int] = []
-
-    def pass_on(number: int, *_: Any) -> None:
-        if asked:
-            workers.kill()
-        asked.append(number)
-        workers.signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

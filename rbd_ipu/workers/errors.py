@@ -1,4 +1,4 @@
-"""What workers raise when they lose each other."""
+"""What workers raise when they cannot go on together."""
 
 #: The exit status of a run that ended because a worker was lost.
 STATUS = 5
@@ -8,10 +8,24 @@ class WorkersError(RuntimeError):
     """Several workers cannot go on: one of them ended, does not answer, or has other weights.
 
     What was recorded before is kept.
+
+    Attributes:
+      agreed: all workers know of it, or cannot be told.
+      status: the exit status of a process that ends by it.
     """
 
-    agreed = True  # all workers know, or cannot be told
+    agreed = True
+    status = STATUS
 
 
 class Dismissed(WorkersError):
-    """Another worker stopped between two steps, on purpose, and this one stops at the same step."""
+    """Another worker has stopped between two steps, and this one stops after the same step.
+
+    Args:
+      message: which one, and why as far as it is known.
+      status: the exit status of that worker, which is this one's too: 128 + the number of the signal that it got.
+    """
+
+    def __init__(self, message: str, status: int = STATUS):
+        super().__init__(message)
+        self.status = status

@@ -1,15 +1,20 @@
-"""A process's place among the workers: from the launcher of this package, or from ``TF_CONFIG``, read strictly."""
+"""A process's place among the workers, from what its launcher has put into the environment; read without MPI."""
 
 import dataclasses
 import json
 import os
 import re
-from typing import Any, List, Mapping, Optional, Tuple
+from typing import Any, List, Mapping, Optional
 
 from rbd_ipu.config import ConfigError
 
-#: Set by :class:`rbd_ipu.workers.processes.Processes`: index, K, and the connections to both neighbours.
-RING = "RBD_RING"
+#: (rank, size) as launchers of MPI say it: MPICH's and Intel's (and Slurm's pmi2), Open MPI's, Slurm's srun. A process
+#: that srun has not started, such as a batch script, has SLURM_PROCID too, but no SLURM_STEP_NUM_TASKS.
+LAUNCHERS = (
+    ("PMI_RANK", "PMI_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+)
 _ADDRESS = re.compile(r".+:\d+$")
 FORM = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
 
@@ -21,15 +26,17 @@ class Task:
     Attributes:
       index: 0 to K - 1.
       workers: K.
-      ring: file descriptors of the connections to the left and to the right neighbour; None in a cluster of
-        ``TF_CONFIG``.
-      addresses: ``host:port`` of every worker, in a cluster of ``TF_CONFIG``.
+      source: the variable that says so: ``TF_CONFIG``, or the first one of a row of LAUNCHERS.
     """
 
     index: int
     workers: int
-    ring: Optional[Tuple[int, int]] = None
-    addresses: Tuple[str, ...] = ()
+    source: str
+
+    @property
+    def mpi(self) -> bool:
+        """Whether a launcher of MPI has started this process; otherwise it is one of ``TF_CONFIG``'s."""
+        return self.source != "TF_CONFIG"
 
 
 def tf_config(index: int, addresses: List[str]) -> str:
@@ -37,31 +44,57 @@ def tf_config(index: int, addresses: List[str]) -> str:
 
     Example:
       >>> task({"TF_CONFIG": tf_config(1, ["a:1", "b:1"])})
-      Task(index=1, workers=2, ring=None, addresses=('a:1', 'b:1'))
+      Task(index=1, workers=2, source='TF_CONFIG')
     """
     return json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
 
 
 def task(environment: Optional[Mapping[str, str]] = None) -> Optional[Task]:
-    """The task of this process; None for a worker on its own.
+    """The task of this process; None for one that no launcher has started, and for the instances of poprun.
 
     Raises:
-      ConfigError: ``TF_CONFIG`` is not of the form that is accepted; quotes both.
+      ConfigError: ``TF_CONFIG`` is not of the form that is accepted; or a launcher of MPI and ``TF_CONFIG`` both make
+        this process one of several.
 
     Example:
       >>> task({}) is None
       True
+      >>> task({"PMI_RANK": "2", "PMI_SIZE": "4"})
+      Task(index=2, workers=4, source='PMI_RANK')
       >>> task({"TF_CONFIG": tf_config(1, ["a:1"])})
       Traceback (most recent call last):
       ...
       rbd_ipu.config.kinds.ConfigError: TF_CONFIG: the task's index 1 is not below the number of workers, 1
     """
-    environment = os.environ if environment is None else environment
-    if environment.get(RING):
-        index, workers, left, right = map(int, environment[RING].split(","))
-        return Task(index, workers, (left, right))
-    text = environment.get("TF_CONFIG", "")
-    return _of_tf_config(text) if text else None
+    here = os.environ if environment is None else environment
+    text = here.get("TF_CONFIG", "")
+    of_cluster = _of_tf_config(text) if text else None
+    by_mpi = launched(here)
+    if by_mpi and by_mpi.workers > 1 and of_cluster and of_cluster.workers > 1:
+        raise ConfigError(
+            f"{by_mpi.source} makes this process one of {by_mpi.workers} that talk through MPI, and TF_CONFIG one "
+            f"of {of_cluster.workers} of a TensorFlow cluster: unset TF_CONFIG, or start it without an MPI launcher"
+        )
+    if by_mpi and by_mpi.workers > 1 and not _of_poprun(environment):
+        return by_mpi
+    return of_cluster
+
+
+def launched(environment: Mapping[str, str]) -> Optional[Task]:
+    """What a launcher of MPI has put into an environment, be it for one process alone."""
+    for rank, size in LAUNCHERS:
+        if environment.get(rank, "").isdigit() and environment.get(size, "").isdigit():
+            return Task(int(environment[rank]), int(environment[size]), rank)
+    return None
+
+
+def _of_poprun(environment: Optional[Mapping[str, str]]) -> bool:
+    """Whether poprun, which starts its instances by Open MPI, has started this process: PopDist then connects them."""
+    if environment is not None:
+        return False
+    from rbd_ipu.devices import popdist  # here, because a CPU needs nothing of an IPU
+
+    return popdist.running() is not None
 
 
 def _of_tf_config(text: str) -> Task:
@@ -78,7 +111,7 @@ def _of_tf_config(text: str) -> Task:
         raise _refused(text)
     if index >= len(addresses):
         raise ConfigError(f"TF_CONFIG: the task's index {index} is not below the number of workers, {len(addresses)}")
-    return Task(index, len(addresses), addresses=tuple(addresses))
+    return Task(index, len(addresses), "TF_CONFIG")
 
 
 def _are_addresses(value: Any) -> bool:

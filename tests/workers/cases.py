@@ -1,7 +1,7 @@
 """Trainings that two workers and their simulation must agree on; run as a module, the life of a real worker.
 
-Started with FOLDER NAMES it trains the named cases and writes what comes of each to FOLDER/<case>-<worker>.json; with
-``server`` after them by the collective operations of TensorFlow's server.
+Started with FOLDER NAMES it trains the named cases and writes what comes of each to FOLDER/<case>-<worker>.json: as a
+rank of MPI, as a process of TF_CONFIG, or, on as many cores as one of them, as all workers in turn.
 """
 
 import json
@@ -15,12 +15,14 @@ from nets import blobs, crossentropy, dense
 import rbd_ipu
 from rbd_ipu import exchange, methods
 from rbd_ipu._stack import keras, tensors
+from rbd_ipu.cores import divided, keep_to, usable
 from rbd_ipu.data import Batches
 from rbd_ipu.methods import METHODS
+from rbd_ipu.workers import ranks, task
 
 OPTIONS = {"sgd": {}, "nes": {"dim": 3}, "switch": {"dim": 20, "sgd_learning_rate": 0.25, "switch_step": 3}}
 ONE_WORKER_ONLY = ("gradients", "switch")
-WORKERS = 2
+WORKERS = int(os.environ.get("WORKERS", "2"))
 
 
 def case(name="rbd", model="dense", **plan):
@@ -86,14 +88,17 @@ def train(one, device):
 
 
 def main():
-    folder, names, by_server = Path(sys.argv[1]), sys.argv[2].split(","), sys.argv[3:] == ["server"]
-    device = rbd_ipu.open_device("cpu", worker_timeout=60.0)
-    assert isinstance(device.exchange, exchange.Neighbours)
-    if by_server:  # as where workers can reach each other on the ports of TF_CONFIG only
-        device.exchange = exchange.Collective(device.task.index, WORKERS, exchange.Plan(), 60.0)
+    folder, names = Path(sys.argv[1]), sys.argv[2].split(",")
+    if task() is None:
+        # The number of threads decides the last bits: as many as a rank has.
+        keep_to(divided(usable(), WORKERS)[0])
+        device = rbd_ipu.open_device("cpu", simulate_workers=WORKERS)
+    else:
+        device = rbd_ipu.open_device("cpu", worker_timeout=60.0)
+    index = 0 if task() is None else task().index
     for name in names:
-        result = train(CASES[name], device)
-        (folder / f"{name}-{device.task.index}.json").write_text(json.dumps(result))
+        (folder / f"{name}-{index}.json").write_text(json.dumps(train(CASES[name], device)))
+    ranks.end(0)
     os._exit(0)  # as the command does: a server of TensorFlow 2.6 may abort a process that takes itself down
 
 

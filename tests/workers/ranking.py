@@ -1,0 +1,73 @@
+"""The life of a rank that trains nothing, and so needs no TensorFlow: WHAT FOLDER."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from rbd_ipu.workers import ranks
+from rbd_ipu.workers.errors import WorkersError
+from rbd_ipu.workers.task import launched
+
+SIZES = (1, 7, 300_000)
+
+
+def rows(size, n):
+    return np.random.default_rng(n).standard_normal((size, n)).astype(np.float32)
+
+
+def main():
+    what, folder = sys.argv[1], Path(sys.argv[2])
+    if what == "late" and launched(os.environ).index == 1:
+        time.sleep(60.0)
+    here = ranks.connect(timeout=1.0 if what in ("late", "stopped") else 60.0)
+    if what == "versions":
+        return
+    found = {
+        "process": os.getpid(),
+        "local": here.local,
+        "locals": here.locals,
+        "cores": len(os.sched_getaffinity(0)),
+    }
+    if what == "collectives":
+        for n in SIZES:
+            mine = rows(here.size, n)[here.rank]
+            found[f"gather {n}"] = bool((here.gather(mine) == rows(here.size, n)).all())
+            found[f"total {n}"] = here.total(mine).astype(np.float64).tolist()[:7]
+        found["first"] = here.from_first(b"of rank %d" % here.rank).decode()
+        found["facts"] = here.facts({"rank": here.rank, "text": "x" * here.rank})
+    if what == "differs":
+        try:
+            here.compare({"dim": 250, "learning_rate": 2.0 if here.rank < 2 else 4.0})
+        except ValueError as error:
+            found["error"] = str(error)
+    if what == "fails":
+        here.gather(np.zeros(3))
+        if here.rank == 1:
+            raise ZeroDivisionError("on purpose")
+    if what == "ends early" and here.rank == 1:
+        sys.exit(0)
+    if what == "killed" and here.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "stopped" and here.rank == 1:
+        (folder / "stopped").write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if what not in ("collectives", "differs"):
+        began = time.monotonic()
+        (folder / f"{here.rank}.pid").write_text(str(os.getpid()))
+        try:
+            while True:
+                here.gather(np.full(5, here.rank))
+        except WorkersError as error:
+            found.update(error=str(error), seconds=time.monotonic() - began)
+    (folder / f"{here.rank}.json").write_text(json.dumps(found))
+    if what not in ("collectives", "differs"):
+        sys.exit(5)
+
+
+if __name__ == "__main__":
+    main()
