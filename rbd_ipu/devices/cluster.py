@@ -92,8 +92,11 @@ class Cluster(Device):
         if getattr(error, "agreed", False):
             return
         if not self._within:  # the others come to _meet() next
-            with contextlib.suppress(WorkersError):
+            try:
                 self.exchange.rows([-_status(error)])
+            except WorkersError:
+                if isinstance(error, KeyboardInterrupt):  # which a launcher sends, too, when a rank is lost
+                    raise
         elif self.task.mpi:  # they are in the middle of a step
             self.exchange.ranks.leave(f"{type(error).__name__}: {error}", _status(error))
 
