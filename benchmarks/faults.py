@@ -40,6 +40,7 @@ ARGUMENTS.add_argument("--longest", type=float, default=1.0, help="seconds befor
 ARGUMENTS.add_argument("--call", type=float, default=0.001, help="seconds a call of the loop")
 ARGUMENTS.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
 ARGUMENTS.add_argument("--folder", type=Path, help="where to keep the runs; default: a temporary folder")
+ARGUMENTS.add_argument("--output", type=Path, metavar="FILE.json", help="where to write what came of it")
 
 SETTINGS = ["dim=10", "learning_rate=2**-1", "momentum=0.5", "checkpoint_seconds=0"]
 # Measured by the process that ended the epoch: never twice the same, and nothing where it took no step of it.
@@ -281,6 +282,12 @@ def main() -> int:
         len(json.loads((folder / f"disturbed-{i}" / "run.json").read_text())["resumed"]) for i in range(runs)
     )
     print(f"{kills} kills of {runs} runs (seed {options.seed}), {resumed} resumed from a checkpoint, {seconds:.0f} s")
+    if options.output:
+        from rbd_ipu.records import provenance
+
+        found = {"kills": kills, "runs": runs, "resumed": resumed, "seconds": seconds, "differences": differences}
+        about = {"command": " ".join(["benchmarks/faults.py", *sys.argv[1:]]), **provenance.origin()}
+        options.output.write_text(json.dumps({**about, **found}, indent=1) + "\n")
     print("\n".join(f"differs from the undisturbed run: {text}" for text in differences) or "no bit differs")
     if options.folder is None and not differences:
         shutil.rmtree(folder)

@@ -9,7 +9,7 @@ only projects (message), and e b(d) of one that only expands (a basis of another
     own           coordinates  (p + K e) b(d)                          gather of 4 d
     own           update       b(d)                                    reduce of 4 D
     same-data     as own
-    shared        coordinates  (p + e) b(d)                            reduce of 4 d
+    shared        coordinates  (p + e) b(d)                            gather of 4 d
     shared        update       b(d)                                    reduce of 4 D
     split         coordinates  (p + K e) b(d/K)                        gather of 4 d / K
     split         update       b(d/K)                                  reduce of 4 D
@@ -93,8 +93,6 @@ def sent(work: Work) -> float:
         return 0.0
     if work.dim is None or work.exchange == "update":
         return reduced(4 * work.size, work.workers)
-    if work.parallel == "shared" and work.wire_bits == 32:
-        return reduced(4 * work.dim, work.workers)
     dim = work.dim / work.workers if work.parallel == "split" else work.dim
     return gathered(dim * work.wire_bits / 8, work.workers)
 
@@ -107,7 +105,7 @@ def exchange_time(work: Work, machine: Machine, tree: bool = False) -> float:
     if work.workers == 1:
         return 0.0
     hops = math.ceil(math.log2(work.workers)) if tree else work.workers - 1
-    if work.dim is None or work.exchange == "update" or work.parallel == "shared":
+    if work.dim is None or work.exchange == "update":
         hops *= 2
     return hops * machine.latency + sent(work) / machine.bandwidth
 
