@@ -55,7 +55,7 @@ class TeamSteps:
         cores = divided(usable(), team.shares)
         self._places = team.shares // team.workers
         self._folder = tempfile.TemporaryDirectory(prefix="rbd-team-")
-        self._said = tempfile.TemporaryFile("w+", errors="replace")
+        self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed on leaving)
         orders = os.path.join(self._folder.name, "orders")
         os.mkfifo(orders)
         settings = strict_json.line([case._asdict(), team._asdict(), cores, orders]).strip()
@@ -121,7 +121,7 @@ def main() -> None:
     method = methods.create(case.method, learning_rate=RATE, **case.options())
     trainer = Trainer(models.build(network, shape, CLASSES), method, device)
     data = images(shape, case.batch_size)
-    lines = open(orders, encoding="ascii") if index == 0 else None
+    lines = os.fdopen(os.open(orders, os.O_RDONLY), encoding="ascii") if index == 0 else None
     while True:
         steps, place = map(int, (lines.readline() or "0 0").split()) if lines else (0, 0)
         steps, place = ranks.facts([steps, place])[0]

@@ -181,8 +181,8 @@ def _take_gpu(ranks: Ranks) -> None:
     place = 0 if dealt else ranks.local
     if place >= len(gpus):
         raise RuntimeError(
-            f"{ranks}: {ranks.locals} ranks are on this machine, and TensorFlow sees {len(gpus)} GPUs: a rank has one. "
-            "Start fewer on it, or use device=cpu"
+            f"{ranks}: {ranks.locals} ranks are on this machine, and TensorFlow sees {len(gpus)} GPUs: a rank has "
+            "one. Start fewer on it, or use device=cpu"
         )
     tf.config.set_visible_devices(gpus[place], "GPU")
 

@@ -37,7 +37,7 @@ class Exchange:
         raise NotImplementedError
 
     def ordered_mean(self, vector: Any) -> Any:
-        """:meth:`mean`, added up in the order of the workers where the exchange can say in which: for small vectors."""
+        """:meth:`mean`, added up in the order of the workers where that can be said: for small vectors."""
         return self.mean(vector)
 
     @property

@@ -46,8 +46,8 @@ def hear(
     """
     size = told[0].shape[0]
     if plan.exchange == "update" or (not plan.mode.own_basis and plan.wire == "float32"):
-        # Steps are averaged on the way, which moves 2 (K - 1) / K of one instead of K - 1. Coordinates of one basis are
-        # few: they are added up in the order of the workers, so that their sum has the same bits everywhere.
+        # Steps are averaged on the way, which moves 2 (K - 1) / K of one instead of K - 1. Coordinates of one basis
+        # are few: they are added up in the order of the workers, so that their sum has the same bits everywhere.
         joined = [tf.concat(pair, axis=0) for pair in zip(told, reports)]
         mean = exchange.mean_all(joined, ordered=plan.exchange != "update")
         update, report = mean[:size], mean[size:]

@@ -32,7 +32,7 @@ def settings(folder: RunFolder, given: Mapping[str, Any]) -> Config:
         begun = (folder / "run.json").exists()
         why = "was ended before it had written anything: remove the folder" if begun else "is not there"
         raise ConfigError(
-            f"--resume --output {folder.path}: the run {why}; without --resume a new one begins, with --resume auto, too"
+            f"--resume --output {folder.path}: the run {why}; without --resume, or with --resume auto, one begins"
         )
     stored = resolve(from_file(folder / "config.yaml"))
     known = dataclasses.asdict(stored)
@@ -48,7 +48,7 @@ def settings(folder: RunFolder, given: Mapping[str, Any]) -> Config:
 
 
 def clear_abandoned(path: Path) -> None:
-    """Empties a folder that a run has taken and was killed before it wrote anything; every other one stays as it is."""
+    """Empties a folder that a run had taken when it was killed, before it wrote anything; others stay as they are."""
     run = path / "run.json"
     if (path / "config.yaml").exists() or not run.exists() or RunFolder(path).facts():
         return

@@ -1,7 +1,7 @@
 """``rbd-ipu train`` with several workers: which process does what.
 
-The process that the user starts without a launcher starts the ranks by one and watches them. Worker 0 trains and writes
-the folder of the run; the others train and write nothing. So do, on a POD, the instances that poprun starts.
+The process that the user starts without a launcher starts the ranks by one and watches them. Worker 0 trains and
+writes the folder of the run; the others train and write nothing. So do, on a POD, the instances that poprun starts.
 """
 
 from typing import Any, Dict, Optional, Sequence

@@ -1,8 +1,8 @@
 """Ranks on this machine: started by the mpiexec that comes with MPICH, watched, and never left behind.
 
-``mpiexec.gforker`` makes them by fork and talks to them through pipes, and their messages go through shared memory, so
-that nothing listens on any port. Its exit status says nothing of a rank that was killed; the ranks therefore report
-here who they are and how they end, on a pipe.
+``mpiexec.gforker`` makes them by fork and talks to them through pipes, and their messages go through shared memory,
+so that nothing listens on any port. Its exit status says nothing of a rank that was killed; the ranks therefore
+report here who they are and how they end, on a pipe.
 """
 
 import contextlib
@@ -111,7 +111,8 @@ class Launch:
     def wait(self) -> List[int]:
         """Waits for all to end; returns the ranks that were lost.
 
-        Once a rank is lost, or one has ended with an error, the others have ``PATIENCE`` seconds; then they are killed.
+        Once a rank is lost, or one has ended with an error, the others have ``PATIENCE`` seconds; then they are
+        killed.
         """
         deadline: Optional[float] = None
         lost: List[int] = []

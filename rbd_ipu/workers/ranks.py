@@ -1,9 +1,9 @@
 """Ranks: the processes that a launcher of MPI has started, and what they say to each other, with deadlines.
 
-MPI itself waits for ever for a process that is gone. Here every wait is a non-blocking operation that is asked for its
-end until it has come or ``timeout`` seconds are over. A rank that waits for longer than a moment looks around: has
-another one left a note that it stops, has a process of this machine died? When the time is over, it says which ranks
-are missing: all others have told ranks 0 and 1 that they wait as well.
+MPI itself waits for ever for a process that is gone. Here every wait is a non-blocking operation that is asked for
+its end until it has come or ``timeout`` seconds are over. A rank that waits for longer than a moment looks around:
+has another one left a note that it stops, has a process of this machine died? When the time is over, it says which
+ranks are missing: all others have told ranks 0 and 1 that they wait as well.
 """
 
 import atexit
@@ -200,8 +200,8 @@ class Ranks:
         """Ends the use of MPI, together with the others, before the process ends with this status.
 
         Where all have come to their end, MPI is shut down in order. Otherwise every process of the launcher is ended
-        by ``MPI_Abort``: by rank 0 once it has written what it has, at the latest ``GRACE`` seconds after another rank
-        has come here. The call then does not return.
+        by ``MPI_Abort``: by rank 0 once it has written what it has, at the latest ``GRACE`` seconds after another
+        rank has come here. The call then does not return.
         """
         if self._ended:
             return
@@ -355,7 +355,7 @@ def _end_with_an_exception(ranks: Ranks) -> None:
 
 
 def _meet_launcher(rank: int) -> None:
-    """Where the launcher of this package has started this process: rank 0 takes its output, and all end when it does."""
+    """Rank 0 takes the output of this package's launcher, if that has started it; all ranks end when it does."""
     global _reports
     given = os.environ.pop(REPORT, "")
     if not given:

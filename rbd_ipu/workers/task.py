@@ -8,8 +8,8 @@ from typing import Any, List, Mapping, Optional
 
 from rbd_ipu.config import ConfigError
 
-#: (rank, size) as launchers of MPI say it: MPICH's and Intel's (and Slurm's pmi2), Open MPI's, Slurm's srun. A process
-#: that srun has not started, such as a batch script, has SLURM_PROCID too, but no SLURM_STEP_NUM_TASKS.
+#: (rank, size) as launchers of MPI say it: MPICH's and Intel's (and Slurm's pmi2), Open MPI's, Slurm's srun. A
+#: process that srun has not started, such as a batch script, has SLURM_PROCID too, but no SLURM_STEP_NUM_TASKS.
 LAUNCHERS = (
     ("PMI_RANK", "PMI_SIZE"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -89,7 +89,7 @@ def launched(environment: Mapping[str, str]) -> Optional[Task]:
 
 
 def _of_poprun(environment: Optional[Mapping[str, str]]) -> bool:
-    """Whether poprun, which starts its instances by Open MPI, has started this process: PopDist then connects them."""
+    """Whether poprun has started this process: it does so by Open MPI, and PopDist connects its instances."""
     if environment is not None:
         return False
     from rbd_ipu.devices import popdist  # here, because a CPU needs nothing of an IPU

@@ -21,7 +21,7 @@ pytestmark = [starting.mpi, starting.linux]
 
 
 def ended(what, folder, count=3):
-    """What the ranks found, by rank; the lost ones; what they printed. All are gone within ten seconds of the fault."""
+    """What the ranks found, by rank; the lost ones; what was printed. All are gone within ten seconds of the fault."""
     words = ["workers.ranking", what, str(folder)]
     with open(folder / "said", "w") as said, Launch(words, count, stderr=said) as started:
         lost = started.wait()
@@ -59,7 +59,7 @@ def test_ranks_that_differ_are_refused_with_the_difference(tmp_path):
 def test_a_rank_that_is_killed_is_missed_at_once(tmp_path):
     found, lost, _, _ = ended("killed", tmp_path)
     assert lost == [1]
-    assert "rank 0 of 3: rank 1 has ended; what was recorded before is kept" == found[0]["error"]
+    assert found[0]["error"] == "rank 0 of 3: rank 1 has ended; what was recorded before is kept"
     assert found[0]["seconds"] < 5.0
 
 

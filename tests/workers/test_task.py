@@ -7,7 +7,6 @@ from rbd_ipu.config.resolve import Given
 from rbd_ipu.workers import several, task
 from rbd_ipu.workers.task import LAUNCHERS, Task, tf_config
 
-
 # --- whose place is whose --------------------------------------------------------------------------
 
 
