@@ -93,9 +93,11 @@ class Cluster(Device):
             return
         if not self._within:  # the others come to _meet() next
             try:
+                if isinstance(error, KeyboardInterrupt) and self.task.mpi:
+                    self.exchange.ranks.look_around()  # a launcher sends SIGINT, too, when a rank is lost
                 self.exchange.rows([-_status(error)])
             except WorkersError:
-                if isinstance(error, KeyboardInterrupt):  # which a launcher sends, too, when a rank is lost
+                if isinstance(error, KeyboardInterrupt):
                     raise
         elif self.task.mpi:  # they are in the middle of a step
             self.exchange.ranks.leave(f"{type(error).__name__}: {error}", _status(error))

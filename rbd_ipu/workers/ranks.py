@@ -127,7 +127,7 @@ class Ranks:
             if not request.Test():
                 self._wait(request)
         except KeyboardInterrupt:  # what mpiexec.gforker sends when a rank has died
-            self._look_around(0.0)
+            self.look_around()
             raise
         self._done += 1
 
@@ -150,10 +150,14 @@ class Ranks:
                         {"why": f"it has ended with status {self._status}", "status": self._status or STATUS}
                     )
             looked = now
-            self._look_around(now - began)
+            self.look_around(now - began)
 
-    def _look_around(self, waited: float) -> None:
-        """Raises, and remembers it in ``lost``, if there is nothing more to wait for."""
+    def look_around(self, waited: float = 0.0) -> None:
+        """Raises, and remembers it in ``lost``, if there is nothing more to wait for after so many seconds.
+
+        Raises:
+          WorkersError: a rank has ended or stopped, or the time is over; names it.
+        """
         gone = [rank for rank, process in self.neighbours.items() if not alive(process)]
         for sender, note in self._read(_STOPS):  # after the look at the processes: a note comes before its end
             if not self._ended:

@@ -67,8 +67,15 @@ def test_a_rank_that_is_killed_ends_the_run_and_it_goes_on(tmp_path):
     assert done.returncode == 2 and "workers: 2 -> 3" in done.stderr
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("who", ["launcher", "rank 1"])
+@pytest.mark.parametrize(
+    "who, number, status",
+    [
+        ("launcher", signal.SIGTERM, 143),
+        ("rank 1", signal.SIGINT, 130),
+        pytest.param("rank 1", signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param("launcher", signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_stops_all_after_the_same_step(tmp_path, who, number, status):
     folder = tmp_path / "run"
     process, ranks = training(folder, *ENDLESS)
@@ -118,7 +125,7 @@ def test_other_commands_are_refused_several_times_at_once():
     assert done.returncode == 2 and "rbd-ipu tune runs in one process, and the launcher has started 2" in done.stderr
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_worker_of_a_cluster_that_is_killed_is_missed(tmp_path, victim):
     folder = tmp_path / "run"
     words = train(folder, "workers=2", *ENDLESS, words=())

@@ -21,7 +21,7 @@ pytestmark = [starting.mpi, starting.linux]
 
 
 def ended(what, folder, count=3):
-    """What the ranks found, by rank; the lost ones; what was printed. All are gone within ten seconds of the fault."""
+    """What the ranks found, by rank; the lost ones; what was printed. All are gone soon after the fault."""
     words = ["workers.ranking", what, str(folder)]
     with open(folder / "said", "w") as said, Launch(words, count, stderr=said) as started:
         lost = started.wait()
