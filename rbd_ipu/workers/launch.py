@@ -142,6 +142,9 @@ class Launch:
                 if os.getpgid(process) == self.mpiexec.pid:  # the session that it and its ranks are
                     os.killpg(self.mpiexec.pid, signal.SIGKILL)
         self.mpiexec.wait()
+        end = time.monotonic() + 1.0  # a signal takes its time
+        while any(map(alive, self.processes.values())) and time.monotonic() < end:
+            time.sleep(_LOOK / 10)
         self._reader.join(timeout=1.0)
 
     def _read(self, reports: Any) -> None:

@@ -238,10 +238,10 @@ def test_a_small_team_spends_its_turn_on_each_share_of_the_cores():
         pytest.skip("this system does not bind processes to cores")
     shares = divided(usable(), 2)
     with TeamSteps(Case("fc-digits", "sgd"), Team(1, 2)) as alone:
-        worker = alone._processes.running[0].pid
         seen = []
         for steps in (1, 5):
             alone.run(steps)
+            worker = alone._ranks.processes[0]
             seen.append([sorted(os.sched_getaffinity(int(thread))) for thread in os.listdir(f"/proc/{worker}/task")])
         assert [part["seconds"] > 0 for part in alone.turns] == [True, True]
     assert all(cores == shares[1] for threads in seen for cores in threads)  # where the turn ends
@@ -252,5 +252,5 @@ def test_a_small_team_spends_its_turn_on_each_share_of_the_cores():
 
 def test_a_team_that_fails_says_why(monkeypatch):
     monkeypatch.setenv("RBD_NUM_THREADS", "none")
-    with pytest.raises(ConfigError, match="(?s)with 1 workers: worker 0: .*RBD_NUM_THREADS must be an integer"):
+    with pytest.raises(ConfigError, match="(?s)with 1 workers: .*RBD_NUM_THREADS must be an integer"):
         workers.measured([workers.Pair(Case("fc-digits", "rbd", dim=8), Team(1, 1))], 1, 0.01, print)

@@ -1,7 +1,5 @@
 """The exchange as pure functions: modes against NumPy, wires, the ring, plans."""
 
-import threading
-
 import numpy as np
 import pytest
 from nets import blobs, crossentropy, dense, flat, gradient, set_flat
@@ -13,8 +11,6 @@ from rbd_ipu._stack import keras, tf
 from rbd_ipu.config.schema import FIELDS
 from rbd_ipu.data import Batches
 from rbd_ipu.exchange import EXCHANGES, MODES, WIRES, Simulated, talk
-from rbd_ipu.exchange.ring import Ring
-from rbd_ipu.workers import WorkersError, pairs
 
 K, RATE, BATCH = 3, 0.5, 8
 
@@ -99,52 +95,6 @@ def test_a_number_that_is_not_finite_arrives(name, bad):
 def test_zeros_stay_zeros(name):
     wire = WIRES.get(name)
     np.testing.assert_array_equal(wire.decode(wire.encode(tf.zeros([5]))[tf.newaxis], 5), np.zeros((1, 5)))
-
-
-# --- the ring --------------------------------------------------------------------------------------
-
-
-def together(workers, job, patience=20.0):
-    """``job(ring)`` on each of some threads that make a ring."""
-    results = [None] * workers
-
-    def run(k, left, right):
-        try:
-            results[k] = job(Ring(k, workers, left, right, patience))
-        except WorkersError as error:
-            results[k] = error
-        finally:
-            left.close()
-            right.close()
-
-    threads = [threading.Thread(target=run, args=(k, *ends)) for k, ends in enumerate(pairs.ring(workers))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return results
-
-
-@pytest.mark.parametrize("n", [1, 7, 300_000])
-@pytest.mark.parametrize("workers", [2, 3, 5])
-def test_ring(workers, n):
-    rows = np.random.default_rng(n).standard_normal((workers, n)).astype(np.float32)
-    gathered = together(workers, lambda ring: ring.gather(rows[ring.worker]))
-    totals = together(workers, lambda ring: ring.total(rows[ring.worker]))
-    for k in range(workers):
-        np.testing.assert_array_equal(gathered[k], rows)
-        np.testing.assert_array_equal(totals[k], totals[0])
-        np.testing.assert_allclose(totals[k], rows.astype(np.float64).sum(axis=0), atol=1e-5)
-
-
-def test_a_worker_that_ends_and_one_that_hangs_are_noticed():
-    row = np.zeros(4, np.int32)
-    ended = together(3, lambda ring: None if ring.worker == 1 else ring.gather(row))
-    assert "worker 1 has ended" in str(ended[0]) or "worker 1 has ended" in str(ended[2])
-    assert all(isinstance(result, WorkersError) for result in (ended[0], ended[2]))
-    wait = threading.Event()
-    hung = together(2, lambda ring: wait.wait(3.0) if ring.worker else ring.gather(row), patience=0.2)
-    assert "worker 0 of 2: worker 1 does not answer within 0.2 s" in str(hung[0])
 
 
 # --- plans -----------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def test_volumes():
     assert sent(Work(1000, 100, 5)) == 4 * 400
     assert sent(Work(1000, 100, 5, wire_bits=8)) == 400
     assert sent(Work(1000, 100, 5, "split")) == 4 * 80
-    assert sent(Work(1000, 100, 5, "shared")) == 4 * 160
+    assert sent(Work(1000, 100, 5, "shared")) == 4 * 400
     assert sent(Work(1000, None, 5)) == sent(Work(1000, 100, 5, exchange="update")) == 4 * 1600
 
 
