@@ -86,7 +86,7 @@ def search(config: Config, output: Optional[Path], command: str, say: Callable[[
 def found() -> Optional[Path]:
     """The folder of the search that the process made which has started this worker; None where there was none."""
     own = task()
-    return Path(os.environ[FOUND]) if own is not None and own.ring is not None and FOUND in os.environ else None
+    return Path(os.environ[FOUND]) if own is not None and own.mpi and FOUND in os.environ else None
 
 
 def keep(found: Path, run: Path) -> None:

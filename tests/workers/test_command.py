@@ -55,7 +55,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_it_goes_on(tmp_path):
     assert "lost of 2 ranks: 1 " in said and "Traceback" not in said
     assert facts(folder)["outcome"] == "failed" and "rank 1 has ended" in facts(folder)["message"]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert rows[0]["exchange_bytes"] == 4 * (10 + 2) and rows[0]["step"] == 1197 // 64
+    assert rows[0]["exchange_bytes"] == 4 * (10 + 4) and rows[0]["step"] == 1197 // 64
     # The same command goes on, and comes to its end.
     more = [f"epochs={len(rows) + 1}", *ENDLESS[1:]]
     process = starting.module(train(folder, *more, words=("--workers", "2", "--resume", "auto")))

@@ -47,25 +47,12 @@ def flat(values):
 
 
 @pytest.mark.parametrize("name", CASES)
-<<<<<<< HEAD
-def test_they_are_the_simulated_ones(outcomes, name):
-    expected = train(CASES[name], rbd_ipu.open_device("cpu", simulate_workers=WORKERS))
-    for kind in _kinds(name):
-        for found in outcomes[kind, name]:
-            np.testing.assert_allclose(flat(found["weights"]), flat(expected["weights"]), atol=2e-6)
-            assert found["stopped"] == expected["stopped"]
-            if expected["stopped"] is None:
-                np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-6)
-                np.testing.assert_allclose(found["metrics"], expected["metrics"], rtol=1e-6)
-            if expected["beside"]:
-                np.testing.assert_allclose(flat(found["beside"]), flat(expected["beside"]), rtol=1e-6)
-=======
 def test_ranks_have_the_bits_of_simulated_workers(outcomes, name):
     expected = outcomes["simulated"][name][0]
     for found in outcomes["mpi"][name]:
         assert found["weights"] == expected["weights"] and found["beside"] == expected["beside"]
         assert found["stopped"] == expected["stopped"] and found.get("loss") == expected.get("loss")
->>>>>>> a00976f (Let processes talk through MPI: ranks with deadlines, one all-gather a step, sums in rank order)
+        assert found.get("metrics") == expected.get("metrics")
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -86,31 +73,17 @@ def test_a_number_that_is_not_finite_stops_all_at_the_same_step(outcomes):
     assert all(stop == stops[0] for stop in stops)
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("kind", ["ring", "cluster"])
-def test_sent_bytes_are_counted_on_the_socket(outcomes, kind):
-    """d floats and four of report, and what a call of the loop needs; never anything of the size of the model."""
-    found = outcomes[kind, "own-coordinates"][0]
-    if found["bytes"] is None:
-        pytest.skip("this system does not count bytes")
-    payload = 4 * (found["d"] + 4)
-    assert payload <= found["bytes"] <= payload + 40
-    assert found["bytes_sgd"] == 4 * found["D"]
-    narrow = outcomes["ring", "wire-int8"][0]["bytes"]
-    assert found["d"] + 4 + 16 <= narrow < found["bytes"] / 2
-=======
 @pytest.mark.parametrize("kind", ["mpi", "cluster"])
-def test_a_step_sends_d_coordinates_and_two_numbers_of_report(outcomes, kind):
+def test_a_step_sends_d_coordinates_and_four_numbers_of_report(outcomes, kind):
     found = outcomes[kind]["own-coordinates"][0]
-    assert found["bytes"] == 4 * (found["d"] + 2) and found["bytes_sgd"] == 4 * found["D"]
-    assert outcomes[kind]["own-update"][0]["bytes"] == 4 * (found["D"] + 2)
+    assert found["bytes"] == 4 * (found["d"] + 4) and found["bytes_sgd"] == 4 * found["D"]
+    assert outcomes[kind]["own-update"][0]["bytes"] == 4 * (found["D"] + 4)
     assert "exchange_seconds" in found["columns"]
->>>>>>> a00976f (Let processes talk through MPI: ranks with deadlines, one all-gather a step, sums in rank order)
 
 
 def test_a_narrow_wire_sends_less(outcomes):
     found = outcomes["mpi"]["wire-int8"][0]
-    assert found["bytes"] == found["d"] + 4 + 8
+    assert found["bytes"] == found["d"] + 4 + 16
 
 
 @pytest.mark.slow
