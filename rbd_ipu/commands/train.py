@@ -138,7 +138,7 @@ def _resume(arguments: argparse.Namespace, given: Mapping[str, Any]) -> int:
         return status
     with locked(folder.path):
         config = resume.settings(folder, given)
-        if resume.is_finished(folder, config):
+        if workers.as_first(resume.is_finished(folder, config)):
             said = f"finished already after {config.epochs} epochs\nfolder      {folder.path}"
             print(folder.path if arguments.quiet else said)
             return 0

@@ -89,11 +89,11 @@ def follow(config: Config, folder: Any) -> int:
     from rbd_ipu.records import resume
     from rbd_ipu.training import NonFiniteError
 
+    if folder is not None and as_first(resume.is_finished(folder, config)):
+        return 0
     experiment = prepare(config)
     start = None
     if folder is not None:
-        if resume.is_finished(folder, config):
-            return 0
         found = resume.find(experiment, folder).checkpoint
         start = None if found is None else restore(experiment.trainer, found)
     with deferred() as interrupt:

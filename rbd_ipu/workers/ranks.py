@@ -61,7 +61,8 @@ class Ranks:
         self.lost: Optional[WorkersError] = None
         self._mpi = mpi
         self._world = mpi.COMM_WORLD
-        self._notes = mpi.COMM_WORLD.Dup()  # a note must never be taken for a message
+        # A note, or the end of a rank, must never be taken for a message.
+        self._notes, self._ends = mpi.COMM_WORLD.Dup(), mpi.COMM_WORLD.Dup()
         self.rank, self.size = self._world.Get_rank(), self._world.Get_size()
         self._done = 0  # operations that are over
         self._ended, self._status = False, 0
@@ -213,7 +214,7 @@ class Ranks:
         _report(f"{self.rank} ends {status}")
         if self.lost is None:
             with contextlib.suppress(WorkersError):
-                self._finish(self._world.Ibarrier())
+                self._finish(self._ends.Ibarrier())
         if self.lost is None:
             self._mpi.Finalize()
             return
