@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from workers import starting
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "faults.py"
 
@@ -35,10 +36,11 @@ def test_five_kills(tmp_path):
     assert not list(tmp_path.glob("*/checkpoints/.draft-step-*")), "a draft was left"
 
 
-def test_five_kills_of_two_workers(tmp_path):
-    words = ("--kills", "5", "--seed", "4", "--workers", "2", "--epochs", "20", "--longest", "1")
+@starting.mpi
+def test_two_kills_of_two_ranks(tmp_path):
+    words = ("--kills", "2", "--seed", "4", "--workers", "2", "--epochs", "10", "--longest", "1")
     said = _kills(tmp_path, *words)
-    assert "5 kills" in said and said.endswith("no bit differs\n")
+    assert "2 kills" in said and said.endswith("no bit differs\n")
 
 
 @pytest.mark.slow
@@ -49,11 +51,12 @@ def test_fifty_kills(tmp_path):
     assert "50 kills" in said and said.endswith("no bit differs\n")
 
 
+@starting.mpi
 @pytest.mark.slow
-def test_fifty_kills_of_two_workers(tmp_path):
-    words = ("--kills", "50", "--seed", "3", "--workers", "2", "--epochs", "200", "--longest", "3")
+def test_twenty_kills_of_two_ranks(tmp_path):
+    words = ("--kills", "20", "--seed", "3", "--workers", "2", "--epochs", "60", "--longest", "2")
     said = _kills(tmp_path, *words)
-    assert "50 kills" in said and said.endswith("no bit differs\n")
+    assert "20 kills" in said and said.endswith("no bit differs\n")
 
 
 @pytest.mark.slow
