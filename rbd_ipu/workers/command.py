@@ -85,7 +85,6 @@ def follow(config: Config, folder: Any) -> int:
     from rbd_ipu.callbacks import StopOnInterrupt
     from rbd_ipu.checkpoints import restore
     from rbd_ipu.experiment import prepare
-    from rbd_ipu.interrupt import deferred
     from rbd_ipu.records import resume
     from rbd_ipu.training import NonFiniteError
 
