@@ -120,6 +120,13 @@ def untuned(dataset: Any) -> Any:
     return dataset.with_options(options)
 
 
+def learning_phase_is_set() -> bool:
+    """Whether Keras 2 has set the learning phase of everything, as it does while it writes a SavedModel."""
+    from keras.backend import global_learning_phase_is_set  # not public
+
+    return bool(global_learning_phase_is_set())
+
+
 def inside_xla() -> bool:
     """Whether operations now being made are for XLA, which has no op that calls Python."""
     if tf.executing_eagerly():
@@ -140,6 +147,7 @@ __all__ = [
     "current_rate",
     "inside_xla",
     "keras",
+    "learning_phase_is_set",
     "tensors",
     "tf",
     "untuned",

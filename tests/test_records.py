@@ -298,7 +298,12 @@ class Scripted:
         self.method = methods.create("sgd", learning_rate=0.5)
         self.method.build(self.model.trainable_variables)
         self.trainer = types.SimpleNamespace(
-            model=self.model, method=self.method, progress=Progress(), step=0, device=contextlib.nullcontext()
+            model=self.model,
+            method=self.method,
+            optimizer=self.model.optimizer,
+            progress=Progress(),
+            step=0,
+            device=contextlib.nullcontext(),
         )
         self.data = types.SimpleNamespace(files={"images": "a sum"})
         self.title = "a line of words"

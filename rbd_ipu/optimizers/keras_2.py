@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from rbd_ipu._stack import keras, tf
+from rbd_ipu._stack import keras, learning_phase_is_set, tf
 from rbd_ipu.optimizers import across, projected, replicas
 from rbd_ipu.optimizers.projected import Pairs
 from rbd_ipu.place import on_ipu
@@ -186,9 +186,7 @@ class SubspaceSGD(keras.optimizers.SGD):
     def _list_functions_for_serialization(self, serialization_cache: Any) -> Dict[str, Any]:
         # A SavedModel is being written. Keras sets the learning phase meanwhile, as TensorFlow alone does not, and
         # asks for the configuration next.
-        from keras.backend import global_learning_phase_is_set
-
-        self._in_saved_model = tf.executing_eagerly() and global_learning_phase_is_set()
+        self._in_saved_model = tf.executing_eagerly() and learning_phase_is_set()
         return super()._list_functions_for_serialization(serialization_cache)
 
     @classmethod
