@@ -149,3 +149,14 @@ def test_exponents_on_the_command_line():
     from documents import powers
 
     assert powers("-7..-5") == [-7, -6, -5] and powers("-3,1") == [-3, 1]
+
+
+def test_growth_of_memory_is_a_slope_after_the_warm_up(monkeypatch, capsys):
+    import memory_growth as growth
+
+    assert growth.memory() > 1
+    assert growth.slope([0.0, 90.0, 10.0, 12.0, 14.0], warm_up=2) == pytest.approx(2.0)
+    monkeypatch.setattr(sys, "argv", ["memory_growth.py", "--models", "3", "--warm-up", "2"])
+    with pytest.raises(SystemExit):
+        growth.main()
+    assert "leaves no two points" in capsys.readouterr().err
