@@ -196,7 +196,7 @@ class Ranks:
 
     def leave(self, why: str, status: int) -> None:
         """Leaves a note for all others: this rank does not come to their next operation."""
-        if self.lost is None:
+        if self.lost is None and not self._ended:
             self.lost = WorkersError(f"{self}: it has stopped: {why}")
             self.lost.status = status
             self._note_all({"why": why, "status": status})
@@ -216,6 +216,9 @@ class Ranks:
             with contextlib.suppress(WorkersError):
                 self._finish(self._ends.Ibarrier())
         if self.lost is None:
+            with contextlib.suppress(ValueError):  # not in the main thread
+                # mpiexec.gforker sends it when a rank is gone before the others: now that is as it should be.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._mpi.Finalize()
             return
         for stream in (sys.stdout, sys.stderr):

@@ -18,7 +18,7 @@ from rbd_ipu._stack import keras, tensors
 from rbd_ipu.cores import divided, keep_to, usable
 from rbd_ipu.data import Batches
 from rbd_ipu.methods import METHODS
-from rbd_ipu.workers import ranks, task
+from rbd_ipu.workers import WorkersError, ranks, task
 
 OPTIONS = {"sgd": {}, "nes": {"dim": 3}, "switch": {"dim": 20, "sgd_learning_rate": 0.25, "switch_step": 3}}
 ONE_WORKER_ONLY = ("gradients", "switch")
@@ -42,6 +42,17 @@ CASES = {
     "keras-metrics": case(model="measured", exchange="coordinates"),
     "not-finite": case("nan", exchange="coordinates"),
 }
+# What befalls real workers only: the weights of worker 1 change by themselves.
+APART = {"apart": case(model="apart", exchange="coordinates")}
+
+
+class Apart(keras.callbacks.Callback):
+    """Changes a bit of a weight of worker 1 after the first epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 0 and task().index == 1:
+            weights = tensors(self.model.trainable_variables)[0]
+            weights.assign(np.nextafter(weights.numpy(), np.float32(9.0)))
 
 
 def normalised():
@@ -74,13 +85,16 @@ def train(one, device):
     trainer = rbd_ipu.Trainer(model, method, device, loss=crossentropy())
     found = {"stopped": None}
     try:
-        history = trainer.fit(data(poisoned), epochs=2, verbose=0).history
+        callbacks = [Apart()] if one["model"] == "apart" else []
+        history = trainer.fit(data(poisoned), epochs=2, verbose=0, callbacks=callbacks).history
         found["loss"], found["columns"] = history["loss"], sorted(history)
         found["metrics"] = [history[name] for name in ("accuracy", "top") if name in history]
         found["bytes"] = history.get("exchange_bytes", [None])[-1]
         found["bytes_sgd"] = history.get("exchange_bytes_sgd", [None])[-1]
     except rbd_ipu.NonFiniteError as error:
         found["stopped"] = [error.step, str(error)]
+    except WorkersError as error:
+        found["stopped"] = [trainer.step, str(error)]
     found["weights"] = [np.asarray(v.numpy()).tolist() for v in tensors(model.trainable_variables)]
     found["beside"] = [np.asarray(v.numpy()).tolist() for v in tensors(model.non_trainable_variables)]
     found["d"], found["D"] = method.dim, method.size
@@ -97,7 +111,7 @@ def main():
         device = rbd_ipu.open_device("cpu", worker_timeout=60.0)
     index = 0 if task() is None else task().index
     for name in names:
-        (folder / f"{name}-{index}.json").write_text(json.dumps(train(CASES[name], device)))
+        (folder / f"{name}-{index}.json").write_text(json.dumps(train({**CASES, **APART}[name], device)))
     ranks.end(0)
     os._exit(0)  # as the command does: a server of TensorFlow 2.6 may abort a process that takes itself down
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from workers import starting
-from workers.cases import CASES, WORKERS
+from workers.cases import APART, CASES, WORKERS
 
 from rbd_ipu.workers.launch import Launch
 
@@ -28,7 +28,7 @@ def outcomes(tmp_path_factory):
     """What came of each case, by ("mpi", "cluster", "simulated"), then by case: a list, worker by worker."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("mpi", "cluster", "simulated")}
     one_thread = {**starting.ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-    with Launch(_words(folders["mpi"], CASES), WORKERS, one_thread) as ranks:
+    with Launch(_words(folders["mpi"], {**CASES, **APART}), WORKERS, one_thread) as ranks:
         simulating = starting.module(_words(folders["simulated"], CASES), one_thread)
         with starting.cluster(_words(folders["cluster"], SOME), WORKERS) as processes:
             for process in [simulating, *processes]:
@@ -36,7 +36,7 @@ def outcomes(tmp_path_factory):
                 assert process.returncode == 0, said
         assert ranks.wait() == [] and set(ranks.statuses.values()) == {0}
     return {
-        "mpi": _found(folders["mpi"], CASES),
+        "mpi": _found(folders["mpi"], {**CASES, **APART}),
         "cluster": _found(folders["cluster"], SOME),
         "simulated": _found(folders["simulated"], CASES, 1),
     }
@@ -71,6 +71,12 @@ def test_a_number_that_is_not_finite_stops_all_at_the_same_step(outcomes):
     stops = [found["stopped"] for kind in outcomes.values() for found in kind["not-finite"]]
     assert stops[0][0] == 3 and "not finite at step 3" in stops[0][1]
     assert all(stop == stops[0] for stop in stops)
+
+
+def test_weights_that_differ_stop_all_and_name_the_worker(outcomes):
+    step = 2 * (96 // 8 // WORKERS)
+    stops = [found["stopped"] for found in outcomes["mpi"]["apart"]]
+    assert stops == [[step, f"after step {step} the weights of workers [1] differ from those of worker 0"]] * WORKERS
 
 
 @pytest.mark.parametrize("kind", ["mpi", "cluster"])
