@@ -107,14 +107,17 @@ def main() -> None:
     """A worker's life: worker 0 reads how many steps to do and where, line by line, and says how they went."""
     facts, team_facts, cores, orders = json.loads(sys.argv[1])
     case, team = Case(**facts), Team(**team_facts)
-    from rbd_ipu import methods, models
-    from rbd_ipu.bench.runners import CLASSES, RATE, images
-    from rbd_ipu.devices import open_device
-    from rbd_ipu.training import Trainer
     from rbd_ipu.workers.ranks import Ranks, connect
 
     ranks: Ranks = connect(TURN_TIMEOUT)
     index = ranks.rank
+    keep_to(cores[index])  # before TensorFlow counts them
+
+    from rbd_ipu import methods, models
+    from rbd_ipu.bench.runners import CLASSES, RATE, images
+    from rbd_ipu.devices import open_device
+    from rbd_ipu.training import Trainer
+
     device = open_device("cpu", worker_timeout=TURN_TIMEOUT, **team.plan())
     exchange: Any = device.exchange
     network, shape = WORKLOADS[case.network]

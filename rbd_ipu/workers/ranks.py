@@ -31,7 +31,7 @@ TIMEOUT = 300.0  # seconds that a rank waits for the others, by default
 GRACE = 5.0  # seconds that rank 0 has to write what it has, once a rank is lost
 MOMENT = 0.2  # seconds between two looks around
 _SPIN = 0.02  # seconds in which a rank asks without a pause
-_PAUSE = 5e-4  # seconds between two questions after that
+_PAUSES = 5e-4, 2e-2  # seconds between two questions after that, at first and at most
 _REPORTERS = (0, 1)  # the ranks that are told who waits
 _STOPS, _WAITS = 1, 2  # tags of notes
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -139,7 +139,7 @@ class Ranks:
             if now - began < _SPIN:
                 os.sched_yield()
                 continue
-            time.sleep(_PAUSE)
+            time.sleep(min(max(_PAUSES[0], (now - began) / 100), _PAUSES[1]))
             if now - looked < MOMENT:
                 continue
             if looked == began:  # the first look around
