@@ -180,6 +180,7 @@ class Ranks:
         raise self.lost
 
     def _note(self, receiver: int, tag: int, content: Any) -> None:
+        self._sent = [request for request in self._sent if not request.Test()]
         self._sent.append(self._notes.isend(content, receiver, tag))
 
     def _note_all(self, content: Any) -> None:
