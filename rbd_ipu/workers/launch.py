@@ -74,7 +74,7 @@ class Launch:
         self.statuses: Dict[int, int] = {}
         self.overdue: List[int] = []
         reports, theirs = os.pipe()
-        output = os.dup(sys.stdout.fileno() if stdout is None else stdout)
+        output = os.dup(1 if stdout is None else stdout)
         surroundings = {**os.environ, **(environment or {}), REPORT: f"{theirs},{output}"}
         surroundings.setdefault("UCX_TLS", "posix,sysv,self")  # shared memory only
         # A child finds the package where this process did, installed or not.

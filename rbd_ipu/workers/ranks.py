@@ -370,7 +370,7 @@ def _meet_launcher(rank: int) -> None:
     if not given:
         return
     _reports, output = map(int, given.split(","))
-    os.dup2(output if rank == 0 else os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(output if rank == 0 else os.open(os.devnull, os.O_WRONLY), 1)
     if sys.stdout.isatty() and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     # What mpiexec.gforker sends, two seconds after a rank was lost: rank 0 is writing then, and the launcher waits.
