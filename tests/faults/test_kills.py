@@ -36,13 +36,6 @@ def test_five_kills(tmp_path):
     assert not list(tmp_path.glob("*/checkpoints/.draft-step-*")), "a draft was left"
 
 
-@starting.mpi
-def test_two_kills_of_two_ranks(tmp_path):
-    words = ("--kills", "2", "--seed", "4", "--workers", "2", "--epochs", "10", "--longest", "1")
-    said = _kills(tmp_path, *words)
-    assert "2 kills" in said and said.endswith("no bit differs\n")
-
-
 @pytest.mark.slow
 def test_fifty_kills(tmp_path):
     said = _kills(

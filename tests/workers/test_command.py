@@ -87,6 +87,7 @@ def test_a_signal_stops_all_after_the_same_step(tmp_path, who, number, status):
     assert last is not None and (folder / "checkpoints" / "stopped.weights.h5").exists()
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_stopped_is_named(tmp_path):
     folder = tmp_path / "run"
     process, ranks = training(folder, "worker_timeout=8", *(s for s in ENDLESS if "timeout" not in s))
@@ -96,6 +97,7 @@ def test_a_rank_that_is_stopped_is_named(tmp_path):
     assert facts(folder)["outcome"] == "failed"
 
 
+@pytest.mark.slow
 def test_an_exception_on_one_rank_ends_all(tmp_path):
     """Rank 0 finds its folder gone while it trains: no disk to write on is an error of one rank alone."""
     folder = tmp_path / "run"

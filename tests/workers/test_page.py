@@ -55,7 +55,8 @@ def test_one_machine(tmp_path):
 ALONE = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 
 
-@pytest.mark.parametrize("hosts", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("hosts", [False, True])
 def test_mpiexec(tmp_path, hosts):
     hydra = Path(launcher()).with_name("mpiexec.hydra")
     if not hydra.exists() or shutil.which("unshare") is None or subprocess.run([*ALONE, "true"]).returncode:
@@ -70,6 +71,7 @@ def test_mpiexec(tmp_path, hosts):
     assert "workers: 2" in (run / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_tf_config(tmp_path):
     lines = commands("TF_CONFIG=")
     assert len(lines) == 2
