@@ -142,6 +142,6 @@ def test_a_callback_can_evaluate_the_model():
         DATA,
         epochs=1,
         verbose=0,
-        callbacks=[Save(lambda model: found.extend(model.evaluate(*DATA, verbose=0)))],
+        callbacks=[Save(lambda model: found.append(model.evaluate(*DATA, verbose=0)))],
     )
     assert found[0] == pytest.approx(t.evaluate(DATA)["loss"], rel=1e-5)

@@ -6,6 +6,10 @@ import numpy as np
 
 # Larger vectors are not kept: for them the pages are cheap beside the work, and memory is not.
 KEPT_FLOATS = 1 << 22
+# Floats before and after a vector. A vectorised loop takes its scalar form, which adds in another order, where two of
+# its arrays are nearer to each other than a few registers: the last bits of a small direction would depend on where
+# the system has put them.
+MARGIN = 256
 
 
 class Buffers:
@@ -21,10 +25,11 @@ class Buffers:
             buffer = self._free.pop()
         except IndexError:
             buffer = np.empty(0, np.float32)
+        whole = length + 2 * MARGIN
         # One that is much too long belongs to a larger model: let it go.
-        if not length <= len(buffer) <= 4 * length + 4096:
-            buffer = np.empty(length, np.float32)
-        return buffer[:length]
+        if not whole <= len(buffer) <= 4 * whole + 4096:
+            buffer = np.empty(whole, np.float32)
+        return buffer[MARGIN : MARGIN + length]
 
     def give(self, vector: np.ndarray) -> None:
         """Takes back what ``take`` gave."""

@@ -48,8 +48,9 @@ class Launcher:
 
     def directions(self, seeds: np.ndarray, start: int, count: int) -> np.ndarray:
         out = np.empty((self.groups, count, self.size), np.float32)
-        z = np.empty(scratch_length(self._row[0], self.size, True), np.float32)
+        z = BUFFERS.take(scratch_length(self._row[0], self.size, True))
         rows(*self._row, plain(seeds), start, out, z)
+        BUFFERS.give(z)
         return out
 
     def tasks(self, threads: int) -> int:
