@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+import threading
 from typing import Any, Dict, List, NamedTuple
 
 from rbd_ipu.bench.cases import WORKLOADS, Case
@@ -63,6 +64,8 @@ class TeamSteps:
         self._ranks = Launch([__name__, settings], team.workers, stdout=theirs, stderr=self._said)
         os.close(theirs)
         self._answers = os.fdopen(answers, encoding="ascii")
+        # Once a rank is lost, all are ended, and the answers with them.
+        threading.Thread(target=self._ranks.wait, daemon=True).start()
         # Opened for both, so that it neither waits for the rank nor comes to an end before this does.
         self._orders = os.open(orders, os.O_RDWR)
 

@@ -254,7 +254,6 @@ def connect(timeout: float = TIMEOUT) -> Ranks:
                 f"{_library(mpi)}. Start it by the mpiexec of that one (with Slurm, srun --mpi=pmi2 may do)"
             )
         _connected = Ranks(mpi, timeout)
-        _report(f"{_connected.rank} is {os.getpid()}")
         _end_with_an_exception(_connected)
         _settle(_connected)
     _connected.timeout = timeout
@@ -370,6 +369,7 @@ def _meet_launcher(rank: int) -> None:
     if not given:
         return
     _reports, output = map(int, given.split(","))
+    _report(f"{rank} is {os.getpid()}")  # before MPI starts, so that the launcher knows of one that dies there
     os.dup2(output if rank == 0 else os.open(os.devnull, os.O_WRONLY), 1)
     if sys.stdout.isatty() and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
