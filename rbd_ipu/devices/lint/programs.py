@@ -57,7 +57,8 @@ def trace(row: Row) -> Program:
         except ValueError as error:
             raise Refused(str(error)) from None
         program = _traced(run, noted, row.face)
-    return program._replace(place=there)
+    # Whoever keeps only `lower` keeps the variables of the place, too.
+    return program._replace(place=there, lower=lambda keep=there: program.lower())
 
 
 def _trainer(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any], Any]:
