@@ -15,10 +15,6 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "ipu.md"
 
 needs_2_6 = pytest.mark.skipif(KERAS_3, reason="the record is of TensorFlow 2.6, and this is another one")
 
-pytestmark = pytest.mark.xfail(
-    reason="four rows fail on TensorFlow 2.6 since seeds are arguments of the program; to be mended", strict=False
-)
-
 
 @needs_2_6
 @pytest.mark.parametrize(

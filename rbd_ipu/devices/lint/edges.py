@@ -5,24 +5,33 @@ to be held against the table of kernels like all others.
 """
 
 import types
-from typing import Any, List
+from typing import Any, List, Sequence
 
 from rbd_ipu.devices.lint.ops import Operation, type_name
 
 
 class Batches:
-    """An iterator whose batches are tensors of the program, for ``next(iterator)``; it never ends."""
+    """An iterator whose batches are tensors of the program, for ``next(iterator)``; it never ends.
 
-    def __init__(self, batch: Any, noted: List[Operation]):
+    A batch comes in its types where it is asked for, as from a dequeue: in a branch of the program it is not an
+    argument of the branch.
+
+    Args:
+      batch: tensors.
+      types: what each is cast to.
+    """
+
+    def __init__(self, batch: Any, types: Sequence[Any], noted: List[Operation]):
         self._batch = batch
+        self._types = types
         self._noted = noted
 
     def __next__(self) -> Any:
         from rbd_ipu._stack import tf
 
-        kinds = tuple(type_name(tensor.dtype) for tensor in self._batch)
+        kinds = tuple(type_name(kind) for kind in self._types)
         self._noted.append(Operation("PopDatastreamInfeedDequeue", {"output_types": kinds}, kinds))
-        return tuple(tf.identity(tensor) for tensor in self._batch)
+        return tuple(tf.identity(tf.cast(tensor, kind)) for tensor, kind in zip(self._batch, self._types))
 
 
 class Sink:

@@ -4,6 +4,7 @@ The shapes are small where the operations do not depend on them; d is large enou
 blocks, so that the loop over blocks is in the program.
 """
 
+import functools
 import inspect
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
@@ -57,8 +58,13 @@ def trace(row: Row) -> Program:
         except ValueError as error:
             raise Refused(str(error)) from None
         program = _traced(run, noted, row.face)
+    whole = program._replace(place=there)
     # Whoever keeps only `lower` keeps the variables of the place, too.
-    return program._replace(place=there, lower=lambda keep=there: program.lower())
+    return whole._replace(lower=functools.partial(_lowered, whole))
+
+
+def _lowered(program: Program) -> str:
+    return program.lower()
 
 
 def _trainer(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any], Any]:
@@ -152,10 +158,9 @@ def _traced(run: Callable[[Any, Any], Any], noted: List[Operation], face: str) -
     from rbd_ipu._stack import tf
 
     def program(x: Any, y: Any, done: Any) -> Any:
-        return run(Batches((x, y), noted), done)
+        return run(Batches((x, y), (tf.float32 if face == "keras" else tf.uint8, tf.int32), noted), done)
 
-    images = tf.zeros([BATCH, *IMAGE], tf.float32 if face == "keras" else tf.uint8)
-    arguments = images, tf.zeros([BATCH], tf.int32), tf.constant(0)
+    arguments = tf.zeros([BATCH, *IMAGE]), tf.zeros([BATCH], tf.int32), tf.constant(0)
     function = tf.function(program, jit_compile=True)
     graph = function.get_concrete_function(*arguments).graph
     return Program(graph, lambda: lower(function, *arguments), tuple(noted))
