@@ -14,6 +14,8 @@ from rbd_ipu.workers.errors import WorkersError
 from rbd_ipu.workers.task import launched
 
 SIZES = (1, 7, 300_000)
+#: What rank 1 gets, in the middle of the run.
+ENDS = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}
 
 
 def rows(size, n):
@@ -51,15 +53,13 @@ def main():
             raise ZeroDivisionError("on purpose")
     if what == "ends early" and here.rank == 1:
         sys.exit(0)
-    if what == "killed" and here.rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if what == "stopped" and here.rank == 1:
-        (folder / "stopped").write_text(str(os.getpid()))
-        os.kill(os.getpid(), signal.SIGSTOP)
     if what not in ("collectives", "differs"):
         began = time.monotonic()
         (folder / f"{here.rank}.pid").write_text(str(os.getpid()))
         try:
+            here.gather(np.full(5, here.rank))  # once this has come back, all are past `connect`
+            if what in ENDS and here.rank == 1:
+                os.kill(os.getpid(), ENDS[what])
             while True:
                 here.gather(np.full(5, here.rank))
         except WorkersError as error:
