@@ -70,15 +70,16 @@ class Subspace:
             (members, self._source_of(len(members), size, dim))
             for (size, dim), members in compartments.groups().items()
         ]
-        # Seeds are hashed under XLA, inside the compiled program or in one of their own: as single operations, the
-        # rounds of Threefry would take longer than a network.
+        # Seeds are hashed by Numba or under XLA, inside the compiled program or in one of their own: as single
+        # operations, the rounds of Threefry would take longer than a network.
         many = self._many()
         jit = many is not None or all(source.jit for _, source in self._groups)
         if not jit:  # a large group may be cut into programs where a small one is left whole
             self._groups = [(members, Compiled(s) if s.jit else s) for members, s in self._groups]
         self._one_draw = all(source.one_draw for _, source in self._groups)
         self._together = many or _together(self.source, compartments, self._groups)
-        self._seeds = _compile(self._hash_seeds, not jit)
+        self._on_host = _on_host(self.source, [k for members, _ in self._groups for k in members])
+        self._seeds = self._hash_seeds if self._on_host else _compile(self._hash_seeds, not jit)
         self._run = {
             method: _compile(functools.partial(self._apply, method), jit)
             for method in ("project", "expand", "sketch", "filter", "join")
@@ -156,9 +157,13 @@ class Subspace:
 
     def _hash_seeds(self, seed: Any, step: Any, worker: Any) -> List[Any]:
         """Seeds of the compartments of each group: int32 [G, 2]; keys, where all workers share a draw."""
-        seed = fold_in(seed, "step", step, "worker", tf.zeros_like(worker) if self._one_draw else worker)
-        order = [k for members, _ in self._groups for k in members]
-        seeds = fold_in(seed, "compartment", tf.constant(order, tf.int32))
+        drawn_by = tf.zeros_like(worker) if self._one_draw else worker
+        if self._on_host and not inside_xla():
+            seeds = self._on_host(seed, step, drawn_by)
+        else:
+            order = [k for members, _ in self._groups for k in members]
+            seed = fold_in(seed, "step", step, "worker", drawn_by)
+            seeds = fold_in(seed, "compartment", tf.constant(order, tf.int32))
         parts = tf.split(seeds, [len(members) for members, _ in self._groups])
         if not self._one_draw:
             return parts
@@ -239,6 +244,15 @@ def _together(name: str, compartments: Compartments, groups: List[Tuple[List[int
 
     kernels = [(members, source.kernels) for members, source in groups if isinstance(source, Native)]
     return Together(compartments, kernels) if len(kernels) == len(groups) else None
+
+
+def _on_host(name: str, order: List[int]) -> Any:
+    """What hashes the seeds of the compartments in machine code, where directions are drawn so; otherwise None."""
+    if name != "native":
+        return None
+    from rbd_ipu.directions.native.source import CompartmentSeeds  # late: it needs Numba
+
+    return CompartmentSeeds(order)
 
 
 def _compile(function: Callable, jit: bool) -> Callable:

@@ -9,10 +9,12 @@ from reference import directions as reference_directions
 
 pytest.importorskip("numba", reason="Numba is not installed: no source native")
 
+from rbd_ipu._stack import tf
 from rbd_ipu.basis import NORMALIZATIONS, BasisGroup
 from rbd_ipu.directions import DISTRIBUTIONS
 from rbd_ipu.directions.native.kernels import KINDS
 from rbd_ipu.directions.native.launch import ROUND_SAMPLES, TASK_SAMPLES, Launcher
+from rbd_ipu.directions.native.source import CompartmentSeeds
 from rbd_ipu.seeds import fold_in_numpy
 
 EVERY = [(distribution, normalize) for distribution in DISTRIBUTIONS for normalize in NORMALIZATIONS]
@@ -63,6 +65,16 @@ def test_against_the_definition(distribution, groups, size, dim):
     close(update, u, 2e-5 if size < 20 else 3e-6)
     np.testing.assert_allclose(kernels.project(v, seeds), coordinates, atol=1e-6 * np.linalg.norm(v))
     close(kernels.expand(c.astype(np.float32), seeds), u, 2e-6)
+
+
+@pytest.mark.parametrize("seed", [0, -5, 2**63 + 5, 2**31])
+def test_seeds_of_compartments(seed):
+    members = np.array([3, 0, 2, 1, 2**31 - 1], np.int32)
+    words = fold_in_numpy(seed)
+    for step, worker in ((0, 0), (7, 1), (2**31 - 1, 15), (-3, 2**31 - 1)):
+        hashed = CompartmentSeeds(members)(tf.constant(words), tf.constant(step), tf.constant(worker)).numpy()
+        exact = fold_in_numpy(seed, "step", step, "worker", worker, "compartment", members)
+        np.testing.assert_array_equal(hashed, exact)
 
 
 def test_every_distribution_has_a_kernel():

@@ -49,9 +49,8 @@ def test_the_orthogonal_projection(distribution, size, dim, kind):
     close(c, exact, 1e-5)
     close(basis.project(g, 5), exact, 1e-5)
     close(basis.expand(c, 5), u, 1e-5)
-    P = (
-        basis.directions(5).numpy().astype(np.float64)
-    )  # a float32 dot product of 122,570 equal squares is off by 1e-5
+    # In float64: a float32 dot product of 122,570 equal squares is off by 1e-5.
+    P = basis.directions(5).numpy().astype(np.float64)
     np.testing.assert_allclose(P @ P.T, np.eye(dim), atol=5e-6)
     np.testing.assert_allclose(P, Q, atol=2e-5)
 

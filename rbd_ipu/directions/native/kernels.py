@@ -31,7 +31,7 @@ from rbd_ipu.directions.native.loops import (
     uniform_dot,
     uniform_fill,
 )
-from rbd_ipu.directions.native.stream import f32, fold_in, schedule, u32
+from rbd_ipu.directions.native.stream import f32, fold_in, schedule, threefry, u32
 
 NORMAL, UNIFORM, SIGNS = 0, 1, 2
 # How a distribution is drawn, and what is added to a sign.
@@ -170,7 +170,22 @@ def _build(digest: str) -> Any:
         digest  # noqa: B018
         add(f32(1), head, out)
 
-    return compile_loop(walk), compile_loop(rows), compile_loop(join)
+    def compartment_seeds(words, step, worker, names, members, out):
+        """out[k] <- the seed of compartment members[k], from the run's: see ``subspace.py``.
+
+        ``names`` int32 [3, 2] are the words of "step", "worker" and "compartment".
+        """
+        digest  # noqa: B018
+        k0, k1 = threefry(u32(words[0]), u32(words[1]), u32(names[0, 0]), u32(names[0, 1]))
+        k0, k1 = fold_in(k0, k1, u32(step))
+        k0, k1 = threefry(k0, k1, u32(names[1, 0]), u32(names[1, 1]))
+        k0, k1 = fold_in(k0, k1, u32(worker))
+        k0, k1 = threefry(k0, k1, u32(names[2, 0]), u32(names[2, 1]))
+        for k in range(members.shape[0]):
+            a, b = fold_in(k0, k1, u32(members[k]))
+            out[k, 0], out[k, 1] = np.int32(a), np.int32(b)
+
+    return compile_loop(walk), compile_loop(rows), compile_loop(join), compile_loop(compartment_seeds)
 
 
-walk, rows, join = _build(digest())
+walk, rows, join, compartment_seeds = _build(digest())

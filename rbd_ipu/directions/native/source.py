@@ -1,14 +1,18 @@
 """The TensorFlow op around the kernels, and what stands in for it where an op in Python cannot run."""
 
 import math
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Sequence
+
+import numpy as np
 
 from rbd_ipu._stack import inside_xla, tf
 from rbd_ipu.directions import counter
 from rbd_ipu.directions.distributions import DISTRIBUTIONS
-from rbd_ipu.directions.native.launch import Launcher
+from rbd_ipu.directions.native.kernels import compartment_seeds
+from rbd_ipu.directions.native.launch import Launcher, plain
 from rbd_ipu.directions.native.threads import thread_count
 from rbd_ipu.directions.sources import Source
+from rbd_ipu.seeds import _string_words
 
 
 class Native(Source):
@@ -56,9 +60,29 @@ class Native(Source):
         return tuple(call_from_graph(self.kernels.sketch, [vectors, seeds], shapes))
 
 
-def call_from_graph(function: Callable, arguments: Any, shapes: Any) -> Any:
-    """Applies a function of NumPy arrays to tensors; its results are float32 tensors of these shapes."""
-    results = tf.numpy_function(function, arguments, [tf.float32] * len(shapes))
+class CompartmentSeeds:
+    """The seeds of the compartments of a step, hashed by machine code: int32 [K, 2], in the order of ``members``.
+
+    A program of XLA's would do as well, but TensorFlow 2.6 keeps one for each model that it is a part of.
+    """
+
+    def __init__(self, members: Sequence[int]):
+        self._members = np.asarray(members, np.int32)
+        self._names = np.array([_string_words(name) for name in ("step", "worker", "compartment")], np.int32)
+
+    def __call__(self, seed: Any, step: Any, worker: Any) -> Any:
+        """Of int32 tensors: the words of the run's seed [2], step and worker."""
+        return call_from_graph(self._hash, [seed, step, worker], [[len(self._members), 2]], tf.int32)[0]
+
+    def _hash(self, seed: np.ndarray, step: np.ndarray, worker: np.ndarray) -> np.ndarray:
+        out = np.empty((len(self._members), 2), np.int32)
+        compartment_seeds(plain(seed), np.int32(step), np.int32(worker), self._names, self._members, out)
+        return out
+
+
+def call_from_graph(function: Callable, arguments: Any, shapes: Any, dtype: Any = tf.float32) -> Any:
+    """Applies a function of NumPy arrays to tensors; its results are tensors of these shapes."""
+    results = tf.numpy_function(function, arguments, [dtype] * len(shapes))
     if not isinstance(results, (list, tuple)):  # one result, in eager mode
         results = [results]
     for result, shape in zip(results, shapes):

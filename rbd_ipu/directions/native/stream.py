@@ -85,15 +85,21 @@ _even, _odd = _four_rounds(_ROTATIONS[0]), _four_rounds(_ROTATIONS[1])
 
 
 @njit(forceinline=True)
-def fold_in(k0, k1, index):
-    """See ``seeds.fold_in``: Threefry-2x32-20 of the counter (0, index)."""
+def threefry(k0, k1, first, second):
+    """See ``seeds.threefry``: Threefry-2x32-20 of the counter (first, second) under the key (k0, k1)."""
     k2 = u32(u32(k0 ^ k1) ^ KEY_PARITY)
-    x, y = k0, u32(u32(index) + k1)
+    x, y = u32(first + k0), u32(second + k1)
     x, y = _even(x, y, k1, u32(k2 + u32(1)))
     x, y = _odd(x, y, k2, u32(k0 + u32(2)))
     x, y = _even(x, y, k0, u32(k1 + u32(3)))
     x, y = _odd(x, y, k1, u32(k2 + u32(4)))
     return _even(x, y, k2, u32(k0 + u32(5)))
+
+
+@njit(forceinline=True)
+def fold_in(k0, k1, index):
+    """See ``seeds.fold_in``, of one integer."""
+    return threefry(k0, k1, u32(0), u32(index))
 
 
 @njit(forceinline=True)
