@@ -55,6 +55,12 @@ def _space(optimizer, model):
     return subspace(cut, own["distribution"], own["normalize"], own["source"])
 
 
+@pytest.mark.skipif(not KERAS_3, reason="Keras 2 is tf_keras")
+def test_the_legacy_keras_quotes_what_it_refuses():
+    said = f"Could not interpret optimizer identifier: {rbd_ipu.RandomBasesDescent(0.1, dim=2)}"  # words of tf_keras
+    assert f"an optimizer of Keras {keras.__version__}, not of tf_keras, the legacy Keras 2" in said
+
+
 @pytest.mark.parametrize(
     "name, options",
     [

@@ -33,6 +33,10 @@ if not all(hasattr(keras.optimizers.SGD, name) for name in _WRITE):
 class SubspaceSGD(keras.optimizers.SGD):
     """Calls ``self.descend(pairs)`` where Keras would sum gradients over replicas."""
 
+    def __repr__(self) -> str:  # what tf_keras quotes where it refuses an optimizer
+        kind = f"{type(self).__module__}.{type(self).__qualname__}"
+        return f"<{kind}: an optimizer of Keras {keras.__version__}, not of tf_keras, the legacy Keras 2>"
+
     def descend(self, pairs: Pairs) -> Pairs:
         """(gradient, variable) pairs of this replica -> (update, variable) pairs, alike on all replicas."""
         raise NotImplementedError
