@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
 
 from rbd_ipu.config import ConfigError
 from rbd_ipu.workers.errors import STATUS
@@ -73,6 +73,7 @@ class Launch:
         self.processes: Dict[int, int] = {}
         self.statuses: Dict[int, int] = {}
         self.overdue: List[int] = []
+        self._segments: Set[str] = set()
         reports, theirs = os.pipe()
         output = os.dup(1 if stdout is None else stdout)
         surroundings = {**os.environ, **(environment or {}), REPORT: f"{theirs},{output}"}
@@ -118,6 +119,8 @@ class Launch:
         lost: List[int] = []
         while self.mpiexec.poll() is None:
             lost = lost or self.lost
+            if not self._segments and len(self.processes) == self.count:
+                self._segments = _shared_memory(self.processes.values())
             if deadline is None and (lost or any(self.statuses.values())):
                 deadline = time.monotonic() + PATIENCE
             if deadline is not None and time.monotonic() > deadline:
@@ -146,12 +149,25 @@ class Launch:
         while any(map(alive, self.processes.values())) and time.monotonic() < end:
             time.sleep(_LOOK / 10)
         self._reader.join(timeout=1.0)
+        for segment in self._segments:  # MPICH takes them away only where all end in order
+            with contextlib.suppress(OSError):
+                os.unlink(segment)
 
     def _read(self, reports: Any) -> None:
         with reports:
             for line in reports:
                 rank, what, number = line.split()
                 (self.processes if what == "is" else self.statuses).setdefault(int(rank), int(number))
+
+
+def _shared_memory(processes: Iterable[int]) -> Set[str]:
+    """The files in which MPICH keeps the messages of these processes."""
+    found: Set[str] = set()
+    for process in processes:
+        with contextlib.suppress(OSError):
+            maps = Path(f"/proc/{process}/maps").read_text(encoding="utf-8", errors="replace")
+            found.update(line.split()[-1] for line in maps.splitlines() if "/dev/shm/mpich_shm_" in line)
+    return {path for path in found if os.path.exists(path)}
 
 
 def run(words: Sequence[str], count: int) -> int:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,13 +21,19 @@ from rbd_ipu.workers.launch import PATIENCE, Launch, run
 pytestmark = [starting.mpi, starting.linux]
 
 
+def segments():
+    return set(map(str, Path("/dev/shm").glob("mpich_shm_*")))
+
+
 def ended(what, folder, count=3):
     """What the ranks found, by rank; the lost ones; what was printed. All are gone soon after the fault."""
     words = ["workers.ranking", what, str(folder)]
+    before = segments()
     with open(folder / "said", "w") as said, Launch(words, count, stderr=said) as started:
         lost = started.wait()
         processes = list(started.processes.values())
     assert all(map(gone, processes))
+    assert not started._segments & segments() - before, "shared memory was left"
     found = {
         k: json.loads((folder / f"{k}.json").read_text()) for k in range(count) if (folder / f"{k}.json").exists()
     }
@@ -57,8 +64,8 @@ def test_ranks_that_differ_are_refused_with_the_difference(tmp_path):
 
 
 def test_a_rank_that_is_killed_is_missed_at_once(tmp_path):
-    found, lost, _, _ = ended("killed", tmp_path)
-    assert lost == [1]
+    found, lost, _, started = ended("killed", tmp_path)
+    assert lost == [1] and started._segments
     assert found[0]["error"] == "rank 0 of 3: rank 1 has ended; what was recorded before is kept"
     assert found[0]["seconds"] < 5.0
 
