@@ -21,7 +21,7 @@ import accuracy_tables
 import numpy as np
 from documents import Finished, heading, powers, write
 
-from rbd_ipu.records import atomic
+from rbd_ipu import files
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ARGUMENTS.add_argument("--data-dir", help="the folder of the data sets of TFDS")
@@ -127,7 +127,7 @@ def correlation(plan: Plan, data_dir: Any, finished: Finished) -> Dict[str, Any]
     """Pearson correlations and cosines by d: means over chunks of steps, at the initial weights."""
     from rbd_ipu import methods, models
     from rbd_ipu.data import Batches, load
-    from rbd_ipu.directions.hadamard.orders import split
+    from rbd_ipu.directions.hadamard import split
     from rbd_ipu.training import Trainer
 
     data = load(plan.cnn_data, data_dir)
@@ -172,7 +172,7 @@ def main() -> None:
     text = accuracy_tables.everything(document)
     print(f"\n{text}")
     if options.markdown:
-        atomic.write_text(options.markdown, text)
+        files.write_text(options.markdown, text)
 
 
 if __name__ == "__main__":

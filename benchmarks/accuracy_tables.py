@@ -5,7 +5,7 @@ import math
 import statistics
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
-from rbd_ipu.bench.table import markdown
+from rbd_ipu.text_table import markdown
 
 
 def summary(accuracies: Sequence[Any]) -> Tuple[float, float, float]:

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Union
 
-from rbd_ipu.bench.report import load
-from rbd_ipu.records import atomic, provenance, strict_json
+from rbd_ipu import files, provenance
+from rbd_ipu.lab.bench.report import load
 
 
 def heading(script: str, words: Sequence[str]) -> Dict[str, Any]:
@@ -20,7 +20,7 @@ def heading(script: str, words: Sequence[str]) -> Dict[str, Any]:
 
 def write(path: Union[str, Path], document: Dict[str, Any]) -> None:
     """Writes a document as JSON, whole or not at all."""
-    atomic.write_text(path, strict_json.document(document))
+    files.write_text(path, files.document(document))
 
 
 class Finished:
@@ -41,7 +41,7 @@ class Finished:
             text = self.path.read_text(encoding="utf-8")
             lines = text.split("\n")
             if lines.pop():  # the last line has no end: make the next one begin on its own
-                atomic.write_text(self.path, "".join(f"{line}\n" for line in lines))
+                files.write_text(self.path, "".join(f"{line}\n" for line in lines))
             for line in lines:
                 run = json.loads(line)
                 self._results[run["key"]] = run["result"]
@@ -50,9 +50,9 @@ class Finished:
         """The result of the run with these settings: as kept, or of ``function()``, which is then kept."""
         key = json.dumps({**settings, "tensorflow": self._stack}, sort_keys=True)
         if key not in self._results:
-            result = strict_json.plain(function())
-            with atomic.naming(self.path), open(self.path, "a", encoding="utf-8") as file:
-                file.write(strict_json.line({"key": key, "settings": settings, "result": result, **self._commit}))
+            result = files.plain(function())
+            with files.naming(self.path), open(self.path, "a", encoding="utf-8") as file:
+                file.write(files.line({"key": key, "settings": settings, "result": result, **self._commit}))
             self._results[key] = result
         return self._results[key]
 

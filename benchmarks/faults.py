@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
-from rbd_ipu.workers.ranks import alive
+from rbd_ipu.parallel.ranks import alive
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ARGUMENTS.add_argument("--kills", type=int, default=50)
@@ -283,7 +283,7 @@ def main() -> int:
     )
     print(f"{kills} kills of {runs} runs (seed {options.seed}), {resumed} resumed from a checkpoint, {seconds:.0f} s")
     if options.output:
-        from rbd_ipu.records import provenance
+        from rbd_ipu import provenance
 
         found = {"kills": kills, "runs": runs, "resumed": resumed, "seconds": seconds, "differences": differences}
         about = {"command": " ".join(["benchmarks/faults.py", *sys.argv[1:]]), **provenance.origin()}

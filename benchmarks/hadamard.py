@@ -32,7 +32,7 @@ def main() -> None:
     options = ARGUMENTS.parse_args()
     if options.cores:  # before TensorFlow counts them
         keep_to(usable()[: options.cores])
-    from rbd_ipu._stack import tf
+    from rbd_ipu._compat import tf
 
     print(f"TensorFlow {tf.__version__}, ms a sketch")
     print(f"{'distribution':12} {'size':>7} {'dim':>6} {'path':8} {'ms':>24}")
@@ -70,7 +70,7 @@ def _paths(distribution: str, size: int, dim: int) -> Dict[str, Callable[[int], 
 
 
 def _loop(source: Any, size: int) -> Callable[[int], Any]:
-    from rbd_ipu._stack import tf
+    from rbd_ipu._compat import tf
 
     vector = tf.random.stateless_normal([1, size], [1, 2])
 

@@ -32,7 +32,7 @@ def main() -> None:
     options = ARGUMENTS.parse_args()
     if options.cores:  # before TensorFlow counts them
         keep_to(usable()[: options.cores])
-    from rbd_ipu._stack import tf
+    from rbd_ipu._compat import tf
     from rbd_ipu.data import load
 
     print(f"TensorFlow {tf.__version__}, batch {options.batch_size}, ms a batch")
@@ -51,7 +51,7 @@ def main() -> None:
 
 def _measure(run: Callable[[Any], Any], options: Any) -> Tuple[float, float, float]:
     """Median, least and most milliseconds a batch of ``run(batches)``."""
-    from rbd_ipu._stack import tf
+    from rbd_ipu._compat import tf
 
     count = tf.constant(options.batches)
     run(tf.constant(20))
@@ -68,7 +68,7 @@ def _text(figure: Tuple[float, float, float]) -> str:
 
 
 def _reader(batches: Any) -> Callable[[Any], Any]:
-    from rbd_ipu._stack import tf
+    from rbd_ipu._compat import tf
 
     iterator = iter(batches.dataset())
 
@@ -84,7 +84,7 @@ def _reader(batches: Any) -> Callable[[Any], Any]:
 
 
 def _trainer(network: str, data: Any, batches: Any, fresh: bool) -> Callable[[Any], Any]:
-    from rbd_ipu._stack import keras, tf
+    from rbd_ipu._compat import keras, tf
     from rbd_ipu.models import build
 
     model = build(network, data.shape, data.classes)

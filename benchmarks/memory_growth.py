@@ -46,7 +46,7 @@ def slope(values: List[float], warm_up: int) -> float:
 def train(name: str, options: argparse.Namespace) -> List[float]:
     """Trains the models one after the other in this process; the memory in use after each."""
     import rbd_ipu
-    from rbd_ipu._stack import keras
+    from rbd_ipu._compat import keras
 
     bases = {"dim": options.dim, "compartments": options.compartments, "source": options.source}
     x, y = np.ones((64, 20), np.float32), np.zeros((64, 5), np.float32)

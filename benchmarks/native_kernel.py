@@ -34,8 +34,8 @@ def main() -> None:
     import numba
     import numpy as np
 
-    from rbd_ipu._stack import tf
-    from rbd_ipu.directions.native.kernels import KINDS
+    from rbd_ipu._compat import tf
+    from rbd_ipu.directions.native.dense import KINDS
     from rbd_ipu.directions.native.threads import thread_count
 
     options.distributions = options.distributions or list(KINDS)
@@ -92,9 +92,9 @@ def _methods(options: Any) -> Dict[str, Any]:
 
 def _op(options: Any) -> Dict[str, Any]:
     """Microseconds around the kernels, at d = 1, so that there is little within them."""
-    from rbd_ipu._stack import tf
+    from rbd_ipu._compat import tf
     from rbd_ipu.compartments import Compartments
-    from rbd_ipu.directions.native.source import Native
+    from rbd_ipu.directions.native.op import Native
     from rbd_ipu.subspace import Subspace
 
     source = Native(1, options.size, 1, "normal", "unit")
@@ -146,7 +146,7 @@ def _kernels(size: int, dim: int, distribution: str) -> List[Callable[[], Any]]:
     """(sketch, project, expand) without TensorFlow."""
     import numpy as np
 
-    from rbd_ipu.directions.native.launch import Launcher
+    from rbd_ipu.directions.native.dense import Launcher
 
     launcher = Launcher(1, size, dim, distribution, unit=True, scale=1.0)
     random = np.random.default_rng(0)

@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
-from rbd_ipu.bench import table
-from rbd_ipu.paper import analyses, formats, noise, presets, results, training
-from rbd_ipu.paper.budget import NAMED
-from rbd_ipu.paper.cells import cells
-from rbd_ipu.paper.claims import VERDICTS, Known, Verdict, verdicts
-from rbd_ipu.paper.cost import Costs
-from rbd_ipu.paper.measure import Index
-from rbd_ipu.paper.rates import exponent
-from rbd_ipu.paper.table import grid
+from rbd_ipu import text_table
+from rbd_ipu.lab import analyses, noise, paper, presets, results, tables
+from rbd_ipu.lab.claims import VERDICTS, Known, Verdict, verdicts
+from rbd_ipu.lab.costs import Costs
+from rbd_ipu.lab.measures import Index
+from rbd_ipu.lab.presets import NAMED, cells
+from rbd_ipu.lab.rates import exponent
+from rbd_ipu.lab.tables import grid
 
 _HOLDS = {True: "holds", False: "fails", None: "open"}
 
@@ -28,7 +27,7 @@ def _claims(found: Known) -> str:
     for one in judged:
         claim = f"{one.claim} ({one.source})"
         lines.append([_cell(claim), f"**{one.verdict}**", _cell("<br>".join(_evidence(one)))])
-    return f"{len(judged)} claims: {counts}.\n\n{table.markdown(lines, 3)}"
+    return f"{len(judged)} claims: {counts}.\n\n{text_table.markdown(lines, 3)}"
 
 
 def _evidence(one: Verdict) -> List[str]:
@@ -49,7 +48,7 @@ def _cell(text: str) -> str:
 def _noise(found: Known) -> str:
     index = Index(found.rows)
     grids = [noise.grid(index), noise.by_epoch(index)]
-    texts = [formats.markdown(one).partition("\n")[2].strip() for one in grids if len(one.lines) > 1]
+    texts = [tables.markdown(one).partition("\n")[2].strip() for one in grids if len(one.lines) > 1]
     return "\n\n".join(texts)
 
 
@@ -57,7 +56,7 @@ def _analysis(name: str) -> Callable[[Known], str]:
     def render(found: Known) -> str:
         preset = presets.load(name)
         shown = analyses.grid(preset, analyses.latest(found.findings, preset, NAMED["full"]))
-        return formats.markdown(shown).partition("\n")[2].strip()
+        return tables.markdown(shown).partition("\n")[2].strip()
 
     return render
 
@@ -70,7 +69,7 @@ def _table(name: str) -> Callable[[Known], str]:
     def render(found: Known) -> str:
         preset = presets.load(name)
         shown = grid(preset, cells(preset, NAMED["full"]), Index(found.rows))
-        return formats.markdown(shown._replace(notes=[note for note in shown.notes if note not in preset.notes]))
+        return tables.markdown(shown._replace(notes=[note for note in shown.notes if note not in preset.notes]))
 
     return render
 
@@ -85,14 +84,14 @@ def _left(found: Known) -> str:
         if preset.kind not in ("table", "curves", "points"):
             continue
         own = cells(preset, NAMED["full"])
-        runs = {key: config for key, (config, _) in training.to_run(own).items() if not index.has(config)}
+        runs = {key: config for key, (config, _) in paper.to_run(own).items() if not index.has(config)}
         every.update(runs)
         whole = sum(all(index.has(config) for config in cell.configs) and not cell.untuned for cell in own)
         hours = f"{sum(map(costs.seconds, runs.values())) / 3600:.0f}"
         lines.append([f"{preset.source}: {preset.title}", str(len(own)), str(whole), str(len(runs)), hours])
     total = f"{sum(map(costs.seconds, every.values())) / 3600:.0f}"
     lines.append(["all, each run once", "", "", str(len(every)), total])
-    return table.markdown(lines, 1)
+    return text_table.markdown(lines, 1)
 
 
 # The runs of 100 epochs that stand for large d beside SGD, of JPEG copies until they are made again.
@@ -112,7 +111,7 @@ def _large(found: Known) -> str:
             rate = f"2^{exponent(settings['learning_rate'])}"
             mean = f"{sum(last) / len(last):.1f}"
             lines.append([name, rate, str(row["seed"]), f"{values[0]:.2f}", mean, f"{values[1]:.2f}"])
-    return table.markdown(lines, 1)
+    return text_table.markdown(lines, 1)
 
 
 #: Name of a place -> what is written there.

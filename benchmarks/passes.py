@@ -2,7 +2,8 @@
 
     python benchmarks/passes.py [--size 122570] [--dims 250 10000] [--distributions normal hadamard] [--cores 2]
 
-They are p and e of rbd_ipu.scaling. The three take turns; ratios are of the same round, medians with quartiles.
+They are p and e of rbd_ipu.parallel.cost_model. The three take turns; ratios are of the same
+round, medians with quartiles.
 """
 
 import argparse
@@ -24,7 +25,7 @@ class Passes:
     """``run(steps)``: so many passes of one kind, in a loop in one graph as in training, each over a new basis."""
 
     def __init__(self, once: Callable[[Any], Any]):
-        from rbd_ipu._stack import tf
+        from rbd_ipu._compat import tf
 
         @tf.function
         def loop(first: Any, count: Any) -> Any:
@@ -58,10 +59,10 @@ def main() -> None:
     options = ARGUMENTS.parse_args()
     if options.cores:  # before TensorFlow counts them
         keep_to(usable()[: options.cores])
-    from rbd_ipu._stack import tf
-    from rbd_ipu.bench.rounds import measure
-    from rbd_ipu.bench.rows import ratio, spread
+    from rbd_ipu._compat import tf
     from rbd_ipu.compartments import Compartments
+    from rbd_ipu.lab.bench.rows import ratio, spread
+    from rbd_ipu.lab.bench.runners import measure
     from rbd_ipu.subspace import Subspace
 
     print(f"TensorFlow {tf.__version__}, D = {options.size:,}, {options.rounds} rounds")

@@ -34,20 +34,20 @@ def main() -> None:
     """Measure, print, write."""
     options = ARGUMENTS.parse_args()
     document = heading("roofline.py", sys.argv[1:])
-    from rbd_ipu.bench import table
-    from rbd_ipu.bench.ceiling import threads
+    from rbd_ipu import text_table
+    from rbd_ipu.lab.bench.runners import threads
 
     document["threads"] = threads()
     document["rows"] = _measured(options, document["threads"])
     document["load_average"]["end"] = list(os.getloadavg())
-    print(table.text(lines(document["rows"]), left=4))
+    print(text_table.text(lines(document["rows"]), left=4))
     if options.output:
         write(options.output, document)
 
 
 def lines(rows: List[Dict[str, Any]]) -> List[List[str]]:
     """The table, with its headings."""
-    from rbd_ipu.bench.table import figures
+    from rbd_ipu.text_table import figures
 
     head = ["what", "distribution", "source", "pass", "threads", "d", "ms", "G samples/s", "a core", "GB/s"]
     table = [head]
@@ -102,7 +102,7 @@ def _measured(options: argparse.Namespace, threads: int) -> List[Dict[str, Any]]
 
 
 def _basis(what: str, size: int, dim: int, distribution: str, source: str, step: str, threads: int) -> Any:
-    from rbd_ipu._stack import tf
+    from rbd_ipu._compat import tf
     from rbd_ipu.basis import RandomBasis
     from rbd_ipu.directions import DISTRIBUTIONS
 

@@ -6,9 +6,7 @@ python benchmarks/scaling.py [FIGURE.png]
 import sys
 from typing import List
 
-from rbd_ipu.scaling.crossover import contenders, fastest, least_bandwidth, throughput
-from rbd_ipu.scaling.machine import Machine
-from rbd_ipu.scaling.step import Work, step_time
+from rbd_ipu.parallel.cost_model import Machine, Work, contenders, fastest, least_bandwidth, step_time, throughput
 
 SIZE, BATCH = 122_570, 32
 WORKERS = (2, 4, 8, 16, 64, 256, 1024, 4096)

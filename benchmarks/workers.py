@@ -1,11 +1,11 @@
-"""What `rbd-ipu bench --workers` measured, beside what the model of rbd_ipu.scaling expects.
+"""What `rbd-ipu bench --workers` measured, beside what the model of rbd_ipu.parallel.cost_model expects.
 
     rbd-ipu bench --workers 1,2 --methods sgd,rbd --dims 250,10000 --distributions normal,hadamard \\
         --exchanges coordinates,update --output FILE.json
     python benchmarks/workers.py FILE.json [MORE.json ...]
 
-From the rows of one worker and from those of SGD come the parameters of the model (a rbd_ipu.scaling Machine); with
-them it says how long every other row should have taken.
+From the rows of one worker and from those of SGD come the parameters of the model (a Machine of
+rbd_ipu.parallel.cost_model); with them it says how long every other row should have taken.
 """
 
 import json
@@ -14,9 +14,8 @@ import statistics
 import sys
 from typing import Any, Dict, List, Sequence
 
-from rbd_ipu.bench.table import text
-from rbd_ipu.scaling.machine import HERE, Machine
-from rbd_ipu.scaling.step import Work, pass_time, sent, step_time
+from rbd_ipu.parallel.cost_model import HERE, Machine, Work, pass_time, sent, step_time
+from rbd_ipu.text_table import text
 
 Row = Dict[str, Any]
 SIZES = {"cnn-cifar10": 122_570, "fc-cifar10": 394_634, "fc-mnist": 101_770, "cnn-mnist": 93_322}

@@ -19,8 +19,9 @@ import accuracy_tables
 import paper_places
 import roofline
 
-from rbd_ipu.bench import table, targets
-from rbd_ipu.records import atomic, optional
+from rbd_ipu import files, text_table
+from rbd_ipu.lab.bench import targets
+from rbd_ipu.lab.bench.rows import render as rendered
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -50,19 +51,19 @@ def source(document: Document) -> str:
 
 
 def _rows(document: Document) -> str:
-    return table.render(document["rows"], table.markdown)
+    return rendered(document["rows"], text_table.markdown)
 
 
 def _ceilings(document: Document) -> str:
     lines = [["distribution", "source", "D", "G samples/s"]]
     for row in document["ceilings"]:
-        rate = table.figures(row["samples_per_second"] / 1e9)
+        rate = text_table.figures(row["samples_per_second"] / 1e9)
         lines.append([row["distribution"], row["source"], f"{row['size']:,}", rate])
-    return table.markdown(lines, 2)
+    return text_table.markdown(lines, 2)
 
 
 def _verdicts(document: Document) -> str:
-    return table.markdown(targets.lines(document["targets"]), 2)
+    return text_table.markdown(targets.lines(document["targets"]), 2)
 
 
 def _roofline(what: str) -> Callable[[Document], str]:
@@ -70,7 +71,7 @@ def _roofline(what: str) -> Callable[[Document], str]:
         lines = roofline.lines([row for row in document["rows"] if row["what"] == what])
         used = [i for i in range(1, len(lines[0])) if any(line[i] != "-" for line in lines[1:])]
         left = sum(lines[0][i] in ("distribution", "source", "pass") for i in used)
-        return table.markdown([[line[i] for i in used] for line in lines], left)
+        return text_table.markdown([[line[i] for i in used] for line in lines], left)
 
     return render
 
@@ -85,7 +86,7 @@ def _demo(document: Document) -> str:
     for row in document["table"]:
         accuracy = f"{row['test_accuracy_mean']:.1f} ± {row['test_accuracy_std']:.1f} %"
         lines.append([words[row["method"]], f"{row['d']:,}", f"{row['compression']:.0f}", accuracy])
-    return table.markdown(lines, 1)
+    return text_table.markdown(lines, 1)
 
 
 # Name of a place -> file of the measurement, what is written there.
@@ -120,15 +121,15 @@ def _part(what: str, **wanted: Any) -> Callable[[Document], Any]:
 
 
 def _rate_a_core(row: Mapping[str, Any]) -> str:
-    return f"{table.figures(row['samples'] / row['ms'] / 1e6 / row['threads'])} G samples/s"
+    return f"{text_table.figures(row['samples'] / row['ms'] / 1e6 / row['threads'])} G samples/s"
 
 
 def _ms(row: Mapping[str, Any]) -> str:
-    return f"{table.figures(row['ms'])} ms"
+    return f"{text_table.figures(row['ms'])} ms"
 
 
 def _gigabytes(row: Mapping[str, Any]) -> str:
-    return f"{table.figures(row['gigabytes'] / row['ms'] * 1e3)} GB/s"
+    return f"{text_table.figures(row['gigabytes'] / row['ms'] * 1e3)} GB/s"
 
 
 def _bench(**wanted: Any) -> Callable[[Document], Any]:
@@ -147,14 +148,14 @@ def _span(name: str, scale: float = 1.0, unit: str = "") -> Callable[[Any], str]
     """A number of some rows, or the least and the greatest."""
 
     def render(rows: Any) -> str:
-        found = [table.figures(row[name] * scale) for row in sorted(rows, key=lambda row: row[name])]
+        found = [text_table.figures(row[name] * scale) for row in sorted(rows, key=lambda row: row[name])]
         return found[0] + unit if found[0] == found[-1] else f"{found[0]} to {found[-1]}{unit}"
 
     return render
 
 
 def _images(rows: Any) -> str:
-    return table.figures(rows[0]["images_per_second"])
+    return text_table.figures(rows[0]["images_per_second"])
 
 
 def _target(case: str, unit: str) -> Callable[[Document], Any]:
@@ -165,7 +166,7 @@ def _target(case: str, unit: str) -> Callable[[Document], Any]:
 
 
 def _measured(target: Any) -> str:
-    return table.figures(target["measured"])
+    return text_table.figures(target["measured"])
 
 
 def _behind(part: Mapping[str, Any]) -> str:
@@ -271,14 +272,14 @@ def main() -> int:
             print(f"{page} is {'up to date' if after == before else 'NOT up to date'}")
             stale += after != before
         else:
-            atomic.write_text(page, after)
-    if not options.check and "cost.json" in documents and optional.installed("matplotlib"):
+            files.write_text(page, after)
+    if not options.check and "cost.json" in documents and files.installed("matplotlib"):
         _picture(documents["cost.json"])
     return int(stale > 0)
 
 
 def _picture(cost: Document) -> None:
-    from rbd_ipu.bench.plot import plot
+    from rbd_ipu.lab.bench.plot import plot
 
     path = CHECKOUT / "docs" / "images" / "cost.png"
     plot(path, cost["rows"], f"{cost['machine']['processor']}, {cost['machine']['usable_cores']} cores")

@@ -11,7 +11,7 @@ Importing the package does not import TensorFlow; the first use of a name below 
 import importlib
 from typing import Any, List
 
-from rbd_ipu import _files
+from rbd_ipu import files
 from rbd_ipu._version import __version__
 
 # Each public name and the module that holds it: the promise of the library, in one place.
@@ -39,4 +39,4 @@ def __dir__() -> List[str]:
     return sorted([*globals(), *_HOME])
 
 
-_files.announce()
+files.announce()

@@ -8,7 +8,7 @@ needed again.
 import functools
 from typing import Any, Optional, Tuple
 
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.checks import flag, positive_int
 from rbd_ipu.directions import Compiled, check_distribution, make_source, resolve
 from rbd_ipu.seeds import fold_in

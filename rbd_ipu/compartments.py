@@ -7,8 +7,7 @@ import math
 import re
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from rbd_ipu.checks import positive_int
-from rbd_ipu.registry import Registry
+from rbd_ipu.checks import Registry, positive_int
 
 SCHEMES = Registry("compartment scheme")
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any, Dict, List, Tuple
 
-from rbd_ipu._stack import KERAS_3, keras, tf
+from rbd_ipu._compat import KERAS_3, keras, tf
 
 #: Those of ``keras.callbacks`` that do not work in a Trainer: why, and what to use instead.
 REFUSED: Dict[str, str] = {

@@ -1,12 +1,158 @@
-"""What a model is trained for: its loss on a mini-batch, and what is reported of it, as in Keras' own ``fit``."""
+"""Losses as plain functions of a batch, and the accuracy that goes with classes.
+
+What a model is trained for: its loss on a mini-batch, and what is reported of it, as in Keras' own ``fit``.
+"""
 
 import inspect
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from rbd_ipu import losses
-from rbd_ipu._stack import KERAS_3, compile_keras, compiled_with, keras, tensors, tf
+from rbd_ipu._compat import KERAS_3, compile_keras, compiled_with, keras, tensors, tf
+
+#: Losses of Keras whose targets are classes, by the kind of target; an accuracy goes with them.
+KINDS = {
+    "sparse_categorical_crossentropy": "sparse",
+    "categorical_crossentropy": "one-hot",
+    "categorical_focal_crossentropy": "one-hot",
+    "categorical_hinge": "one-hot",
+}
+
+
+def default_loss() -> Any:
+    """Softmax cross entropy of logits with integer labels: what all experiments of the paper use."""
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def per_batch(loss: Any) -> Callable[[Any, Any], Any]:
+    """``(y, outputs) -> []`` from a Keras loss: the mean over the batch, or the sum where the loss says so.
+
+    As in Keras' own fit, labels [B] are those of outputs [B, 1], and a loss is computed in float32 at least. The
+    reduction is done here: inside a strategy Keras refuses to do it in loops other than its own.
+
+    Raises:
+      TypeError: not a Keras loss, its name, or a function.
+      ValueError: a loss without a reduction.
+    """
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    if not callable(loss):
+        raise TypeError(f"loss must be a Keras loss, its name, or a function (y, outputs), got {loss!r}")
+    check_reduction(loss)
+    values = loss.call if isinstance(loss, keras.losses.Loss) else loss
+    reduce = tf.reduce_sum if is_sum(loss) else tf.reduce_mean
+    matched = _matched if _of_keras(loss) else _as_keras_gives_them
+    return lambda y, outputs: reduce(values(*matched(y, outputs)))
+
+
+def is_sum(loss: Any) -> bool:
+    """Whether a loss is the sum over a batch."""
+    return getattr(loss, "reduction", None) == "sum"
+
+
+def is_mean(loss: Any) -> bool:
+    """Whether a loss is certainly the mean over a batch: none, one of Keras', or a Loss that is no sum."""
+    known = loss is None or isinstance(loss, (str, keras.losses.Loss)) or _of_keras(loss)
+    return known and not is_sum(loss)
+
+
+def check_reduction(loss: Any) -> None:
+    """Refuses a loss that is not a number.
+
+    Raises:
+      ValueError: with what is accepted.
+    """
+    if isinstance(loss, keras.losses.Loss) and loss.reduction in (None, "none"):
+        raise ValueError(
+            f"loss {loss.name!r} has reduction {loss.reduction!r} and gives a number for each example; the Trainer "
+            "descends one number: use reduction='sum_over_batch_size' or 'sum'"
+        )
+
+
+def kind_of_classes(loss: Any) -> Optional[str]:
+    """How classes are written in the targets of a loss: "sparse" (indices) or "one-hot"; None for a regression.
+
+    A function that Keras does not know may be of classes: "unknown", its targets tell.
+
+    Example:
+      >>> kind_of_classes(default_loss()), kind_of_classes("mse"), kind_of_classes(lambda y, outputs: 0.0)
+      ('sparse', None, 'unknown')
+    """
+    if not (isinstance(loss, str) or _of_keras(loss)):
+        return "unknown"
+    short = isinstance(loss, str) and loss.lower() in ("crossentropy", "ce")  # names that only compile knows
+    loss = keras.losses.get(loss) if isinstance(loss, str) and not short else loss
+    names = (_snake(type(loss).__name__), getattr(getattr(loss, "fn", loss), "__name__", ""))
+    return next((KINDS[name] for name in names if name in KINDS), None)
+
+
+def _snake(name: str) -> str:
+    return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
+
+
+def _of_keras(loss: Any) -> bool:
+    owner = loss if hasattr(loss, "__name__") else type(loss)
+    return str(owner.__module__).split(".")[0] == "keras" or str(owner.__module__).startswith(
+        "tensorflow.python.keras"
+    )
+
+
+def _matched(y: Any, outputs: Any) -> Tuple[Any, Any]:
+    """Labels of the rank of the outputs, which would otherwise be compared each with each; no half precision."""
+    if not (tf.is_tensor(y) and tf.is_tensor(outputs)):
+        return y, outputs  # of several outputs, for a function that knows what they are
+    if outputs.dtype in (tf.float16, tf.bfloat16):
+        outputs = tf.cast(outputs, tf.float32)
+    if None not in (y.shape.rank, outputs.shape.rank):
+        if y.shape.rank + 1 == outputs.shape.rank and outputs.shape[-1] == 1:
+            y = y[..., None]
+        elif y.shape.rank == outputs.shape.rank + 1 and y.shape[-1] == 1:
+            y = y[..., 0]
+    return y, outputs
+
+
+def _as_keras_gives_them(y: Any, outputs: Any) -> Tuple[Any, Any]:
+    """Targets of the rank and type that a function of the user's own gets in Keras' fit."""
+    y, outputs = _matched(y, outputs)
+    if not (tf.is_tensor(y) and tf.is_tensor(outputs)):
+        return y, outputs
+    if KERAS_3 or (y.dtype.is_floating and outputs.dtype.is_floating):
+        y = tf.cast(y, outputs.dtype)
+    if not KERAS_3 and y.shape.rank == 1:
+        y = y[:, None]
+    return y, outputs
+
+
+def regularised(loss: Any, model: Any) -> Any:
+    """The loss of a batch, with what the model's regularisers add to it, as of its last call: scalar."""
+    if not model.losses:
+        return loss
+    return loss + tf.add_n([tf.cast(value, loss.dtype) for value in model.losses])
+
+
+def hits(y: Any, outputs: Any, kind: Optional[str] = "unknown") -> Optional[Any]:
+    """Which of a batch are classified right, float32 of the shape of the labels; None where outputs are no classes.
+
+    Labels are integers [B, ...] or [B, ..., 1], or one-hot rows [B, ..., C]; outputs [B, ..., C] with C >= 2, logits
+    or probabilities alike. ``kind`` is what :func:`kind_of_classes` says of the loss.
+    """
+    if kind is None or not (tf.is_tensor(y) and tf.is_tensor(outputs)):
+        return None
+    rank = outputs.shape.rank
+    if None in (rank, y.shape.rank) or rank < 2 or (outputs.shape[-1] or 0) < 2:
+        return None
+    found = tf.argmax(outputs, axis=-1, output_type=tf.int32)
+    if kind == "one-hot":
+        if y.shape.rank != rank or y.shape[-1] != outputs.shape[-1]:
+            return None
+        wanted = tf.argmax(y, axis=-1, output_type=tf.int32)
+    else:
+        if y.shape.rank == rank and y.shape[-1] == 1:
+            y = tf.squeeze(y, -1)
+        if y.shape.rank != rank - 1 or (kind == "unknown" and not y.dtype.is_integer):
+            return None
+        wanted = tf.cast(y, tf.int32)
+    return tf.cast(tf.equal(found, wanted), tf.float32)
+
 
 #: What is summed of every mini-batch, in order: examples, loss of each, labels, and which of them were classified
 #: right; the last two only where outputs are classes.
@@ -58,14 +204,14 @@ class Objective:
                     f"model {model.name!r} has {len(model.outputs)} outputs and no loss: compile it with one for "
                     "each, or pass the Trainer a function, loss=lambda y, outputs: ..., that puts them together"
                 )
-            loss = losses.default_loss()
+            loss = default_loss()
         self.given = loss
         self.loss = loss if loss is not None else (self._compiled or {}).get("loss")
         nested = isinstance(self.loss, (list, tuple, dict))
         for one in tf.nest.flatten(self.loss):
             if one is not None and not callable(one) and not isinstance(one, str):
                 raise TypeError(f"loss must be a Keras loss, its name, or a function (y, outputs), got {one!r}")
-            losses.check_reduction(one)
+            check_reduction(one)
         self._function = loss is not None and not nested and not isinstance(loss, (str, keras.losses.Loss))
         self._of_all = several and self._function
         self._values = self._plain()
@@ -76,7 +222,7 @@ class Objective:
         self.kind: Optional[str] = None
         only = tf.nest.flatten(self.loss)
         if len(only) == 1 and only[0] is not None and not (self._own_loss or self._metrics):
-            self.kind = losses.kind_of_classes(only[0])
+            self.kind = kind_of_classes(only[0])
         self._built = False
         self._keeps = True  # whether the device lets Keras keep metrics
 
@@ -116,7 +262,7 @@ class Objective:
         """The loss [] of a batch from its outputs, directly after :meth:`forward`."""
         x, y, weights = split(batch)
         if self.is_plain(batch, outputs):
-            return losses.regularised(self._values(y, outputs), self.model)  # type: ignore[misc]
+            return regularised(self._values(y, outputs), self.model)  # type: ignore[misc]
         return self._by_keras(x, y, weights, outputs, training)
 
     def _plain(self) -> Optional[Callable[[Any, Any], Any]]:
@@ -127,7 +273,7 @@ class Objective:
         if self._own_loss or loss is None or isinstance(loss, (list, tuple, dict)) or not stock or weighted:
             return None
         try:
-            return losses.per_batch(loss)
+            return per_batch(loss)
         except ValueError:
             if self._compiled is None or isinstance(loss, keras.losses.Loss):
                 raise
@@ -141,7 +287,7 @@ class Objective:
             )
         if not self._keeps:
             raise self._unmeasured()
-        if replicas > 1 and (self._own_loss or not all(map(losses.is_mean, tf.nest.flatten(self.loss)))):
+        if replicas > 1 and (self._own_loss or not all(map(is_mean, tf.nest.flatten(self.loss)))):
             what = "a compute_loss" if self._own_loss else "a loss function, or one with reduction='sum',"
             raise ValueError(
                 f"model {model.name!r} has {what} of its own, with masks, weights or several outputs; on several "
@@ -172,7 +318,7 @@ class Objective:
         values = [size, size * tf.cast(loss, tf.float32)]
         if self._metrics or self._own_metrics:
             self._update_metrics(x, y, weights, outputs)
-        right = losses.hits(y, outputs, self.kind)
+        right = hits(y, outputs, self.kind)
         if right is not None:
             mask = _mask(outputs)
             seen = tf.ones_like(right) if mask is None else tf.cast(mask, tf.float32)

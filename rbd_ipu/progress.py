@@ -3,7 +3,7 @@
 from typing import Dict, NamedTuple, Sequence, Tuple
 
 from rbd_ipu import objective
-from rbd_ipu.steps import MEASURES
+from rbd_ipu.step.step import MEASURES
 
 
 class Progress(NamedTuple):

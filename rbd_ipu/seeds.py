@@ -79,7 +79,7 @@ def _threefry_tensors(key: Tuple[Any, Any], counter: Tuple[Any, Any]) -> Tuple[A
 
 
 def _tf() -> Any:
-    from rbd_ipu._stack import tf  # late: the host twin below needs no TensorFlow
+    from rbd_ipu._compat import tf  # late: the host twin below needs no TensorFlow
 
     return tf
 

@@ -1,4 +1,6 @@
-"""Subspace: the bases of all compartments, applied to flat parameter vectors in one go.
+"""From direction to direction, for methods that try each of them: drawn in blocks, handed out one by one.
+
+Subspace: the bases of all compartments, applied to flat parameter vectors in one go.
 
 The seed contract, from the seed of a run to an entry of a direction:
 
@@ -10,6 +12,8 @@ The seed contract, from the seed of a run to an entry of a direction:
 t counts the bases drawn so far (0 for ever where the basis is fixed), w workers, k compartments, i directions of
 the compartment, j parameters of it. Hadamard directions are made as a whole: all workers share the signs and the
 order of the rows of w = 0, and worker w has the d rows of the ranks from w d on (``directions/hadamard``).
+
+A subspace in which each direction is drawn anew when its own time has come, and not all at once.
 """
 
 import functools
@@ -17,14 +21,75 @@ from typing import Any, Callable, List, Sequence, Tuple
 
 import numpy as np
 
-from rbd_ipu._stack import inside_xla, tf
+from rbd_ipu._compat import inside_xla, tf
 from rbd_ipu.basis import check_normalize
 from rbd_ipu.compartments import Compartments, parse_scheme
 from rbd_ipu.directions import DISTRIBUTIONS, Compiled, Source, check_distribution, make_source, resolve
-from rbd_ipu.directions.many import Many
-from rbd_ipu.directions.walk import Walk
-from rbd_ipu.place import on_ipu, seed_words
+from rbd_ipu.directions.dense import BLOCK_FLOATS, Keyed, Many
+from rbd_ipu.directions.source import repeat
+from rbd_ipu.directions.stream import schedule
+from rbd_ipu.placement import on_ipu, seed_words
 from rbd_ipu.seeds import fold_in
+
+# Floats of one block: small beside the activations of most networks, and large enough to be drawn at full speed.
+WALK_FLOATS = 1 << 19
+
+
+class Walk:
+    """Goes through the directions of G equal compartments, at most a block of each in memory.
+
+    Args:
+      whole: D, the dimension of the full space.
+      starts: where each of the G compartments begins in it.
+      size, dim: n and d of one compartment.
+      source: of their directions.
+      jit: whether the drawing is to be compiled by XLA.
+    """
+
+    def __init__(self, whole: int, starts: Sequence[int], size: int, dim: int, source: Source, jit: bool):
+        self.whole, self.size, self.dim = whole, size, dim
+        self._starts = list(starts)
+        self._draw = tf.function(source.directions, jit_compile=True) if jit else source.directions
+        # A source whose stream is cut into blocks draws two of them for what is not one of them.
+        self._rows = source.block_rows
+        if self._rows:
+            self._draw = source.block_at
+
+    def __call__(self, function: Callable[[Any, int, Any], Any], width: int, seeds: Any, before: int) -> Any:
+        """``function(phi [D], n, place) -> [width]`` of all directions: seeds int32 [G, 2] -> float32 [G, d, width].
+
+        Block by block; within a block one compartment after the other. ``place`` counts the directions, from
+        ``before`` on. Loops have constant lengths.
+        """
+        groups = len(self._starts)
+        rows = self._rows or max(1, min(self.dim, WALK_FLOATS // (groups * self.size)))
+        full, rest = divmod(self.dim, rows)
+
+        def block(start: Any, count: int) -> Any:
+            block = self._draw(seeds, start, self._rows or count)[:, :count]
+            drawn = tf.reshape(block, [groups * count, self.size])
+
+            def one(q: Any) -> Tuple[Any]:
+                phi = self._embed(tf.gather(drawn, q), q // count)
+                return (tf.reshape(function(phi, self.size, before + start * groups + q), [width]),)
+
+            return tf.reshape(repeat(groups * count, one, [[width]])[0], [groups, count, width])
+
+        blocks = []
+        if full:
+            stacked = repeat(full, lambda b: (block(b * rows, rows),), [[groups, rows, width]])[0]
+            blocks.append(tf.reshape(tf.transpose(stacked, [1, 0, 2, 3]), [groups, full * rows, width]))
+        if rest:
+            blocks.append(block(tf.constant(full * rows), rest))
+        return tf.concat(blocks, axis=1)
+
+    def _embed(self, piece: Any, member: Any) -> Any:
+        """A direction of a compartment in the full space, zero outside: [n] -> [D]."""
+        if self.size == self.whole:
+            return piece
+        padded = tf.pad(piece, [[0, self.whole - self.size]])
+        return tf.roll(padded, tf.gather(tf.constant(self._starts), member), axis=0)
+
 
 # More sizes of compartments than this are not worth a program each.
 MOST_GROUPS = 4
@@ -239,8 +304,10 @@ def _together(name: str, compartments: Compartments, groups: List[Tuple[List[int
     """What runs several groups in one operation, where all of them are Numba's; otherwise None."""
     if name != "native" or len(groups) < 2:
         return None
-    from rbd_ipu.directions.native.source import Native  # late: it needs Numba
-    from rbd_ipu.directions.native.together import Together
+    from rbd_ipu.directions.native.op import (
+        Native,  # late: it needs Numba
+        Together,
+    )
 
     kernels = [(members, source.kernels) for members, source in groups if isinstance(source, Native)]
     return Together(compartments, kernels) if len(kernels) == len(groups) else None
@@ -250,7 +317,7 @@ def _on_host(name: str, order: List[int]) -> Any:
     """What hashes the seeds of the compartments in machine code, where directions are drawn so; otherwise None."""
     if name != "native":
         return None
-    from rbd_ipu.directions.native.source import CompartmentSeeds  # late: it needs Numba
+    from rbd_ipu.directions.native.op import CompartmentSeeds  # late: it needs Numba
 
     return CompartmentSeeds(order)
 
@@ -270,3 +337,48 @@ def _tensors(seed: Any, step: Any, worker: Any) -> Tuple[Any, Any, Any]:
 
 def _cut(vector: Any, sizes: List[int]) -> List[Any]:
     return tf.split(vector, sizes, axis=-1) if len(sizes) > 1 else [vector]
+
+
+class RedrawnSubspace(Subspace):
+    """Takes the numbers of draws of all directions, int32 [d], where :class:`Subspace` takes a step.
+
+    The seed contract, for direction i of compartment k after n draws of it:
+
+        direction key     fold_in(run seed, "redrawn", "worker", w, "compartment", k, i, n)
+
+    Directions are drawn by the source ``counter``, on any device.
+
+    Args:
+      compartments, distribution, normalize: as for :class:`Subspace`; the distribution must be drawn entry by entry.
+
+    Example:
+      >>> from rbd_ipu.compartments import Compartments
+      >>> space = RedrawnSubspace(Compartments.of([(30,)], "global", 2))
+      >>> before, after = (space.directions(0, tf.constant(draws)).numpy() for draws in ([0, 0], [0, 1]))
+      >>> (before == after).all(axis=1).tolist()
+      [True, False]
+    """
+
+    def __init__(self, compartments: Compartments, distribution: str = "normal", normalize: str = "unit"):
+        super().__init__(compartments, distribution, normalize, "counter")
+
+    def _source_of(self, groups: int, size: int, dim: int) -> Source:
+        rows = max(1, min(dim, BLOCK_FLOATS // (groups * size)))
+        return Keyed(groups, size, dim, DISTRIBUTIONS.get(self.distribution), self.normalize, rows)
+
+    def _hash_seeds(self, seed: Any, draws: Any, worker: Any) -> List[Any]:
+        """Keys of the directions of each group: int32 [G, d, 2]."""
+        seed = fold_in(seed, "redrawn", "worker", worker)
+        counts = tf.split(draws, [piece.dim for piece in self.compartments])
+        keys = []
+        for members, _ in self._groups:
+            draws_here = tf.stack([counts[k] for k in members])  # [G, d]
+            own = fold_in(seed, "compartment", tf.constant(members, tf.int32))[:, tf.newaxis, :]
+            keys.append(schedule(fold_in(own, tf.range(draws_here.shape[1]), draws_here)))
+        return keys
+
+
+@functools.lru_cache(maxsize=64)
+def redrawn(compartments: Compartments, distribution: str, normalize: str) -> RedrawnSubspace:
+    """The subspace with these arguments; equal ones share their compiled programs."""
+    return RedrawnSubspace(compartments, distribution, normalize)

@@ -45,7 +45,7 @@ def _ipu_tensorflow() -> bool:
 def _clean_keras_session():
     """Layer names count from the start in every test, whatever ran before it in this process."""
     yield
-    stack = sys.modules.get("rbd_ipu._stack")
+    stack = sys.modules.get("rbd_ipu._compat")
     if stack is not None:
         # Keras 3 also collects garbage unless told not to: 0.2 s a test.
         stack.keras.backend.clear_session(**({"free_memory": False} if stack.KERAS_3 else {}))

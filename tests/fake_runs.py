@@ -2,8 +2,8 @@
 
 import json
 
-from rbd_ipu.records import strict_json
-from rbd_ipu.strict_yaml import dumps
+from rbd_ipu import files
+from rbd_ipu.config.yaml import dumps
 
 
 def result(config, accuracies, outcome="finished", seconds=2.0):
@@ -43,9 +43,9 @@ def folder(path, config, accuracies, outcome="finished", half_a_line=False):
     (path / "config.yaml").write_text(dumps(config.as_dict()))
     facts = {"command": f"rbd-ipu train --quiet --output {path}", "outcome": outcome, "seed": config.seed}
     facts.update(d=8, D=1000, commit="abc", data={"images.npz": "00c0ffee" * 8})
-    (path / "run.json").write_text(strict_json.document(facts))
+    (path / "run.json").write_text(files.document(facts))
     lines = [
-        strict_json.line({"epoch": i + 1, "val_accuracy": value, "loss": 1 / 3, "seconds": 2.0})
+        files.line({"epoch": i + 1, "val_accuracy": value, "loss": 1 / 3, "seconds": 2.0})
         for i, value in enumerate(accuracies)
     ]
     (path / "metrics.jsonl").write_text("".join(lines) + ('{"epoch": 9' if half_a_line else ""))

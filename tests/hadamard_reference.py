@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from reference import entries, hash32, schedule, threefry
 
-from rbd_ipu.directions.hadamard.orders import hadamard_matrix, split
-from rbd_ipu.directions.hadamard.permutation import grid
+from rbd_ipu.directions.hadamard import grid, hadamard_matrix, split
 
 NUMBA = pytest.mark.skipif(
     importlib.util.find_spec("numba") is None, reason="without Numba there is no machine code to test"

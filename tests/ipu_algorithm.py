@@ -3,7 +3,7 @@
 import numpy as np
 from nets import flat, gradient, set_flat
 
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 
 
 def run(model, method, batches, replicas=1, shared=False, momentum=0.0):

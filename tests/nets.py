@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from rbd_ipu._stack import keras, tf
+from rbd_ipu._compat import keras, tf
 
 
 def dense(seed=1, outputs=10, inputs=(6,)):

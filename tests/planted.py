@@ -1,6 +1,6 @@
 """Functions with a fault for the op lint, and how a function becomes a graph."""
 
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 
 
 def graph_of(function, *shapes):

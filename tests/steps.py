@@ -4,9 +4,9 @@ import numpy as np
 from nets import blobs, crossentropy, dense
 
 from rbd_ipu import methods
-from rbd_ipu._stack import keras, tf
+from rbd_ipu._compat import keras, tf
 from rbd_ipu.objective import Objective
-from rbd_ipu.state import State
+from rbd_ipu.step.model_state import State
 
 
 def batch(seed=0, n=16):

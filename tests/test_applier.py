@@ -8,7 +8,7 @@ from nets import blobs, crossentropy, dense, flat
 
 import rbd_ipu
 from rbd_ipu import methods
-from rbd_ipu._stack import KERAS_3, current_rate, keras, tf
+from rbd_ipu._compat import KERAS_3, current_rate, keras, tf
 
 FILES = ("model.h5", "model.keras") if KERAS_3 else ("model.h5", "folder")
 WEIGHTS = ("own.weights.h5",) if KERAS_3 else ("own.weights.h5", "own")

@@ -6,7 +6,7 @@ from reference import close
 from reference import directions as reference_directions
 
 import rbd_ipu
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.basis import NORMALIZATIONS
 from rbd_ipu.directions import DISTRIBUTIONS
 from rbd_ipu.seeds import fold_in_numpy

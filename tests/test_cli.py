@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 
 from rbd_ipu import __version__
-from rbd_ipu.cli import main
-from rbd_ipu.commands import COMMANDS
+from rbd_ipu.cli import COMMANDS, main
 from rbd_ipu.config import FIELDS, from_file, resolve
-from rbd_ipu.records import metrics
+from rbd_ipu.runs import metrics
 
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 # Tests run against an installed wheel or against the checkout; a child finds the same package.
@@ -85,7 +84,7 @@ def test_choices_are_the_rows_of_the_registries():
     from rbd_ipu.compartments import SCHEMES
     from rbd_ipu.data import DATASETS
     from rbd_ipu.devices import DEVICES
-    from rbd_ipu.directions import SOURCES, distribution_names, sources
+    from rbd_ipu.directions import SOURCES, distribution_names, source
     from rbd_ipu.methods import METHODS
     from rbd_ipu.models import NETWORKS
 
@@ -95,7 +94,7 @@ def test_choices_are_the_rows_of_the_registries():
     assert choices("dataset") == set(DATASETS)
     assert choices("network") == set(NETWORKS)
     assert choices("method") == set(METHODS)
-    sources.resolve("auto")  # brings the rows
+    source.resolve("auto")  # brings the rows
     assert choices("source") == {"auto", *SOURCES}
     assert choices("device") == set(DEVICES)
     forms = FIELDS["distribution"]["kind"].rule.split(" | ")
@@ -143,7 +142,7 @@ def test_a_method_takes_exactly_the_keys_that_the_schema_gives_it(method):
 )  # fmt: skip
 def test_settings_that_are_refused(capsys, settings, reason):
     if settings == ["device=gpu"]:
-        from rbd_ipu._stack import tf
+        from rbd_ipu._compat import tf
 
         if tf.config.list_logical_devices("GPU"):
             pytest.skip("there is a GPU here")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import rbd_ipu
-from rbd_ipu._stack import keras, tf
+from rbd_ipu._compat import keras, tf
 
 FC = [(784, 128), (128,), (128, 10), (10,)]
 

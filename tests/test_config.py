@@ -7,9 +7,7 @@ import re
 
 import pytest
 
-from rbd_ipu import strict_yaml
-from rbd_ipu.config import FIELDS, ConfigError, describe_keys, from_assignments, from_file, resolve
-from rbd_ipu.paper import learning_rates
+from rbd_ipu.config import FIELDS, ConfigError, describe_keys, from_assignments, from_file, rates, resolve, yaml
 
 # --- what a plain word means ---------------------------------------------------------------------
 
@@ -38,7 +36,7 @@ from rbd_ipu.paper import learning_rates
     ],
 )
 def test_words_with_a_meaning(text, value):
-    read = strict_yaml.scalar(text)
+    read = yaml.scalar(text)
     assert read == value
     assert type(read) is type(value)
 
@@ -75,19 +73,19 @@ def test_words_with_a_meaning(text, value):
     ],
 )
 def test_everything_else_stays_text(text):
-    assert strict_yaml.scalar(text) == text
+    assert yaml.scalar(text) == text
 
 
 @pytest.mark.parametrize("text", ["2**-127", "2**128", "2**9999"])
 def test_powers_outside_float32_are_refused(text):
-    with pytest.raises(strict_yaml.YamlError, match=r"exponent must be from -126 to 127"):
-        strict_yaml.scalar(text)
+    with pytest.raises(yaml.YamlError, match=r"exponent must be from -126 to 127"):
+        yaml.scalar(text)
 
 
 def test_not_finite_numbers_are_read_so_that_the_schema_can_refuse_them():
-    assert math.isnan(strict_yaml.scalar(".nan"))
-    assert strict_yaml.scalar("-.inf") == -math.inf
-    assert strict_yaml.scalar("nan") == "nan"
+    assert math.isnan(yaml.scalar(".nan"))
+    assert yaml.scalar("-.inf") == -math.inf
+    assert yaml.scalar("nan") == "nan"
 
 
 # --- documents and files -------------------------------------------------------------------------
@@ -112,16 +110,16 @@ def test_not_finite_numbers_are_read_so_that_the_schema_can_refuse_them():
     ],
 )
 def test_refused_documents_name_line_and_reason(text, reason):
-    with pytest.raises(strict_yaml.YamlError, match=reason):
-        strict_yaml.loads(text)
+    with pytest.raises(yaml.YamlError, match=reason):
+        yaml.loads(text)
 
 
 def test_quotes_make_text_and_keys_stay_text():
-    assert strict_yaml.loads("a: '5'\n'b': \"true\"\n1: 2") == {"a": "5", "b": "true", "1": 2}
+    assert yaml.loads("a: '5'\n'b': \"true\"\n1: 2") == {"a": "5", "b": "true", "1": 2}
 
 
 def test_merge_keys_do_nothing():
-    assert strict_yaml.loads("<<: {a: 1}") == {"<<": {"a": 1}}
+    assert yaml.loads("<<: {a: 1}") == {"<<": {"a": 1}}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +127,7 @@ def test_merge_keys_do_nothing():
 )
 def test_what_dumps_writes_loads_reads(text):
     mapping = {"text": text, "number": 1e-5, "count": 3, "truth": True, "power": 2.0**-126}
-    assert strict_yaml.loads(strict_yaml.dumps(mapping)) == mapping
+    assert yaml.loads(yaml.dumps(mapping)) == mapping
 
 
 @pytest.mark.parametrize(
@@ -272,7 +270,7 @@ def test_a_factor_gives_its_own_dim():
 )
 def test_the_resolved_settings_resolve_to_themselves(values):
     config = resolve(values)
-    again = resolve(strict_yaml.loads(strict_yaml.dumps(config.as_dict())))
+    again = resolve(yaml.loads(yaml.dumps(config.as_dict())))
     assert again == config
 
 
@@ -370,7 +368,7 @@ def test_errors_name_the_place_that_the_value_comes_from(tmp_path):
 
 
 def test_rates_on_record_are_powers_of_two_with_a_source():
-    for key, rate in learning_rates.rates().items():
+    for key, rate in rates.rates().items():
         exponent = math.log2(rate.learning_rate)
         assert exponent == int(exponent) and -19 <= exponent <= 7, key
         assert rate.source, key
@@ -378,7 +376,7 @@ def test_rates_on_record_are_powers_of_two_with_a_source():
 
 
 def test_rates_on_record_are_for_settings_that_exist():
-    for rate in learning_rates.rates().values():
+    for rate in rates.rates().values():
         values = {"dataset": rate.dataset, "network": rate.network, "method": rate.method}
         config = resolve({**values, **({"dim": rate.dim} if rate.dim else {})})
         assert config.learning_rate == rate.learning_rate
@@ -391,7 +389,7 @@ def test_the_sgd_column_is_multiplied_by_the_batch_size():
         ("mnist", "cnn"): -10, ("fashion_mnist", "cnn"): -9, ("cifar10", "cnn"): -11,
     }  # fmt: skip
     for (dataset, network), exponent in table_4.items():
-        rate = learning_rates.rates()[(dataset, network, "sgd", None)]
+        rate = rates.rates()[(dataset, network, "sgd", None)]
         if rate.source.startswith("paper"):
             assert rate.learning_rate == 2.0 ** (exponent + 5)
 

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from rbd_ipu import demo
+from rbd_ipu import files
 from rbd_ipu.cli import main
 from rbd_ipu.config import resolve
-from rbd_ipu.records import optional
+from rbd_ipu.lab import demo
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_the_command_leaves_table_numbers_and_picture(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert all(name in out for name in ("SGD", "RBD", "FPD", "images/s", "here"))
     names = {"demo.json", "demo.csv"}
-    names |= {"curves.png"} if optional.installed("matplotlib") else set()
+    names |= {"curves.png"} if files.installed("matplotlib") else set()
     assert set(os.listdir("here")) == names
     with open("here/demo.json") as file:
         document = json.load(file)

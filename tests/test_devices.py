@@ -3,7 +3,7 @@
 import pytest
 
 import rbd_ipu
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 
 
 def test_the_cpu_is_always_there():

@@ -7,10 +7,10 @@ import pytest
 from nets import blobs, dense, flat
 
 import rbd_ipu
-from rbd_ipu import callbacks as own
 from rbd_ipu import hooks, methods, training
-from rbd_ipu._stack import KERAS_3, keras, tf
+from rbd_ipu._compat import KERAS_3, keras, tf
 from rbd_ipu.config import ConfigError
+from rbd_ipu.runs import callbacks as own
 
 calls = keras.callbacks
 (Backup,) = hooks.of_keras("BackupAndRestore")

@@ -6,7 +6,7 @@ from nets import blobs, crossentropy, dense
 
 import rbd_ipu
 from rbd_ipu import checkpoints, methods
-from rbd_ipu._stack import keras, tf
+from rbd_ipu._compat import keras, tf
 
 X, Y = blobs(96)
 

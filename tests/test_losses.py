@@ -6,8 +6,8 @@ from nets import blobs, flat
 
 import rbd_ipu
 from rbd_ipu import methods
-from rbd_ipu._stack import KERAS_3, keras, tf
-from rbd_ipu.losses import per_batch
+from rbd_ipu._compat import KERAS_3, keras, tf
+from rbd_ipu.objective import per_batch
 
 LAYERS, LOSSES = keras.layers, keras.losses
 CLASSES = np.arange(24, dtype=np.int32) % 3

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import rbd_ipu
-from rbd_ipu._stack import keras
+from rbd_ipu._compat import keras
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "memory_growth.py"
 

@@ -8,7 +8,7 @@ from reference import close
 from steps import batch
 
 from rbd_ipu import methods
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.methods import METHODS
 
 BASES = {

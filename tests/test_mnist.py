@@ -9,7 +9,7 @@ import pytest
 
 import rbd_ipu
 from rbd_ipu import data, methods, models
-from rbd_ipu._stack import KERAS_3, keras
+from rbd_ipu._compat import KERAS_3, keras
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from reference import close
 
 import rbd_ipu
 from rbd_ipu import methods
-from rbd_ipu._stack import KERAS_3, keras, tf
+from rbd_ipu._compat import KERAS_3, keras, tf
 from rbd_ipu.optimizers import OPTIMIZERS
 
 only_keras_3 = pytest.mark.skipif(not KERAS_3, reason="Keras 2's compile does not know this argument")
@@ -465,7 +465,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import rbd_ipu
 from nets import blobs, crossentropy, dense, flat
-from rbd_ipu._stack import KERAS_3
+from rbd_ipu._compat import KERAS_3
 from rbd_ipu.optimizers import OPTIMIZERS
 x, y = blobs(128)
 def train(strategy, **clip):

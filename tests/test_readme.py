@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import rbd_ipu
-from rbd_ipu._stack import keras, tf
+from rbd_ipu._compat import keras, tf
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 

@@ -15,26 +15,16 @@ import types
 import numpy as np
 import pytest
 
-from rbd_ipu import methods
-from rbd_ipu._stack import keras
-from rbd_ipu.callbacks import AtomicCheckpoint, recorders, save_weights
+from rbd_ipu import files, methods, plots, provenance
+from rbd_ipu._compat import keras
 from rbd_ipu.config import ConfigError, from_file, resolve
+from rbd_ipu.files import locked
 from rbd_ipu.interrupt import SIGNALS, deferred
 from rbd_ipu.progress import Progress
-from rbd_ipu.records import (
-    RunFolder,
-    atomic,
-    check_free,
-    curves,
-    metrics,
-    new_folder,
-    optional,
-    provenance,
-    strict_json,
-)
-from rbd_ipu.records.lock import locked
-from rbd_ipu.records.result import summarise
-from rbd_ipu.records.run import record
+from rbd_ipu.runs import RunFolder, check_free, metrics, new_folder
+from rbd_ipu.runs.callbacks import AtomicCheckpoint, recorders, save_weights
+from rbd_ipu.runs.folder import summarise
+from rbd_ipu.runs.record import record
 from rbd_ipu.training import NonFiniteError
 
 
@@ -51,8 +41,8 @@ def file_size_limit():
 
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
     path = tmp_path / "a.txt"
-    atomic.write_text(path, "old")
-    with pytest.raises(KeyError), atomic.replacing(path) as draft:
+    files.write_text(path, "old")
+    with pytest.raises(KeyError), files.replacing(path) as draft:
         draft.write_text("ne")
         raise KeyError
     assert path.read_text() == "old"
@@ -60,7 +50,7 @@ def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
 
 
 def test_an_error_names_the_file_that_was_meant(tmp_path):
-    with pytest.raises(OSError) as caught, atomic.naming(tmp_path / "a.h5"):
+    with pytest.raises(OSError) as caught, files.naming(tmp_path / "a.h5"):
         raise OSError("unable to write (errno = 28)")
     assert caught.value.filename == str(tmp_path / "a.h5")
     assert "unable to write" in caught.value.strerror
@@ -68,9 +58,9 @@ def test_an_error_names_the_file_that_was_meant(tmp_path):
 
 def test_room_is_checked_by_writing(tmp_path, file_size_limit):
     file_size_limit(1000)
-    atomic.check_room(tmp_path / "a", 1000)
+    files.check_room(tmp_path / "a", 1000)
     with pytest.raises(OSError):
-        atomic.check_room(tmp_path / "a", 1001)
+        files.check_room(tmp_path / "a", 1001)
     assert os.listdir(tmp_path) == []
 
 
@@ -79,10 +69,10 @@ def test_room_is_checked_by_writing(tmp_path, file_size_limit):
 
 def test_json_has_no_nan_and_plain_numbers():
     value = {"a": float("nan"), "b": [np.float32(0.5), np.int64(3), -np.inf], "c": None, "d": True}
-    assert strict_json.line(value) == '{"a": null, "b": [0.5, 3, null], "c": null, "d": true}\n'
-    assert json.loads(strict_json.document({"x": np.arange(2)})) == {"x": [0, 1]}
+    assert files.line(value) == '{"a": null, "b": [0.5, 3, null], "c": null, "d": true}\n'
+    assert json.loads(files.document({"x": np.arange(2)})) == {"x": [0, 1]}
     with pytest.raises(TypeError, match="has no JSON form"):
-        strict_json.line({"a": object()})
+        files.line({"a": object()})
 
 
 def test_metrics_have_every_column_in_order(tmp_path):
@@ -184,7 +174,7 @@ def test_an_empty_folder_and_new_parents_are_fine(tmp_path):
 def test_of_two_runs_that_find_the_same_empty_folder_one_gets_it(tmp_path, monkeypatch):
     folder = tmp_path / "shared"
     folder.mkdir()
-    monkeypatch.setattr("rbd_ipu.records.folder.check_free", lambda path: None)  # both looked before
+    monkeypatch.setattr("rbd_ipu.runs.folder.check_free", lambda path: None)  # both looked before
     new_folder(folder)
     with pytest.raises(ConfigError, match="another run has just taken the folder"):
         new_folder(folder)
@@ -364,8 +354,8 @@ def test_a_finished_run_leaves_everything(tmp_path):
     assert (outcome.name, outcome.status, outcome.message) == ("finished", 0, None)
     assert {path.name for path in folder.path.iterdir()} == {
         "config.yaml", "run.json", "metrics.jsonl", "metrics.csv", "checkpoints", "result.json", ".lock",
-        *(["tensorboard"] if optional.installed("tensorboard") else []),
-        *(["curves.png"] if optional.installed("matplotlib") else []),
+        *(["tensorboard"] if files.installed("tensorboard") else []),
+        *(["curves.png"] if files.installed("matplotlib") else []),
     }  # fmt: skip
     assert [row["epoch"] for row in metrics.read(folder / "metrics.jsonl")] == [1, 2, 3]
     with open(folder / "metrics.csv") as file:
@@ -455,7 +445,7 @@ def test_a_run_that_breaks_off_keeps_what_it_had(tmp_path, what, name, status, m
     assert result["validation"]["accuracy"] == 0.75
     assert _json(folder / "run.json")["outcome"] == name
     assert [_weights(folder, which) for which in ("last", "best", "stopped")] == [2.0, 2.0, 2.0]
-    assert (folder / "curves.png").exists() == optional.installed("matplotlib")
+    assert (folder / "curves.png").exists() == files.installed("matplotlib")
 
 
 def test_a_run_that_breaks_off_in_its_first_epoch(tmp_path):
@@ -543,8 +533,8 @@ def test_a_picture_that_fails_for_another_reason(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr(optional.importlib.util, "find_spec", lambda name: name == "matplotlib" or None)
-    monkeypatch.setattr(curves, "plot_run", fail)
+    monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: name == "matplotlib" or None)
+    monkeypatch.setattr(plots, "plot_run", fail)
     with pytest.raises(RuntimeError, match="no fonts"):
         _record(tmp_path, Scripted(epochs=1))
     assert _json(tmp_path / "run" / "run.json")["outcome"] == "failed"
@@ -560,13 +550,13 @@ def test_a_reader_of_the_output_that_goes_away(tmp_path):
 
 
 def test_without_the_optional_packages_the_rest_is_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(optional.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: None)
     folder, outcome, _ = _record(tmp_path, Scripted(epochs=1))
     assert outcome.status == 0
     names = {path.name for path in folder.path.iterdir()}
     assert "curves.png" not in names and "tensorboard" not in names
     assert {"result.json", "metrics.csv", "checkpoints"} <= names
-    assert len(optional.missing()) == 2
+    assert len(files.missing()) == 2
 
 
 def test_checkpoints_work_where_the_path_has_braces(tmp_path):
@@ -617,7 +607,7 @@ def test_the_best_of_a_run_that_goes_on_is_not_lost(tmp_path):
 
 def test_tensorboard_has_the_numbers_of_every_epoch(tmp_path):
     pytest.importorskip("tensorboard")
-    from rbd_ipu._stack import tf
+    from rbd_ipu._compat import tf
 
     folder, *_ = _record(tmp_path, Scripted(at={2: _ctrl_c}))
     values = {}
@@ -653,20 +643,20 @@ def test_the_picture_of_a_run(tmp_path, epochs):
     pytest.importorskip("matplotlib")
     rows = _rows(epochs)
     rows[0]["loss"] = None
-    curves.plot_run(tmp_path / "a.png", rows, "a title")
+    plots.plot_run(tmp_path / "a.png", rows, "a title")
     width, height = _size(tmp_path / "a.png")
     assert width > 1500 and height > 400
 
 
 def test_bands_are_mean_and_standard_deviation(tmp_path):
     pytest.importorskip("matplotlib")
-    band = curves.Band("RBD", [_rows(5), _rows(5, 0.02), _rows(5, 0.04)], curves.BLUE)
+    band = plots.Band("RBD", [_rows(5), _rows(5, 0.02), _rows(5, 0.04)], plots.BLUE)
     mean, deviation = band.mean_and_deviation("val_accuracy")
     np.testing.assert_allclose(mean, [row["val_accuracy"] + 0.02 for row in _rows(5)])
     np.testing.assert_allclose(deviation, 0.02)
-    single = curves.Band("one", [_rows(5)], curves.GREY)
+    single = plots.Band("one", [_rows(5)], plots.GREY)
     np.testing.assert_array_equal(single.mean_and_deviation("val_accuracy")[1], 0.0)
-    curves.plot_bands(tmp_path / "b.png", [band, single], "a title")
+    plots.plot_bands(tmp_path / "b.png", [band, single], "a title")
     assert _size(tmp_path / "b.png")[0] > 900
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rbd_ipu.registry import Registry
+from rbd_ipu.checks import Registry
 
 
 def test_rows_keep_their_order_and_come_back():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import rbd_ipu
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.seeds import fold_in_numpy, threefry
 
 PARTS = ("step", 7, "worker", 3)

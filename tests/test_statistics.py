@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rbd_ipu._stack import tf
-from rbd_ipu.statistics import likeness
+from rbd_ipu._compat import tf
+from rbd_ipu.vectors import likeness
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5])

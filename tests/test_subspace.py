@@ -5,7 +5,7 @@ import pytest
 from reference import close
 
 import rbd_ipu
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.compartments import SCHEMES, Compartments
 from rbd_ipu.directions import DISTRIBUTIONS
 from rbd_ipu.seeds import fold_in
@@ -101,7 +101,7 @@ def test_a_hadamard_filter_is_its_sketch_for_few_and_for_nearly_all_directions(s
 @pytest.mark.parametrize("kind", [("normal", "unit"), ("rademacher", "expected"), ("uniform", "none")])
 def test_many_sizes_of_compartments_are_one_program(kind):
     """More than a tile in either way, and less; against the dense directions, which are drawn size by size."""
-    from rbd_ipu.directions.many import Many
+    from rbd_ipu.directions.dense import Many
 
     shapes = [(3,), (10,), (700,), (2100,), (5000,), (1,)]
     space = Subspace(Compartments.of(shapes, "variable", 110), *kind, source="counter")

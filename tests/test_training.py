@@ -11,7 +11,7 @@ from reference import close
 
 import rbd_ipu
 from rbd_ipu import methods
-from rbd_ipu._stack import keras, tf
+from rbd_ipu._compat import keras, tf
 from rbd_ipu.data import Batches
 from rbd_ipu.methods import METHODS
 

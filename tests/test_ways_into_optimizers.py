@@ -6,7 +6,7 @@ from nets import dense, flat
 from reference import close
 
 import rbd_ipu
-from rbd_ipu._stack import KERAS_3, keras, tf
+from rbd_ipu._compat import KERAS_3, keras, tf
 from rbd_ipu.optimizers import OPTIMIZERS
 
 only_keras_2 = pytest.mark.skipif(KERAS_3, reason="a method of the optimizers of Keras 2")

@@ -12,12 +12,29 @@
 Nothing is drawn or written here, and every model is left as it was.
 """
 
-from rbd_ipu.analysis.coordinates import Summary, coordinates, summary, weights
-from rbd_ipu.analysis.correlation import Correlation, correlation, expected_cosine, gradient_correlation
-from rbd_ipu.analysis.curvature import Curvature, curvature, curvature_by_differences, subspace_hessian
-from rbd_ipu.analysis.landscape import Landscape, landscape, random_landscape
-from rbd_ipu.analysis.orthogonality import Orthogonality, expected_abs_cosine, orthogonality
-from rbd_ipu.analysis.surface import Surface
+from rbd_ipu.analysis.loss import (
+    Curvature,
+    Landscape,
+    Surface,
+    curvature,
+    curvature_by_differences,
+    landscape,
+    random_landscape,
+    subspace_hessian,
+)
+from rbd_ipu.analysis.subspaces import (
+    Correlation,
+    Orthogonality,
+    Summary,
+    coordinates,
+    correlation,
+    expected_abs_cosine,
+    expected_cosine,
+    gradient_correlation,
+    orthogonality,
+    summary,
+    weights,
+)
 
 __all__ = [
     "Correlation",

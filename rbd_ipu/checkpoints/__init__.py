@@ -11,11 +11,8 @@
 
 from typing import Any
 
-from rbd_ipu.checkpoints.checkpoint import Checkpoint, load
-from rbd_ipu.checkpoints.container import CheckpointError
-from rbd_ipu.checkpoints.folder import newest
-from rbd_ipu.checkpoints.restoring import restore
-from rbd_ipu.checkpoints.saving import save
+from rbd_ipu.checkpoints.file import Checkpoint, CheckpointError, load, newest
+from rbd_ipu.checkpoints.state import restore, save
 
 __all__ = ["Checkpoint", "CheckpointError", "Checkpoints", "load", "newest", "restore", "save"]
 

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, Callable, List, Mapping, Optional, Tuple, Union
 
 from rbd_ipu import checks
-from rbd_ipu._stack import keras
-from rbd_ipu.checkpoints.folder import clean, listed, newest, path_for, prune
-from rbd_ipu.checkpoints.restoring import restore
-from rbd_ipu.checkpoints.saving import save
-from rbd_ipu.records.lock import NAME, locked
+from rbd_ipu._compat import keras
+from rbd_ipu.checkpoints.file import clean, listed, newest, path_for, prune
+from rbd_ipu.checkpoints.state import restore, save
+from rbd_ipu.files import NAME, locked
 
 #: Of the time of a run, at most this much is spent on saving: after a save that took 1 s, the next 99 s are free.
 SHARE = 0.01

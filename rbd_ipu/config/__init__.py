@@ -1,8 +1,7 @@
 """The settings of a run: one schema, read strictly, checked before anything runs."""
 
-from rbd_ipu.config.help import describe_keys
 from rbd_ipu.config.kinds import ConfigError
-from rbd_ipu.config.resolve import from_assignments, from_file, resolve
+from rbd_ipu.config.resolve import describe_keys, from_assignments, from_file, resolve
 from rbd_ipu.config.schema import FIELDS, Config, takes
 
 __all__ = [

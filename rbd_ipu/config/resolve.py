@@ -1,14 +1,34 @@
-"""From what the user gave to a checked Config: the file, --set, defaults, the learning rate."""
+"""The table of settings for ``--help``.
+
+From what the user gave to a checked Config: the file, --set, defaults, the learning rate.
+"""
 
 import difflib
+import json
 import shlex
+import textwrap
 from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional, Union
 
+from rbd_ipu.config import rates
 from rbd_ipu.config.kinds import ConfigError
 from rbd_ipu.config.schema import FIELDS, Config, takes
-from rbd_ipu.paper import learning_rates
-from rbd_ipu.strict_yaml import YamlError, load_mapping, scalar
+from rbd_ipu.config.yaml import YamlError, load_mapping, scalar
+
+
+def describe_keys(width: int = 96) -> str:
+    """Every key with what it accepts, its default, its meaning and the methods that take it."""
+    lines = ["settings (for --set KEY=VALUE, and lines `KEY: VALUE` of a --config file):"]
+    column = max(map(len, FIELDS)) + 4
+    for name, facts in FIELDS.items():
+        default = facts["default"]
+        written = json.dumps(default) if default is None or isinstance(default, bool) else default  # null, true
+        only = f" (only {', '.join(facts['methods'])})" if facts["methods"] else ""
+        head = f"  {name:<{column - 2}}{facts['kind']}; default {written}"
+        indent = " " * column
+        for text, start in ((head, ""), (facts["meaning"] + only, indent)):
+            lines += textwrap.wrap(text, width, initial_indent=start, subsequent_indent=indent)
+    return "\n".join(lines)
 
 
 class Given(NamedTuple):
@@ -107,7 +127,7 @@ def _rates(settings: Dict[str, Any], given: Mapping[str, Given]) -> None:
 def _look_up(key: str, settings: Dict[str, Any], method: str, given: Mapping[str, Given]) -> None:
     of_method = {name: value if takes(method, name) else None for name, value in settings.items()}
     try:
-        settings[key] = learning_rates.lookup({**of_method, "method": method})
+        settings[key] = rates.lookup({**of_method, "method": method})
     except LookupError as error:
         message = str(error).replace("learning_rate", key, 1)
         raise ConfigError(f"{message}\n{_ways_out(key, of_method, method, given)}") from None
@@ -119,7 +139,7 @@ def _ways_out(key: str, settings: Mapping[str, Any], method: str, given: Mapping
     own = {name: value for name, value in {**kept, "method": method}.items() if takes(method, name)}
     if own.get("workers", 1) != 1:  # a search is one process, which plays them in turn
         own["simulate_workers"] = own.pop("workers")
-    start = learning_rates.likely_exponent({**settings, "method": method})
+    start = rates.likely_exponent({**settings, "method": method})
     if key != "learning_rate":
         return f"find one for just this setting:\n  rbd-ipu tune{_words(own)} --start '2**{start}'"
     tuned = kept if kept.get("method") == "switch" else own

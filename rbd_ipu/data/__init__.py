@@ -6,9 +6,9 @@ Importing this package, and ``load("digits")``, do not import TensorFlow; the st
 import importlib
 from typing import Any
 
-from rbd_ipu.data.catalogue import DATASETS, load
-from rbd_ipu.data.errors import DamagedDataError, MissingDataError
+from rbd_ipu.data.datasets import DATASETS, load
 from rbd_ipu.data.images import ImageData, Split
+from rbd_ipu.errors import DamagedDataError, MissingDataError
 
 # Names whose modules import TensorFlow, which is why they are looked up late.
 _LATE = {"AUGMENTATIONS": "augment", "Batches": "batches", "evaluation": "batches"}

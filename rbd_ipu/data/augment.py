@@ -7,8 +7,8 @@ size.
 
 from typing import Any, Optional, Tuple
 
-from rbd_ipu._stack import tf
-from rbd_ipu.registry import Registry
+from rbd_ipu._compat import tf
+from rbd_ipu.checks import Registry
 
 AUGMENTATIONS = Registry("augmentation")  # rows: (images, seed) -> images
 

@@ -2,14 +2,13 @@
 
 import dataclasses
 import numbers
-from typing import Any, Callable, Mapping, Tuple, Union
+from typing import Any, Mapping, Tuple, Union
 
 import numpy as np
 
-from rbd_ipu.data.order import permutation_numpy
+from rbd_ipu.data.order import Augment, checked_labels, permutation_numpy
 from rbd_ipu.seeds import fold_in_numpy
 
-Augment = Union[None, str, Callable[[Any, Any], Any]]
 WHICH = ("train", "validation", "test")
 
 
@@ -56,21 +55,6 @@ class Split:
     def take(self, indices: np.ndarray) -> "Split":
         """The images at ``indices``, as a split of its own."""
         return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
-
-
-def checked_labels(labels: Any, count: int) -> np.ndarray:
-    """``labels`` as int32 [count], or an error that says what is wrong with them."""
-    labels = np.asarray(labels)
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise TypeError(
-            "labels must be whole numbers [n], one class index an image (not one-hot), "
-            f"got {labels.dtype} {list(labels.shape)}"
-        )
-    if len(labels) != count:
-        raise ValueError(f"{count} inputs but {len(labels)} labels")
-    if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
-        raise ValueError(f"labels must lie in 0 .. 2**31 - 1, got {labels.min()} .. {labels.max()}")
-    return labels.astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

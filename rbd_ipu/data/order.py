@@ -4,11 +4,13 @@ There is no generator and so no state: the order of epoch 17 does not depend on 
 it, which is what makes a resumed run see the images that an unbroken one would have seen.
 """
 
-from typing import Any
+from typing import Any, Callable, Union
 
 import numpy as np
 
 from rbd_ipu.seeds import fold_in, fold_in_numpy
+
+Augment = Union[None, str, Callable[[Any, Any], Any]]
 
 
 def permutation_numpy(size: int, seed: Any) -> np.ndarray:
@@ -27,6 +29,21 @@ def permutation_numpy(size: int, seed: Any) -> np.ndarray:
 
 def permutation(size: int, seed: Any) -> Any:
     """:func:`permutation_numpy` in TensorFlow: the same numbers; the seed may be a tensor."""
-    from rbd_ipu._stack import tf
+    from rbd_ipu._compat import tf
 
     return tf.argsort(fold_in(seed, tf.range(size))[:, 0], stable=True)
+
+
+def checked_labels(labels: Any, count: int) -> np.ndarray:
+    """``labels`` as int32 [count], or an error that says what is wrong with them."""
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise TypeError(
+            "labels must be whole numbers [n], one class index an image (not one-hot), "
+            f"got {labels.dtype} {list(labels.shape)}"
+        )
+    if len(labels) != count:
+        raise ValueError(f"{count} inputs but {len(labels)} labels")
+    if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
+        raise ValueError(f"labels must lie in 0 .. 2**31 - 1, got {labels.min()} .. {labels.max()}")
+    return labels.astype(np.int32)

@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterable, Iterator, Tuple
 
 import numpy as np
 
-from rbd_ipu.data.errors import DamagedDataError, MissingDataError
+from rbd_ipu.errors import DamagedDataError, MissingDataError
 
 
 def default_dir() -> str:
@@ -90,7 +90,7 @@ def sums(folder: Path) -> Dict[str, str]:
 
 
 def _decode(paths: Iterable[Any], shape: Tuple[int, ...]) -> Tuple[np.ndarray, np.ndarray]:
-    from rbd_ipu._stack import tf
+    from rbd_ipu._compat import tf
 
     features = {
         "image": tf.io.FixedLenFeature([], tf.string),
@@ -141,7 +141,7 @@ def _tfds() -> Any:
 @contextlib.contextmanager
 def _png_chatter_removed() -> Iterator[None]:
     """Drops the line that TensorFlow 2.6 writes to stderr for every PNG; keeps the others."""
-    from rbd_ipu._stack import KERAS_3
+    from rbd_ipu._compat import KERAS_3
 
     if KERAS_3:
         yield

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rbd_ipu.devices.local import Device
-    from rbd_ipu.devices.registry import DEVICES, open_device
+    from rbd_ipu.devices.open import DEVICES, open_device
 
-_HOME = {"DEVICES": "registry", "Device": "local", "open_device": "registry"}
+_HOME = {"DEVICES": "open", "Device": "local", "open_device": "open"}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,14 +7,13 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence
 
 import numpy as np
 
-from rbd_ipu._stack import tensors, tf
+from rbd_ipu._compat import tensors, tf
 from rbd_ipu.devices.local import Device
-from rbd_ipu.exchange import MPI, Collective, Plan
-from rbd_ipu.scaling.volume import reduced
-from rbd_ipu.steps import Step
-from rbd_ipu.workers.errors import STATUS, Dismissed, WorkersError
-from rbd_ipu.workers.ranks import Ranks, connect
-from rbd_ipu.workers.task import Task
+from rbd_ipu.errors import STATUS, Dismissed, WorkersError
+from rbd_ipu.parallel import MPI, Collective, Plan
+from rbd_ipu.parallel.cost_model import reduced
+from rbd_ipu.parallel.ranks import Ranks, Task, connect
+from rbd_ipu.step.step import Step
 
 
 class Cluster(Device):
@@ -25,7 +24,7 @@ class Cluster(Device):
     each call of the loop all workers take worker 0's.
 
     Raises:
-      ConfigError: MPI cannot be used, or the workers differ; see :func:`rbd_ipu.workers.ranks.connect`.
+      ConfigError: MPI cannot be used, or the workers differ; see :func:`rbd_ipu.parallel.ranks.connect`.
       RuntimeError: there is no such device, or fewer GPUs than ranks of this machine.
       WorkersError: a rank does not answer within ``worker_timeout`` seconds.
     """

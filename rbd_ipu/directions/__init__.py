@@ -5,19 +5,22 @@ where the bits come from and how the work is done. Both are registry rows. *Stru
 directions are made as a whole, bring sources of their own (``structured.py``).
 """
 
-import rbd_ipu.directions.counter
+import rbd_ipu.directions.dense
 import rbd_ipu.directions.hadamard
 import rbd_ipu.directions.native
 import rbd_ipu.directions.poprand
 import rbd_ipu.directions.sparse  # noqa: F401
-from rbd_ipu.directions.distributions import DISTRIBUTIONS, Distribution
-from rbd_ipu.directions.sources import SOURCES, Compiled, Source, resolve
-from rbd_ipu.directions.structured import (
+from rbd_ipu.directions.source import (
+    SOURCES,
     STRUCTURED,
+    Compiled,
+    Source,
     check_distribution,
     distribution_names,
     make_source,
+    resolve,
 )
+from rbd_ipu.directions.stream import DISTRIBUTIONS, Distribution
 
 __all__ = [
     "DISTRIBUTIONS",

@@ -15,10 +15,9 @@ instead (Householder), which has no such limit.
 
 from typing import Any, Tuple
 
-from rbd_ipu._stack import tf
-from rbd_ipu.directions.distributions import DISTRIBUTIONS, Distribution
-from rbd_ipu.directions.hashing import schedule
-from rbd_ipu.directions.sources import Source
+from rbd_ipu._compat import tf
+from rbd_ipu.directions.source import Source
+from rbd_ipu.directions.stream import DISTRIBUTIONS, Distribution, schedule
 from rbd_ipu.seeds import fold_in
 
 # At d = 1,024 and n = 122,570 the Gram matrix takes 2.6e11 operations: seconds. More would be no step of a descent.

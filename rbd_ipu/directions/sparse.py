@@ -15,12 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from rbd_ipu._stack import tf
-from rbd_ipu.directions.blocks import BlockSource
-from rbd_ipu.directions.distributions import Distribution
-from rbd_ipu.directions.hashing import hash32, schedule, shift_right
-from rbd_ipu.directions.sources import Source
-from rbd_ipu.directions.structured import STRUCTURED, Structure
+from rbd_ipu._compat import tf
+from rbd_ipu.directions.dense import BlockSource
+from rbd_ipu.directions.source import STRUCTURED, Source, Structure
+from rbd_ipu.directions.stream import Distribution, hash32, schedule, shift_right
 from rbd_ipu.seeds import fold_in
 
 # Non-zeros of a block. A block is a few operations in a graph, so few large blocks are better than many small ones.

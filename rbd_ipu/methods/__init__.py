@@ -6,13 +6,10 @@
 These are the two halves of Algorithm 1 of the paper; between them stands one exchange of K messages.
 """
 
-from rbd_ipu.methods.base import METHODS, Method, create
-from rbd_ipu.methods.fpd import FPD
+from rbd_ipu.methods.base import METHODS, SGD, Method, create
+from rbd_ipu.methods.forward import NES, Hybrid
 from rbd_ipu.methods.gradients import Gradients
-from rbd_ipu.methods.hybrid import Hybrid
-from rbd_ipu.methods.nes import NES
-from rbd_ipu.methods.rbd import RBD
-from rbd_ipu.methods.sgd import SGD
+from rbd_ipu.methods.rbd import FPD, RBD
 from rbd_ipu.methods.switch import Switch, Switched
 
 __all__ = ["FPD", "METHODS", "NES", "RBD", "SGD", "Gradients", "Hybrid", "Method", "Switch", "Switched", "create"]

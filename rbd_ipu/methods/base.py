@@ -1,10 +1,15 @@
-"""What every method is: two pure functions, and the hyper-parameters they need."""
+"""What every method is: two pure functions, and the hyper-parameters they need.
+
+Stochastic gradient descent, the baseline: the message is the gradient.
+"""
 
 import inspect
 from typing import Any, Dict, Sequence, Tuple
 
 from rbd_ipu import checks
-from rbd_ipu.registry import Registry
+from rbd_ipu._compat import tf
+from rbd_ipu.checks import Registry
+from rbd_ipu.compartments import Compartments
 
 METHODS = Registry("method")
 
@@ -52,7 +57,7 @@ class Method:
         """What this worker has to tell after its mini-batch: float32 [m].
 
         Args:
-          state: the model at its present weights, a :class:`rbd_ipu.state.State`.
+          state: the model at its present weights, a :class:`rbd_ipu.step.model_state.State`.
           batch: (x, y), this worker's mini-batch.
           step: int32 scalar, the number of updates so far.
           worker: int32 scalar, the index of this worker.
@@ -106,3 +111,28 @@ def options_of(make: Any) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
     parameters = list(inspect.signature(make.__init__).parameters.values())[1:]
     accepted = tuple(p.name for p in parameters)
     return accepted, tuple(p.name for p in parameters if p.default is p.empty)
+
+
+@METHODS.register("sgd")
+class SGD(Method):
+    """theta <- theta - lr * mean_k g_k, with m = d = D.
+
+    Example:
+      >>> SGD(learning_rate=2.0**-3).name
+      'sgd'
+    """
+
+    name = "sgd"
+    follows_gradient = True
+
+    def build(self, variables: Sequence[Any]) -> None:
+        self.size = self.dim = Compartments.of(variables, "global", 1).size
+
+    def message(self, state: Any, batch: Any, step: Any, worker: Any) -> Any:
+        return state.gradient(batch)
+
+    def update(self, messages: Any, step: Any) -> Any:
+        return tf.reduce_mean(messages, axis=0)
+
+    def step(self, state: Any, batch: Any, step: Any, worker: Any = 0) -> Any:
+        return state.gradient(batch)

@@ -3,11 +3,11 @@
 from typing import Any, Sequence
 
 from rbd_ipu import checks
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
+from rbd_ipu.checks import Registry
 from rbd_ipu.compartments import Compartments
-from rbd_ipu.directions.repeat import repeat
+from rbd_ipu.directions.source import repeat
 from rbd_ipu.methods.base import METHODS, Method
-from rbd_ipu.registry import Registry
 
 WHICH = Registry("choice of gradients")
 WHICH.register("earlier")("of the d mini-batches before, each at the weights of its time")

@@ -1,14 +1,90 @@
-"""Random bases descent: Algorithm 1 of the paper."""
+"""What all methods share that draw their directions from a seed.
+
+Random bases descent: Algorithm 1 of the paper.
+
+Fixed projection descent: the basis of step 0, kept (Li et al. 2018, Section 2.1 of the paper).
+"""
 
 from typing import Any, Optional, Sequence
 
-from rbd_ipu._stack import tf
-from rbd_ipu.methods import choices, options
-from rbd_ipu.methods.base import METHODS
-from rbd_ipu.methods.layers import Layers
-from rbd_ipu.methods.projected import Projected
-from rbd_ipu.methods.transforms import TRANSFORMS, top
-from rbd_ipu.redrawn import redrawn
+from rbd_ipu import checks
+from rbd_ipu._compat import tf
+from rbd_ipu.compartments import Compartments
+from rbd_ipu.methods import rbd_options
+from rbd_ipu.methods.base import METHODS, Method
+from rbd_ipu.methods.rbd_options import TRANSFORMS, Layers, top
+from rbd_ipu.subspace import Subspace, check_names, redrawn, subspace
+
+
+class Projected(Method):
+    """Coordinates are told, directions are drawn again: ``update`` is (1/K) sum_k P_t^k c^k (Algorithm 1, right).
+
+    The paper sums over workers; the mean keeps the length of a step independent of K. ``update`` is linear in the
+    messages: averaging the steps of single workers gives the same.
+
+    Args:
+      learning_rate, momentum: as for every method.
+      dim: d, the number of directions of all compartments together; None where "factor:f" fixes it.
+      distribution, normalize, source, orthogonalize: as for :class:`rbd_ipu.RandomBasis`.
+      compartments: a scheme of :meth:`rbd_ipu.Compartments.of`.
+      redraw_every: a basis serves this many steps.
+      seed: of the bases, an int of at most 64 bits.
+
+    Raises:
+      TypeError, ValueError: a hyper-parameter is wrong; here or, where it depends on the model, in ``build``.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        dim: Optional[int],
+        distribution: str,
+        compartments: str,
+        normalize: str,
+        redraw_every: int,
+        momentum: float,
+        seed: int,
+        source: str,
+        orthogonalize: bool = False,
+    ):
+        super().__init__(learning_rate, momentum)
+        self.wanted_dim = None if dim is None else checks.positive_int("dim", dim)
+        self.distribution = distribution
+        self.compartments = compartments
+        self.normalize = normalize
+        self.redraw_every = checks.positive_int("redraw_every", redraw_every)
+        self.seed = checks.seed(seed)
+        self.source = source
+        self.orthogonalize = checks.flag("orthogonalize", orthogonalize)
+        # Wrong names are refused now, whatever the model; what depends on it waits for build.
+        check_names(distribution, compartments, normalize, source)
+
+    def build(self, variables: Sequence[Any]) -> None:
+        cut = Compartments.of(variables, self.compartments, self.wanted_dim)
+        self.subspace = self.draw_from(cut)
+        self.size, self.dim = cut.size, cut.dim
+
+    def draw_from(self, cut: Compartments) -> Subspace:
+        """The bases of these compartments."""
+        return subspace(cut, self.distribution, self.normalize, self.source, self.orthogonalize)
+
+    def basis_index(self, step: Any) -> Any:
+        """How many bases were drawn before the one of this step."""
+        return step // self.redraw_every
+
+    def expand(self, message: Any, step: Any, worker: Any) -> Any:
+        """P_t^k c: the update that follows from one worker's message, [m] -> [D]."""
+        return self.subspace.expand(message, self.seed, self.basis_index(step), worker)
+
+    def join(self, messages: Any, step: Any) -> Any:
+        """sum_k P_t^k c^k: :meth:`expand` for the messages of all workers, [K, m] -> [D]."""
+        return self.subspace.join(messages, self.seed, self.basis_index(step))
+
+    def update(self, messages: Any, step: Any) -> Any:
+        return self.join(messages, step) / messages.shape[0]
+
+    def step(self, state: Any, batch: Any, step: Any, worker: Any = 0) -> Any:
+        return self.expand(self.message(state, batch, step, worker), step, worker)
 
 
 @METHODS.register("rbd")
@@ -82,7 +158,7 @@ class RBD(Projected):
             orthogonalize,
         )  # fmt: skip
         self.shape = TRANSFORMS.get(transform)
-        self.options = options.checked(
+        self.options = rbd_options.checked(
             self, sgd_layers, transform, accumulate, top_k, sgd_below, redraw_lowest, sgd_learning_rate
         )
         self.not_parallel_because = self.options.not_parallel_because()
@@ -134,7 +210,7 @@ class RBD(Projected):
             message = self._message(state, batch, step, worker)
             if use.accumulate > 1:
                 due = tf.equal((step + 1) % use.accumulate, 0)
-                message, kept = choices.gathered(tf.identity(self.slots["sum"]), message, due)
+                message, kept = rbd_options.gathered(tf.identity(self.slots["sum"]), message, due)
                 self.slots["sum"].assign(kept)
                 u = tf.cond(due, lambda: self.expand(self._top(message), step, worker), self._nothing)
             else:
@@ -143,7 +219,7 @@ class RBD(Projected):
                 self._redraw(use.redraw_lowest, self._parts(message)[0], step)
         if use.sgd_below is None:
             return u
-        return choices.unless_alike(u, state.gradient(batch), use.sgd_below, use.ratio)
+        return rbd_options.unless_alike(u, state.gradient(batch), use.sgd_below, use.ratio)
 
     def _message(self, state: Any, batch: Any, step: Any, worker: Any) -> Any:
         """Coordinates, and the gradient of the layers that take SGD behind them: [m]."""
@@ -172,4 +248,49 @@ class RBD(Projected):
         """Counts one more draw of the directions that c found of least use, where the time has come."""
         draws = tf.identity(self.slots["draws"])
         due = tf.equal((step + 1) % self.redraw_every, 0)
-        self.slots["draws"].assign(tf.where(due, choices.lowest_again(draws, c, share), draws))
+        self.slots["draws"].assign(tf.where(due, rbd_options.lowest_again(draws, c, share), draws))
+
+
+@METHODS.register("fpd")
+class FPD(RBD):
+    """theta = theta_0 + P c with P drawn once; plain descent on c is random bases descent with a fixed basis.
+
+    Momentum in the full space, as the training loop applies it, is momentum in the coordinates: both are linear.
+
+    Args:
+      learning_rate, dim, distribution, compartments, normalize, momentum, seed, source, orthogonalize: as for
+        :class:`RBD`.
+
+    Example:
+      >>> int(FPD(learning_rate=0.5, dim=16).basis_index(1000))
+      0
+    """
+
+    name = "fpd"
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        dim: Optional[int] = None,
+        distribution: str = "normal",
+        compartments: str = "global",
+        normalize: str = "unit",
+        momentum: float = 0.0,
+        seed: int = 0,
+        source: str = "auto",
+        orthogonalize: bool = False,
+    ):
+        super().__init__(
+            learning_rate,
+            dim,
+            distribution=distribution,
+            compartments=compartments,
+            normalize=normalize,
+            momentum=momentum,
+            seed=seed,
+            source=source,
+            orthogonalize=orthogonalize,
+        )
+
+    def basis_index(self, step: Any) -> Any:
+        return tf.zeros_like(step)

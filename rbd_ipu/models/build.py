@@ -4,10 +4,8 @@ from typing import Any, Tuple
 
 import numpy as np
 
-from rbd_ipu.models.cnn import cnn
-from rbd_ipu.models.fc import fc
-from rbd_ipu.models.resnet import resnet8, resnet32
-from rbd_ipu.registry import Registry
+from rbd_ipu.checks import Registry
+from rbd_ipu.models.layers import cnn, fc, resnet8, resnet32
 from rbd_ipu.seeds import fold_in_numpy
 
 # Rows: (shape, classes, seed) -> the layers, where they are a chain; else the function from images to logits.
@@ -22,8 +20,8 @@ def build(name: str, shape: Tuple[int, int, int], classes: int = 10, seed: Any =
     """Builds a network of the paper with fresh weights.
 
     Args:
-      name: "fc", "cnn", "resnet8" or "resnet32", see :func:`rbd_ipu.models.fc.fc`,
-        :func:`rbd_ipu.models.cnn.cnn` and :func:`rbd_ipu.models.resnet.resnet`.
+      name: "fc", "cnn", "resnet8" or "resnet32", see :func:`rbd_ipu.models.layers.fc`,
+        :func:`rbd_ipu.models.layers.cnn` and :func:`rbd_ipu.models.layers.resnet`.
       shape: (height, width, channels) of an image.
       classes: how many logits there are.
       seed: an int or int32 [2]; the same seed gives the same weights on the same software.
@@ -49,7 +47,7 @@ def build(name: str, shape: Tuple[int, int, int], classes: int = 10, seed: Any =
     fold_in_numpy(seed)
     body = network(tuple(map(int, shape)), int(classes), seed)
 
-    from rbd_ipu._stack import keras
+    from rbd_ipu._compat import keras
 
     image = keras.Input(shape, name="image")
     if callable(body):

@@ -3,6 +3,6 @@
 ``faces.py`` holds the optimizers; ``keras_2.py`` and ``keras_3.py`` adapt them to the two Keras versions.
 """
 
-from rbd_ipu.optimizers.faces import OPTIMIZERS, FixedProjectionDescent, RandomBasesDescent
+from rbd_ipu.optimizers.random_bases import OPTIMIZERS, FixedProjectionDescent, RandomBasesDescent
 
 __all__ = ["FixedProjectionDescent", "OPTIMIZERS", "RandomBasesDescent"]

@@ -12,10 +12,10 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from rbd_ipu._stack import keras, learning_phase_is_set, tf
-from rbd_ipu.optimizers import across, projected, replicas
+from rbd_ipu._compat import keras, learning_phase_is_set, tf
+from rbd_ipu.optimizers import projected
 from rbd_ipu.optimizers.projected import Pairs
-from rbd_ipu.place import on_ipu
+from rbd_ipu.placement import on_ipu
 
 # The methods that change weights.
 _WRITE = (
@@ -124,7 +124,7 @@ class SubspaceSGD(keras.optimizers.SGD):
         if self._is_linear():
             updates = self.descend(present)
         elif self._aggregates_as_keras and on_ipu():  # where Keras' sum may be of losses that nobody divided
-            updates = self._project_whole(replicas.whole_batch(present))
+            updates = self._project_whole(projected.whole_batch(present))
         else:
             updates = self._project_whole(_present(self.gradient_aggregator(present)))
         found = iter(updates)
@@ -138,7 +138,7 @@ class SubspaceSGD(keras.optimizers.SGD):
 
     def _project_whole(self, pairs: Pairs) -> Pairs:
         """Gradients of the whole batch, alike on all replicas -> updates."""
-        with replicas.agreed():
+        with projected.agreed():
             return self.descend(list(self._transform_gradients(pairs)))
 
     def _create_slots(self, var_list: Sequence[Any]) -> None:
@@ -191,7 +191,7 @@ class SubspaceSGD(keras.optimizers.SGD):
 
     @classmethod
     def from_config(cls, config: Dict[str, Any], custom_objects: Any = None) -> Any:
-        config = across.to_keras_2(config)
+        config = projected.to_keras_2(config)
         iterations = config.pop("iterations", 0)
         optimizer = super().from_config(config, custom_objects)
         if iterations:

@@ -8,8 +8,8 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from rbd_ipu._stack import keras, tf
-from rbd_ipu.optimizers import across, projected
+from rbd_ipu._compat import keras, tf
+from rbd_ipu.optimizers import projected
 from rbd_ipu.optimizers.projected import Pairs
 
 # The methods from the projection to the weights.
@@ -140,4 +140,4 @@ class SubspaceSGD(keras.optimizers.SGD):
 
     @classmethod
     def from_config(cls, config: Dict[str, Any], custom_objects: Any = None) -> Any:
-        return super().from_config(across.to_keras_3(config), custom_objects)
+        return super().from_config(projected.to_keras_3(config), custom_objects)

@@ -4,14 +4,24 @@ From a gradient to a weight Keras knows many ways, and wrappers and subclasses a
 where it comes out of the projection, with its optimizer and its variable; where a weight is about to change, the mark
 is looked for. An update without it, with that of another variable, or one that was used before is refused: what was
 computed from it is no longer known to lie in the subspace.
+
+Coordinates averaged over replicas: one collective of one vector, right under every strategy.
+
+Keras divides a replica's loss by ``num_replicas_in_sync``, so that the sum of the replicas' gradients is the gradient
+of the mean. Under Graphcore's ``IPUStrategy`` that number is 1 whatever the replicas are, nothing is divided,
+and the mean has to be taken. Its ``PopDistStrategy`` says how many there are.
+
+Configurations of optimizers that come from the other Keras, so that a file of one stack loads on the other.
 """
 
+import contextlib
 import threading
 import weakref
-from typing import Any, Iterable, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 
-from rbd_ipu._stack import tensors, tf
-from rbd_ipu.place import on_ipu
+from rbd_ipu._compat import tensors, tf
+from rbd_ipu.placement import here, on_ipu
+from rbd_ipu.step.model_state import flatten, unflatten
 
 Pairs = List[Tuple[Any, Any]]
 
@@ -113,3 +123,107 @@ def _key(variable: Any) -> Any:
         if hasattr(holder, "_distributed_container"):
             variable = holder._distributed_container() or variable
     return variable._shared_name if getattr(variable, "_in_graph_mode", False) else variable._unique_id
+
+
+_here = threading.local()  # each replica has its thread
+
+
+@contextlib.contextmanager
+def agreed() -> Iterator[None]:
+    """For what all replicas hold alike: there is nothing to exchange."""
+    before = getattr(_here, "agreed", False)
+    _here.agreed = True
+    try:
+        yield
+    finally:
+        _here.agreed = before
+
+
+def alone() -> bool:
+    """Whether there is one replica only; on an IPU, whether somebody said so (``rbd_ipu.open_device`` does)."""
+    if getattr(_here, "agreed", False):
+        return True
+    return here().replicas == 1 if on_ipu() else tf.distribute.get_strategy().num_replicas_in_sync == 1
+
+
+def replica_mean(coordinates: Any) -> Any:
+    """The mean over replicas of their batches' coordinates, of losses as Keras divided them."""
+    context = tf.distribute.get_replica_context()
+    if context is None or alone():
+        return coordinates
+    divided = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    operation = tf.distribute.ReduceOp.SUM if divided else tf.distribute.ReduceOp.MEAN
+    return context.all_reduce(operation, tf.identity(coordinates))
+
+
+def whole_batch(pairs: Sequence[Tuple[Any, Any]]) -> List[Tuple[Any, Any]]:
+    """(gradient, variable) pairs of a replica's part -> those of the whole batch, in one collective of D numbers."""
+    gradients, variables = zip(*pairs)
+    return list(zip(unflatten(replica_mean(flatten(gradients)), variables), variables))
+
+
+# What Keras 3 writes and Keras 2 has no argument for, at the values that ask for nothing.
+_KERAS_3_ONLY = {
+    "weight_decay": None,
+    "use_ema": False,
+    "loss_scale_factor": None,
+    "gradient_accumulation_steps": None,
+}
+
+
+def to_keras_2(config: Dict[str, Any]) -> Dict[str, Any]:
+    """A configuration of either Keras as Keras 2 takes it.
+
+    Raises:
+      ValueError: it asks for something that Keras 2 cannot do.
+
+    Example:
+      >>> to_keras_2({"learning_rate": 0.5, "use_ema": False, "clipnorm": None})
+      {'learning_rate': 0.5}
+    """
+    config = dict(config)
+    for key, idle in _KERAS_3_ONLY.items():
+        value = config.pop(key, idle)
+        if value != idle:
+            raise ValueError(
+                f"this optimizer was saved with {key}={value!r}, which the optimizers of Keras 2 have not"
+            )
+    for key in ("ema_momentum", "ema_overwrite_frequency"):  # of use_ema, which is off
+        config.pop(key, None)
+    for key in ("clipnorm", "clipvalue", "global_clipnorm"):
+        if config.get(key, 0) is None:
+            del config[key]
+    rate = config.get("learning_rate")
+    if isinstance(rate, dict):
+        config["learning_rate"] = {"class_name": rate["class_name"], "config": rate["config"]}
+    return config
+
+
+def to_keras_3(config: Dict[str, Any]) -> Dict[str, Any]:
+    """A configuration of either Keras as Keras 3 takes it.
+
+    Keras 2 lets a learning rate decay by ``lr / (1 + decay * step)``; here that is a schedule. A step among the
+    settings, as files of this library once had it, is left out: it is in the state.
+
+    Raises:
+      ValueError: a decay of a learning rate that is a schedule already.
+
+    Example:
+      >>> to_keras_3({"learning_rate": 0.5, "decay": 0.0, "iterations": 7})
+      {'learning_rate': 0.5}
+    """
+    config = dict(config)
+    config.pop("iterations", None)
+    decay = config.pop("decay", None) or 0.0
+    rate = config.get("learning_rate")
+    if decay and isinstance(rate, dict):
+        raise ValueError(f"this optimizer was saved with decay={decay!r} of a schedule, which Keras 3 has not")
+    if decay:
+        settings = {"initial_learning_rate": rate, "decay_steps": 1, "decay_rate": decay}
+        rate = {"class_name": "InverseTimeDecay", "config": settings}
+    if isinstance(rate, dict) and "module" not in rate:
+        name = rate["class_name"]
+        own = {"module": None, "registered_name": name} if ">" in name else {"module": "keras.optimizers.schedules"}
+        settings = {key: value for key, value in rate["config"].items() if (key, value) != ("name", None)}
+        config["learning_rate"] = {"registered_name": None, **own, "class_name": name, "config": settings}
+    return config

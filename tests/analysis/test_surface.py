@@ -5,7 +5,7 @@ import pytest
 from nets import blobs, dense, flat
 
 from rbd_ipu import RandomBasis, models
-from rbd_ipu._stack import KERAS_3, keras
+from rbd_ipu._compat import KERAS_3, keras
 from rbd_ipu.analysis import (
     Surface,
     curvature,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from rbd_ipu.bench import report, workers
-from rbd_ipu.bench.cases import WORKLOADS, Case, Choices, grid
-from rbd_ipu.bench.team import Team, TeamSteps
 from rbd_ipu.cli import main
 from rbd_ipu.config import ConfigError
 from rbd_ipu.cores import divided, usable
+from rbd_ipu.lab.bench import report, team
+from rbd_ipu.lab.bench.cases import WORKLOADS, Case, Choices, grid
+from rbd_ipu.lab.bench.team import Team, TeamSteps
 
 SMALL = ["--networks", "fc-digits", "--rounds", "2", "--seconds", "0.01", "--sources", "counter"]
 
@@ -109,7 +109,7 @@ def test_files_that_are_there_are_not_written_over(capsys, tmp_path):
 
 @pytest.mark.usefixtures("nothing_is_measured")
 def test_a_picture_needs_matplotlib(capsys, monkeypatch):
-    monkeypatch.setattr("rbd_ipu.records.optional.installed", lambda package: False)
+    monkeypatch.setattr("rbd_ipu.files.installed", lambda package: False)
     assert 'pip install "rbd-ipu[plots]"' in _refused(capsys, "--plot", "a.png")
 
 
@@ -155,7 +155,7 @@ def test_ctrl_c_writes_what_was_measured(capsys, tmp_path, monkeypatch):
 
 
 def test_the_preset_prints_its_verdicts_and_a_missed_target_is_an_exit_status(capsys, tmp_path, monkeypatch):
-    from rbd_ipu.bench import targets
+    from rbd_ipu.lab.bench import targets
 
     small = [Case("fc-digits", "rbd", 8, "hadamard", "counter", "global"), Case("fc-digits", "sgd")]
     easy = targets.Target(small[0], targets.TIMES_SGD, 1e9)
@@ -192,7 +192,7 @@ def test_the_networks_are_those_of_the_paper():
 
 def test_speeds_of_others_are_drawn_only_beside_the_same_case():
     figures = pytest.importorskip("matplotlib.figure")
-    from rbd_ipu.bench.plot import _panel
+    from rbd_ipu.lab.bench.plot import _panel
 
     def labels(network, dim, batch_size):
         case = Case(network, "rbd", dim, "normal", "native", "global", batch_size)
@@ -253,4 +253,4 @@ def test_a_small_team_spends_its_turn_on_each_share_of_the_cores():
 def test_a_team_that_fails_says_why(monkeypatch):
     monkeypatch.setenv("RBD_NUM_THREADS", "none")
     with pytest.raises(ConfigError, match="(?s)with 1 workers: .*RBD_NUM_THREADS must be an integer"):
-        workers.measured([workers.Pair(Case("fc-digits", "rbd", dim=8), Team(1, 1))], 1, 0.01, print)
+        team.measured([team.Pair(Case("fc-digits", "rbd", dim=8), Team(1, 1))], 1, 0.01, print)

@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
-from rbd_ipu.bench import ceiling, memory, rounds
-from rbd_ipu.bench.cases import KERAS, KERAS_JIT, Case
-from rbd_ipu.bench.ceiling import Kernel, Sketch
-from rbd_ipu.bench.runners import make
+from rbd_ipu.lab.bench import runners as ceiling
+from rbd_ipu.lab.bench import runners as memory
+from rbd_ipu.lab.bench import runners as rounds
+from rbd_ipu.lab.bench.cases import KERAS, KERAS_JIT, Case
+from rbd_ipu.lab.bench.runners import Kernel, Sketch, make
 
 CASE = Case("fc-digits", "rbd", 8, "normal", "counter", "global", batch_size=16)
 
@@ -108,7 +109,7 @@ def test_the_ceiling_is_measured_for_dense_directions_and_natively_where_numba_i
 def test_a_process_does_not_count_what_its_parent_held():
     ballast = bytearray(b"x") * (400 * 2**20)
     assert memory.peak_now() > 400
-    code = "from rbd_ipu.bench.memory import peak_now; big = bytearray(b'x') * (50 * 2**20); print(peak_now())"
+    code = "from rbd_ipu.lab.bench.runners import peak_now; big = bytearray(b'x') * (50 * 2**20); print(peak_now())"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True)
     assert len(ballast) and 50 < float(done.stdout) < 300

@@ -2,11 +2,10 @@
 
 import pytest
 
-from rbd_ipu.bench import rows, table, targets
-from rbd_ipu.bench.cases import KERAS, KERAS_JIT, Case
-from rbd_ipu.bench.ceiling import Kernel
-from rbd_ipu.bench.rounds import Times
-from rbd_ipu.bench.runners import Runner
+from rbd_ipu import text_table
+from rbd_ipu.lab.bench import rows, targets
+from rbd_ipu.lab.bench.cases import KERAS, KERAS_JIT, Case
+from rbd_ipu.lab.bench.runners import Kernel, Runner, Times
 
 SGD = Case("fc-mnist", "sgd")
 RBD = Case("fc-mnist", "rbd", 250, "normal", "native", "global")
@@ -62,13 +61,13 @@ def test_memory_is_compared_with_the_sgd_step_of_the_same_network():
 
 def test_the_table_leaves_out_what_says_nothing():
     found = rows.rows_of([SGD, RBD], RUNNERS, TIMES)
-    lines = table.render(found).splitlines()
+    lines = rows.render(found).splitlines()
     assert " ".join(lines[0].split()) == (
         "network method distribution source d ms a step quartiles images/s x SGD G samples/s of ceiling"
     )
     assert " ".join(lines[2].split()) == "fc-mnist rbd normal native 250 8.00 5.50 .. 8.00 4,000 3.00 0.0312 1 %"
-    assert "distribution" not in table.render(found[:1])
-    marked = table.render(found, table.markdown).splitlines()
+    assert "distribution" not in rows.render(found[:1])
+    marked = rows.render(found, text_table.markdown).splitlines()
     assert marked[1] == "| --- | --- | --- | --- | --: | --: | --: | --: | --: | --: | --: |"
     assert all(line.count("|") == 12 for line in marked)
 
@@ -78,7 +77,7 @@ def test_the_table_leaves_out_what_says_nothing():
     [(0, "0"), (0.000123456, "0.000123"), (0.99999, "1.00"), (9.999, "10.0"), (123456.0, "123,000"), (-4.2, "-4.20")],
 )
 def test_figures(value, text):
-    assert table.figures(value) == text
+    assert text_table.figures(value) == text
 
 
 # --- targets -----------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def config_file():
 
 @pytest.fixture(scope="session")
 def description(config_file):
-    from rbd_ipu.devices import description
+    from rbd_ipu.devices.ipu import description
 
     described = description.load(config_file)
     if described.device != "ipu":
@@ -46,7 +46,7 @@ def device(config_file, description):
 @pytest.fixture(scope="session")
 def on_device(device):
     """``on_device(function, *arrays)``: compiles a function of tensors for the device, runs it; gives arrays."""
-    from rbd_ipu._stack import tf
+    from rbd_ipu._compat import tf
 
     def run(function, *arrays):
         compiled = tf.function(function, jit_compile=True, autograph=False)
@@ -73,8 +73,8 @@ def measured():
     text = json.dumps(numbers, indent=1, sort_keys=True)
     path = os.environ.get("RBD_BRINGUP_OUTPUT")
     if path:
-        from rbd_ipu.records import atomic
+        from rbd_ipu import files
 
-        atomic.write_text(path, text + "\n")
+        files.write_text(path, text + "\n")
     else:
         print(f"\nmeasured: {text}")

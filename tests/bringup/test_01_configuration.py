@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 
 pytestmark = pytest.mark.ipu
 

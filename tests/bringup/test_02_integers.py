@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rbd_ipu.directions.hashing import FIRST, hash32
+from rbd_ipu.directions.stream import FIRST, hash32
 from rbd_ipu.seeds import fold_in, fold_in_numpy
 
 pytestmark = pytest.mark.ipu

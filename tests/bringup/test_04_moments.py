@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rbd_ipu import fold_in
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.directions.poprand import DRAWS
 
 pytestmark = pytest.mark.ipu

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rbd_ipu import fold_in
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.directions import make_source
 from rbd_ipu.subspace import Subspace

@@ -5,8 +5,8 @@ import pytest
 
 import rbd_ipu
 from rbd_ipu import data, methods, models
-from rbd_ipu._stack import keras
-from rbd_ipu.devices.lint.rows import NEEDED
+from rbd_ipu._compat import keras
+from rbd_ipu.devices.ipu.lint.trace import NEEDED
 from rbd_ipu.methods import METHODS
 
 pytestmark = pytest.mark.ipu

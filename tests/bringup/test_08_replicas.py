@@ -8,8 +8,8 @@ import pytest
 
 import rbd_ipu
 from rbd_ipu import data, methods, models
-from rbd_ipu._stack import tf
-from rbd_ipu.state import flatten
+from rbd_ipu._compat import tf
+from rbd_ipu.step.model_state import flatten
 
 pytestmark = pytest.mark.ipu
 

@@ -5,7 +5,7 @@ import pytest
 
 from rbd_ipu import models
 from rbd_ipu.compartments import Compartments
-from rbd_ipu.state import flatten
+from rbd_ipu.step.model_state import flatten
 from rbd_ipu.subspace import Subspace
 
 pytestmark = pytest.mark.ipu
@@ -36,7 +36,7 @@ NETWORKS = [("fc", (28, 28, 1)), ("cnn", (32, 32, 3)), ("resnet8", (32, 32, 3)),
 @pytest.mark.parametrize(("network", "shape"), NETWORKS)
 def test_a_network_fits_with_its_basis(on_device, device, network, shape):
     """The forward pass of 32 images and one projection of its parameters, in one program."""
-    from rbd_ipu._stack import tf
+    from rbd_ipu._compat import tf
 
     with device:
         model = models.build(network, shape, seed=0)

@@ -46,6 +46,6 @@ def test_images_a_second(device, description, measured, network, shape, method, 
 
 
 def _commit():
-    from rbd_ipu.records.provenance import commit
+    from rbd_ipu.provenance import commit
 
     return commit()

@@ -12,10 +12,10 @@ from nets import blobs, dense, flat
 
 import rbd_ipu
 from rbd_ipu import checkpoints, methods, training
-from rbd_ipu._stack import keras
-from rbd_ipu.checkpoints import callback, container
-from rbd_ipu.checkpoints.folder import listed, path_for, search
-from rbd_ipu.records.lock import locked
+from rbd_ipu._compat import keras
+from rbd_ipu.checkpoints import callback, file
+from rbd_ipu.checkpoints.file import listed, path_for, search
+from rbd_ipu.files import locked
 
 X, Y = blobs(128)  # 4 steps an epoch
 
@@ -159,7 +159,7 @@ def test_names_that_are_not_ours_are_left_alone(tmp_path):
 
 def test_all_damaged_is_an_error_with_every_reason(tmp_path):
     path_for(tmp_path, 1).touch()
-    path_for(tmp_path, 2).write_bytes(container.MAGIC)
+    path_for(tmp_path, 2).write_bytes(file.MAGIC)
     path_for(tmp_path, 3).mkdir()
     with pytest.raises(checkpoints.CheckpointError) as caught:
         checkpoints.newest(tmp_path)
@@ -249,7 +249,7 @@ def test_a_second_run_in_the_folder_is_refused(tmp_path):
 def test_a_lock_ends_with_its_process_however_it_ends(tmp_path):
     program = (
         "import os, signal, sys\n"
-        "from rbd_ipu.records.lock import locked\n"
+        "from rbd_ipu.files import locked\n"
         "with locked(sys.argv[1]): print(os.getpid(), flush=True); sys.stdin.read(); os.kill(os.getpid(), 9)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -10,7 +10,8 @@ import struct
 import numpy as np
 import pytest
 
-from rbd_ipu.checkpoints import CheckpointError, container
+from rbd_ipu.checkpoints import CheckpointError
+from rbd_ipu.checkpoints import file as container
 
 FACTS = {"step": 7, "words": "größer", "none": None, "list": [1, 0.1, True]}
 ARRAYS = {

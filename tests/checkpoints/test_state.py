@@ -8,9 +8,9 @@ from nets import blobs, dense, flat
 
 import rbd_ipu
 from rbd_ipu import checkpoints, methods, training
-from rbd_ipu._stack import KERAS_3, keras, tf
+from rbd_ipu._compat import KERAS_3, keras, tf
 from rbd_ipu.checkpoints import CheckpointError
-from rbd_ipu.checkpoints.contents import variables
+from rbd_ipu.checkpoints.state import variables
 from rbd_ipu.data import Batches
 
 X, Y = blobs()

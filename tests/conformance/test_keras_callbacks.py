@@ -18,7 +18,7 @@ from nets import blobs, crossentropy, dense, flat
 
 import rbd_ipu
 from rbd_ipu import hooks, methods, training
-from rbd_ipu._stack import KERAS_3, current_rate, keras, tf
+from rbd_ipu._compat import KERAS_3, current_rate, keras, tf
 
 calls = keras.callbacks
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "keras.md"

@@ -13,7 +13,7 @@ import pytest
 
 import rbd_ipu
 from rbd_ipu import methods
-from rbd_ipu._stack import KERAS_3, keras, tf
+from rbd_ipu._compat import KERAS_3, keras, tf
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "keras.md"
 L = keras.layers

@@ -10,7 +10,7 @@ from rbd_ipu.compartments import SCHEMES
 from rbd_ipu.directions import DISTRIBUTIONS, SOURCES
 from rbd_ipu.methods import METHODS
 from rbd_ipu.methods.gradients import WHICH
-from rbd_ipu.methods.transforms import TRANSFORMS
+from rbd_ipu.methods.rbd_options import TRANSFORMS
 from rbd_ipu.optimizers import OPTIMIZERS
 
 SCHEME_ARGUMENTS = {"even:K": "even:2", "factor:f": "factor:8"}

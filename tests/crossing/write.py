@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from nets import blobs, dense, flat
 
-from rbd_ipu._stack import KERAS_3
+from rbd_ipu._compat import KERAS_3
 from rbd_ipu.optimizers import OPTIMIZERS
 
 HERE = Path(__file__).parent

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.data.augment import AUGMENTATIONS, corners, draws
 
 SHAPES = [(6, 28, 28, 1), (6, 32, 32, 3), (6, 8, 8, 1), (3, 24, 41, 2), (2, 5, 7, 1)]

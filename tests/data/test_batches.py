@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from rbd_ipu._stack import KERAS_3, tf
+from rbd_ipu._compat import KERAS_3, tf
 from rbd_ipu.data import AUGMENTATIONS, Batches, Split, evaluation
+from rbd_ipu.data.inputs import in_order
 from rbd_ipu.data.order import permutation_numpy
-from rbd_ipu.feeding import in_order
 from rbd_ipu.seeds import fold_in_numpy
 
 RANDOM = np.random.RandomState(0)
@@ -214,7 +214,7 @@ def test_unfit_seeds_and_augmentations_are_refused():
 @pytest.mark.parametrize("standardise", [False, True])
 def test_a_stream_knows_its_batches_as_bytes(augment, standardise):
     """What a device makes of the bytes is the batch, bit for bit."""
-    from rbd_ipu.data.stored import stored_form
+    from rbd_ipu.data.batches import stored_form
 
     rng = np.random.default_rng(0)
     split = Split(rng.integers(0, 256, (20, 16, 16, 3)).astype(np.uint8), np.arange(20), 255.0, standardise)
@@ -233,7 +233,7 @@ def test_a_stream_knows_its_batches_as_bytes(augment, standardise):
 
 
 def test_what_is_no_bytes_or_augmented_somehow_has_no_other_form():
-    from rbd_ipu.data.stored import stored_form
+    from rbd_ipu.data.batches import stored_form
 
     floats = Batches((np.zeros([8, 4], np.float32), np.zeros(8, int)), 4).dataset()
     split = Split(np.zeros([8, 4, 4, 1], np.uint8), np.zeros(8, int))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.data.order import permutation, permutation_numpy
 from rbd_ipu.seeds import fold_in, fold_in_numpy
 

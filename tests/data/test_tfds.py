@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from rbd_ipu._stack import tf
-from rbd_ipu.data import DamagedDataError, MissingDataError, load, published
+from rbd_ipu._compat import tf
+from rbd_ipu.data import DamagedDataError, MissingDataError, datasets, load
 from rbd_ipu.data.tfds import _png_chatter_removed, data_folder, read
 
 pytest.importorskip("tensorflow_datasets")
@@ -72,7 +72,7 @@ def test_images_and_labels_come_back_in_order(tmp_path):
 
 
 def test_a_data_set_says_what_files_it_was_read_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(published, "HELD_OUT", 10)
+    monkeypatch.setattr(datasets, "HELD_OUT", 10)
     folder, _ = _write(tmp_path)
     found = load("mnist", tmp_path).files
     assert found == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*tfrecord*")}
@@ -93,7 +93,7 @@ def test_colour_images_too(tmp_path):
 
 def test_training_images_are_divided_by_the_split_seed(tmp_path, monkeypatch):
     _, arrays = _write(tmp_path)
-    monkeypatch.setattr(published, "HELD_OUT", 10)
+    monkeypatch.setattr(datasets, "HELD_OUT", 10)
     data, again, other = (load("mnist", tmp_path, split_seed=seed) for seed in (0, 0, 1))
     assert (len(data.train), len(data.validation), len(data.test)) == (20, 10, 7)
     pixels = sorted(image.tobytes() for part in (data.train, data.validation) for image in part.images)
@@ -106,7 +106,7 @@ def test_training_images_are_divided_by_the_split_seed(tmp_path, monkeypatch):
 
 def test_cifar_is_standardised_and_flipped(tmp_path, monkeypatch):
     _write(tmp_path, "cifar10", shape=(32, 32, 3))
-    monkeypatch.setattr(published, "HELD_OUT", 10)
+    monkeypatch.setattr(datasets, "HELD_OUT", 10)
     data = load("cifar10", tmp_path)
     assert data.standardise and data.test.standardise
     assert data.augment == "pad_crop_flip"
@@ -208,7 +208,7 @@ INFO = "dataset_info.json"
     ],
 )
 def test_damaged_files_are_refused_with_their_folder(tmp_path, monkeypatch, damage, words):
-    monkeypatch.setattr(published, "HELD_OUT", 10)
+    monkeypatch.setattr(datasets, "HELD_OUT", 10)
     folder, _ = _write(tmp_path)
     damage(folder)
     with pytest.raises(DamagedDataError, match=words) as caught:
@@ -218,7 +218,7 @@ def test_damaged_files_are_refused_with_their_folder(tmp_path, monkeypatch, dama
 
 
 def test_other_data_under_the_name_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(published, "HELD_OUT", 10)
+    monkeypatch.setattr(datasets, "HELD_OUT", 10)
     _write(tmp_path / "shape", shape=(20, 20, 1))
     with pytest.raises(DamagedDataError, match=r"expected images \[28, 28, 1\].*got images \[20, 20"):
         load("mnist", tmp_path / "shape")

@@ -12,7 +12,7 @@ from nets import blobs, crossentropy
 
 import rbd_ipu
 from rbd_ipu import checkpoints, methods, training
-from rbd_ipu._stack import keras, tensors, tf
+from rbd_ipu._compat import keras, tensors, tf
 from rbd_ipu.data import Batches
 
 K, BATCH, EPOCHS = 2, 8, 2

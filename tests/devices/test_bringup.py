@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rbd_ipu._stack import KERAS_3
+from rbd_ipu._compat import KERAS_3
 
 TESTS = Path(__file__).resolve().parents[1]
 FILES = sorted((TESTS / "bringup").glob("test_*.py"))

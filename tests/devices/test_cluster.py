@@ -2,7 +2,7 @@
 
 import pytest
 
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.devices import cluster
 
 

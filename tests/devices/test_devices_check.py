@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rbd_ipu.cli import main
-from rbd_ipu.devices import record
+from rbd_ipu.devices.ipu import sdk_record
 
 CONFIGS = Path(__file__).resolve().parents[2] / "ipu_configs"
 
@@ -54,7 +54,7 @@ def test_what_would_be_set_is_a_table(capsys, write):
     assert "B = 125 at D = 101,770, d = 250: 35 KB a tile" in out
     # Nothing is said to be set that the record does not know.
     table = out[out.index("IPUConfig") :].splitlines()[1:]
-    assert {line.split()[0] for line in table if line} <= set(record.options()["options"])
+    assert {line.split()[0] for line in table if line} <= set(sdk_record.options()["options"])
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import pytest
 
 import rbd_ipu
 from rbd_ipu.config import ConfigError
-from rbd_ipu.devices import description, ipu_config, record
+from rbd_ipu.devices.ipu import description, ipu_config, sdk_record
 
 CONFIGS = Path(__file__).resolve().parents[2] / "ipu_configs"
-OPTIONS = record.options()["options"]
-ENUMS = record.options()["enums"]
+OPTIONS = sdk_record.options()["options"]
+ENUMS = sdk_record.options()["enums"]
 PLAIN = {"bool": bool, "int": int, "float": float, "str": str, "poplar": dict, "ipus": (int, list)}
 # A value of each type that is not the default, and values of other types.
 GOOD = {"bool": True, "int": 32, "float": 0.25, "poplar": {"a.b": "1"}, "ipus": 1}
@@ -107,10 +107,10 @@ def test_the_stand_in_is_as_strict_as_graphcores():
 
 
 def test_the_record_is_whole():
-    assert (len(OPTIONS), len(record.options()["categories"]), len(ENUMS)) == (57, 15, 5)
+    assert (len(OPTIONS), len(sdk_record.options()["categories"]), len(ENUMS)) == (57, 15, 5)
     assert {facts["type"] for facts in OPTIONS.values()} == {*PLAIN, *ENUMS}
     for path, facts in OPTIONS.items():
-        assert path.rpartition(".")[0] in {"", *record.options()["categories"]} and facts["doc"]
+        assert path.rpartition(".")[0] in {"", *sdk_record.options()["categories"]} and facts["doc"]
         if facts["type"] in ENUMS:
             assert facts["default"] in ENUMS[facts["type"]]
         else:

@@ -85,8 +85,8 @@ def test_a_python_block_prints_what_it_says(number):
 
 
 def test_the_runs_of_table_1_are_those_that_the_table_looks_for(checkout):
-    from rbd_ipu.paper import budget, cells, presets
-    from rbd_ipu.paper.identity import essence
+    from rbd_ipu.lab import presets
+    from rbd_ipu.lab.results import essence
 
     (block,) = blocks("bash", "<!-- table 1 -->\n")
     lines = shell(block, checkout, 'echo "$*"').splitlines()
@@ -97,7 +97,9 @@ def test_the_runs_of_table_1_are_those_that_the_table_looks_for(checkout):
         )
         found.append(essence(resolve(from_assignments(re.findall(r"--set (\S+)", line)))))
     wanted = [
-        essence(config) for cell in cells.cells(presets.load("table1"), budget.budget("full")) for config in cell.full
+        essence(config)
+        for cell in presets.cells(presets.load("table1"), presets.budget("full"))
+        for config in cell.full
     ]
     assert len(found) == len(wanted) and all(one in wanted for one in found)
     assert all(one in found for one in wanted)
@@ -113,7 +115,7 @@ def test_every_file_of_the_bring_up_suite_and_every_configuration_is_in_the_page
 
 
 def test_every_key_of_a_configuration_is_in_the_page():
-    from rbd_ipu.devices.description import FIELDS
+    from rbd_ipu.devices.ipu.description import FIELDS
 
     table = TEXT[TEXT.index("| key | meaning |") :]
     keys = set(re.findall(r"`([a-z_]+)`", table[: table.index("\n\n")]))

@@ -7,9 +7,9 @@ import planted
 import pytest
 from planted import counted_to, folded, generated, graph_of, loop, printed, split, unsigned
 
-from rbd_ipu._stack import KERAS_3, tf
-from rbd_ipu.devices import record
-from rbd_ipu.devices.lint import edges, hlo, lint, ops, programs, report, rows, structure, walk
+from rbd_ipu._compat import KERAS_3, tf
+from rbd_ipu.devices.ipu import sdk_record
+from rbd_ipu.devices.ipu.lint import lint, report, rules, trace
 
 needs_2_6 = pytest.mark.skipif(KERAS_3, reason="the record is of TensorFlow 2.6, and this is another one")
 
@@ -138,7 +138,7 @@ def test_what_an_ipu_runs_is_clean():
 def test_a_function_called_twice_is_walked_once():
     inner = tf.function(lambda x: x * 2.0, autograph=False)
     graph = graph_of(lambda x: inner(inner(x)))
-    assert sum(op.type == "Mul" for op, _, _ in walk.walk(graph)) == 1
+    assert sum(op.type == "Mul" for op, _, _ in report.walk(graph)) == 1
 
 
 def by_tape(function, x):
@@ -166,7 +166,7 @@ def test_batch_normalisation_is_clean_though_one_of_its_shapes_is_not_said(diffe
 
 
 def lowered(function, *arrays):
-    return hlo.lower(tf.function(function, autograph=False, jit_compile=True), *map(tf.constant, arrays))
+    return rules.lower(tf.function(function, autograph=False, jit_compile=True), *map(tf.constant, arrays))
 
 
 @needs_2_6
@@ -177,17 +177,17 @@ def test_a_size_that_is_known_at_run_time_only_is_caught():
 
         return tf.while_loop(lambda i, _: i < 3, body, (tf.constant(0), tf.constant(0.0)), parallel_iterations=1)[1]
 
-    faults = hlo.judge_hlo(lowered(run, np.ones(3, np.float32)))
+    faults = rules.judge_hlo(lowered(run, np.ones(3, np.float32)))
     wanted = "set-dimension-size is an instruction of HLO that Poplar has not implemented"
     (fault,) = [fault for fault in faults if fault.message == wanted and fault.kind == "StridedSlice"]
     assert fault.file == __file__ and "x[:i]" in Path(__file__).read_text("utf-8").splitlines()[int(fault.line) - 1]
-    assert hlo.judge_hlo(lowered(lambda x: x + 1.0, np.ones(4, np.float32))) == []
+    assert rules.judge_hlo(lowered(lambda x: x + 1.0, np.ones(4, np.float32))) == []
 
 
 @needs_2_6
 def test_what_an_ipu_has_a_kernel_of_its_own_for_is_passed_over():
     text = lowered(lambda x: tf.math.top_k(x, 2)[0], np.ones(4, np.float32))
-    assert "set-dimension-size" in text and hlo.judge_hlo(text) == []
+    assert "set-dimension-size" in text and rules.judge_hlo(text) == []
 
 
 @needs_2_6
@@ -201,14 +201,14 @@ def test_a_program_that_cannot_be_lowered_is_a_finding(monkeypatch):
     def refuse():
         raise ValueError("it is too late")
 
-    monkeypatch.setattr(programs, "trace", lambda row: programs.Program(graph_of(lambda x: x + 1.0), refuse))
-    (result,) = report.results([rows.Row()])
+    monkeypatch.setattr(trace, "trace", lambda row: trace.Program(graph_of(lambda x: x + 1.0), refuse))
+    (result,) = report.results([trace.Row()])
     assert result.faults == ["XLA cannot lower the program: it is too late [HLO]"]
 
 
-@pytest.mark.parametrize("kind", hlo.UNIMPLEMENTED)
+@pytest.mark.parametrize("kind", rules.UNIMPLEMENTED)
 def test_an_instruction_that_poplar_has_not_is_caught(kind):
-    (fault,) = hlo.judge_hlo(f"  %x.1 = (f32[4]{{0}}, s32[]) {kind}(f32[4]{{0}} %y)")
+    (fault,) = rules.judge_hlo(f"  %x.1 = (f32[4]{{0}}, s32[]) {kind}(f32[4]{{0}} %y)")
     assert fault.message == f"{kind} is an instruction of HLO that Poplar has not implemented"
 
 
@@ -216,25 +216,25 @@ def test_an_instruction_that_poplar_has_not_is_caught(kind):
 
 
 def test_operations_are_held_against_the_record():
-    known = record.supported_ops()
-    for kind, attribute in ops.NARROWER:
-        assert set(ops.NARROWER[kind, attribute]) < set(known[kind]["types"][attribute])
-    for kind in (*structure.LOOPS, *structure.CONSTANT_INPUTS, *structure.CONSTANTS, *structure.FORWARDING):
-        assert known[kind]["status"] in ops.SUPPORTED
-    assert {row["status"] for row in known.values()} == {*ops.SUPPORTED, *ops.REFUSED}
-    for kind in ops.HOST:
+    known = sdk_record.supported_ops()
+    for kind, attribute in rules.NARROWER:
+        assert set(rules.NARROWER[kind, attribute]) < set(known[kind]["types"][attribute])
+    for kind in (*rules.LOOPS, *rules.CONSTANT_INPUTS, *rules.CONSTANTS, *rules.FORWARDING):
+        assert known[kind]["status"] in rules.SUPPORTED
+    assert {row["status"] for row in known.values()} == {*rules.SUPPORTED, *rules.REFUSED}
+    for kind in rules.HOST:
         assert kind not in known  # else there is nothing to except
 
 
-@pytest.mark.parametrize("status", ops.REFUSED)
+@pytest.mark.parametrize("status", rules.REFUSED)
 def test_what_is_only_registered_is_not_supported(status):
-    kind = next(kind for kind, row in record.supported_ops().items() if row["status"] == status)
-    (message,) = ops.judge(ops.Operation(kind, {}, ()))
-    assert message == f"{kind} is not supported: {ops.REFUSED[status]}"
+    kind = next(kind for kind, row in sdk_record.supported_ops().items() if row["status"] == status)
+    (message,) = rules.judge(rules.Operation(kind, {}, ()))
+    assert message == f"{kind} is not supported: {rules.REFUSED[status]}"
 
 
 def test_a_type_that_the_record_is_silent_about_is_a_finding():
-    (message,) = ops.judge(ops.Operation("Mul", {"U": ("float",)}, ("float",)))
+    (message,) = rules.judge(rules.Operation("Mul", {"U": ("float",)}, ("float",)))
     assert message == "Mul has the type attribute U, of which the record says nothing"
 
 
@@ -242,6 +242,6 @@ def test_a_type_that_the_record_is_silent_about_is_a_finding():
 @pytest.mark.parametrize("dtype", ["int8", "float64", "uint32"])
 def test_a_collective_of_a_type_that_the_record_does_not_have_is_a_finding(dtype):
     noted = []
-    edges.collectives(noted).all_to_all_op.all_gather(tf.zeros([2], dtype), 4)
-    (message, *_) = ops.judge(noted[0])
+    trace.collectives(noted).all_to_all_op.all_gather(tf.zeros([2], dtype), 4)
+    (message, *_) = rules.judge(noted[0])
     assert message.startswith("IpuAllGather has no IPU kernel for dtype=")

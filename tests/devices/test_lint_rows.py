@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from planted import graph_of, printed
 
-from rbd_ipu._stack import KERAS_3, keras, tf
+from rbd_ipu._compat import KERAS_3, keras, tf
 from rbd_ipu.config import ConfigError
-from rbd_ipu.devices.lint import programs, report, rows
+from rbd_ipu.devices.ipu.lint import report, trace
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "ipu.md"
 
@@ -20,9 +20,9 @@ needs_2_6 = pytest.mark.skipif(KERAS_3, reason="the record is of TensorFlow 2.6,
 @pytest.mark.parametrize(
     "row",
     [
-        rows.Row(),
-        rows.Row(face="keras", name="FixedProjectionDescent", option="momentum"),
-        rows.Row(name="switch", source="counter", distribution="uniform"),
+        trace.Row(),
+        trace.Row(face="keras", name="FixedProjectionDescent", option="momentum"),
+        trace.Row(name="switch", source="counter", distribution="uniform"),
     ],
     ids=str,
 )
@@ -31,7 +31,7 @@ def test_a_seed_is_an_argument_of_the_program_and_no_constant_in_it(row):
     texts = []
     for seed in (1, 2**40 + 7):
         keras.backend.clear_session()
-        texts.append(re.findall(r" constant\(.*?\)(?=[,\n])", programs.trace(row._replace(seed=seed)).lower()))
+        texts.append(re.findall(r" constant\(.*?\)(?=[,\n])", trace.trace(row._replace(seed=seed)).lower()))
     assert texts[0] == texts[1] and len(texts[0]) > 20
 
 
@@ -42,7 +42,7 @@ def test_a_seed_is_an_argument_of_the_program_and_no_constant_in_it(row):
 def results():
     if KERAS_3:
         pytest.skip("the record is of TensorFlow 2.6, and this is another one")
-    return report.results(rows.each_once())
+    return report.results(trace.each_once())
 
 
 def test_every_registry_row_is_as_it_is_said_to_be(results):
@@ -53,10 +53,10 @@ def test_every_registry_row_is_as_it_is_said_to_be(results):
 def test_every_registry_row_is_there(results):
     from rbd_ipu.compartments import SCHEMES
     from rbd_ipu.directions import distribution_names
-    from rbd_ipu.exchange import MODES, WIRES
     from rbd_ipu.methods import METHODS
     from rbd_ipu.models import NETWORKS
     from rbd_ipu.optimizers import OPTIMIZERS
+    from rbd_ipu.parallel import MODES, WIRES
 
     subjects = [result.row.subject for result in results]
     assert len(subjects) == len(set(subjects))
@@ -64,13 +64,13 @@ def test_every_registry_row_is_there(results):
     for kind, wanted in names.items():
         assert {name.partition("(")[0] for k, name in subjects if k == kind} == set(wanted)
     assert sum(kind == "compartments" for kind, _ in subjects) == len(SCHEMES)
-    shared = {tuple(choice.items()) for choice in rows.SHARING.values()}
+    shared = {tuple(choice.items()) for choice in trace.SHARING.values()}
     assert shared >= {(("parallel", mode),) for mode in MODES}
     assert shared >= {(("wire", wire),) for wire in WIRES if wire != "float32"}
     assert {name for kind, name in subjects if kind == "source"} == {"poprand", "counter"}
     (counter,) = (result for result in results if result.row.subject == ("source", "counter"))
     assert any(kind.startswith("IpuUserOp(") for kind in counter.report.kinds)
-    assert sum(kind == "option" for kind, _ in subjects) == len(rows.OPTIONS)
+    assert sum(kind == "option" for kind, _ in subjects) == len(trace.OPTIONS)
 
 
 def test_programs_are_whole(results):
@@ -90,25 +90,25 @@ def test_programs_are_whole(results):
 
 @needs_2_6
 def test_a_listed_row_that_is_clean_is_a_fault(monkeypatch):
-    monkeypatch.setitem(rows.NOT_READY, ("method", "sgd"), "for a test")
-    (result,) = report.results([rows.Row(name="sgd")])
+    monkeypatch.setitem(trace.NOT_READY, ("method", "sgd"), "for a test")
+    (result,) = report.results([trace.Row(name="sgd")])
     assert result.state == "not ready: for a test"
     assert "take it off NOT_READY" in result.faults[0]
 
 
 @needs_2_6
 def test_a_row_with_a_finding_is_a_fault_unless_it_is_listed(monkeypatch):
-    monkeypatch.setattr(programs, "trace", lambda row: programs.Program(graph_of(printed), str))
-    (result,) = report.results([rows.Row()])
+    monkeypatch.setattr(trace, "trace", lambda row: trace.Program(graph_of(printed), str))
+    (result,) = report.results([trace.Row()])
     assert result.state.endswith("findings") and "PrintV2 has no IPU kernel" in " ".join(result.faults)
-    monkeypatch.setitem(rows.NOT_READY, ("distribution", "normal"), "for a test")
-    (result,) = report.results([rows.Row()])
+    monkeypatch.setitem(trace.NOT_READY, ("distribution", "normal"), "for a test")
+    (result,) = report.results([trace.Row()])
     assert result.faults == [] and result.state == "not ready: for a test"
 
 
 @needs_2_6
 def test_parts_that_do_not_go_together_are_refused_in_their_own_words():
-    (result,) = report.results([rows.Row(compartments="even:200000")])
+    (result,) = report.results([trace.Row(compartments="even:200000")])
     assert result.state.startswith("no such program: 'even:200000' asks for more compartments than")
     assert result.faults == []
 
@@ -116,7 +116,7 @@ def test_parts_that_do_not_go_together_are_refused_in_their_own_words():
 def pairs():
     """A few of all programs in which any two parts of different kinds meet at least once."""
     left, chosen = set(), []
-    programs_ = [row for row in rows.all_together() if row.network != "resnet32"]
+    programs_ = [row for row in trace.all_together() if row.network != "resnet32"]
     for row in programs_:
         left |= _pairs_of(row)
     while left:
@@ -142,7 +142,7 @@ def test_any_two_parts_go_together_on_an_ipu():
 @pytest.mark.slow
 @pytest.mark.skipif(os.environ.get("RBD_LINT_ALL") != "1", reason="takes very long: set RBD_LINT_ALL=1")
 def test_all_parts_go_together_on_an_ipu():
-    found = report.results(rows.all_together())
+    found = report.results(trace.all_together())
     assert [(str(result.row), fault) for result in found for fault in result.faults] == []
     assert sum(result.report is not None for result in found) > 100
 
@@ -176,7 +176,7 @@ def command(capsys, *arguments):
 
 @needs_2_6
 def test_the_command_writes_the_table(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "each_once", lambda: iter([rows.Row(name="sgd", subject=("method", "sgd"))]))
+    monkeypatch.setattr(trace, "each_once", lambda: iter([trace.Row(name="sgd", subject=("method", "sgd"))]))
     page = tmp_path / "page.md"
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", encoding="utf-8")
     status, out, err = command(capsys, "--write", str(page), "--operations")
@@ -189,8 +189,8 @@ def test_the_command_writes_the_table(capsys, tmp_path, monkeypatch):
 
 @needs_2_6
 def test_the_command_fails_where_there_are_faults(capsys, monkeypatch):
-    monkeypatch.setattr(rows, "each_once", lambda: iter([rows.Row(name="sgd", subject=("method", "sgd"))]))
-    monkeypatch.setattr(programs, "trace", lambda row: programs.Program(graph_of(printed), str))
+    monkeypatch.setattr(trace, "each_once", lambda: iter([trace.Row(name="sgd", subject=("method", "sgd"))]))
+    monkeypatch.setattr(trace, "trace", lambda row: trace.Program(graph_of(printed), str))
     status, out, err = command(capsys)
     assert status == 1 and "findings" in out
     assert "rbd-ipu: sgd, normal, global, fc: PrintV2 has no IPU kernel [PrintV2(" in err

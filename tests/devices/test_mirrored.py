@@ -10,10 +10,10 @@ import pytest
 from devices.mirrors import BATCH, EPOCHS, QUICK, SAME_AS, SLOW, K
 
 import rbd_ipu
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.config import ConfigError, resolve
 from rbd_ipu.devices import mirrored
-from rbd_ipu.workers.task import tf_config
+from rbd_ipu.parallel.ranks import tf_config
 
 TIMES = ("seconds", "images_per_second")
 

@@ -6,10 +6,10 @@ import types
 import numpy as np
 import pytest
 
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.config import ConfigError
-from rbd_ipu.devices import description, popdist
-from rbd_ipu.devices.popdist import Instance
+from rbd_ipu.devices.ipu import description, popdist
+from rbd_ipu.devices.ipu.popdist import Instance
 
 
 def stand_in(instances=4, index=1, replicas=16, ipus=1, started=True):
@@ -111,8 +111,9 @@ def test_poprun_is_told_what_the_description_says():
 
 @pytest.mark.parametrize("index", [0, 1, 3])
 def test_only_the_first_instance_writes_a_folder(index, monkeypatch):
-    from rbd_ipu import config, workers
-    from rbd_ipu.workers import command
+    from rbd_ipu import config
+    from rbd_ipu.parallel import workers
+    from rbd_ipu.runs import workers as command
 
     poprun = types.SimpleNamespace(getInstanceIndex=lambda: index)
     monkeypatch.setattr(popdist, "running", lambda: poprun)
@@ -127,8 +128,8 @@ def test_an_instance_that_gets_sigterm_ends_where_all_end(monkeypatch):
     import os
     import signal
 
-    from rbd_ipu import experiment
-    from rbd_ipu.workers import command
+    from rbd_ipu.runs import experiment
+    from rbd_ipu.runs import workers as command
 
     seen = []
 
@@ -145,7 +146,7 @@ def test_an_instance_that_gets_sigterm_ends_where_all_end(monkeypatch):
 
 
 def test_a_run_that_ends_with_another_instance_says_so():
-    from rbd_ipu.records import run
+    from rbd_ipu.runs import record
 
-    assert run._interrupted(0, elsewhere=True)[:2] == ("terminated", 143)
-    assert run._interrupted(2, elsewhere=True)[:2] == ("interrupted", 130)
+    assert record._interrupted(0, elsewhere=True)[:2] == ("terminated", 143)
+    assert record._interrupted(2, elsewhere=True)[:2] == ("interrupted", 130)

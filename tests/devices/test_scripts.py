@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import rbd_ipu
-from rbd_ipu.devices import description, popdist
+from rbd_ipu.devices.ipu import description, popdist
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SCRIPTS, CONFIGS, DOCKERFILE = CHECKOUT / "scripts", CHECKOUT / "ipu_configs", CHECKOUT / "Dockerfile.poplar"

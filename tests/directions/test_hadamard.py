@@ -9,12 +9,10 @@ from hadamard_reference import NUMBA, SOURCES, reference_directions, reference_p
 from reference import close
 
 import rbd_ipu
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.compartments import Compartments
-from rbd_ipu.directions.hadamard.orders import hadamard_matrix, kronecker_factors, split
-from rbd_ipu.directions.hadamard.permutation import Rows, grid
-from rbd_ipu.directions.hadamard.source import Hadamard
-from rbd_ipu.directions.hashing import schedule as schedule_tensor
+from rbd_ipu.directions.hadamard import Hadamard, Rows, grid, hadamard_matrix, kronecker_factors, split
+from rbd_ipu.directions.stream import schedule as schedule_tensor
 from rbd_ipu.seeds import fold_in_numpy
 from rbd_ipu.subspace import Subspace
 
@@ -137,7 +135,7 @@ def test_sketch_is_the_explicit_projection(source, size, dim, normalize):
     if normalize != "none":
         P = P / np.linalg.norm(P, axis=1, keepdims=True)
     if source == "native":
-        from rbd_ipu.directions.hadamard.native import NativeHadamard as make
+        from rbd_ipu.directions.native.hadamard import NativeHadamard as make
     else:
         make = Hadamard
     basis, seeds = make(1, size, dim, normalize), tf.constant(fold_in_numpy(5)[None])
@@ -164,7 +162,7 @@ def test_any_dimension_in_the_spaces_of_the_paper(source, size, dim):
 @pytest.mark.parametrize("groups", [1, 2, 7])
 @pytest.mark.parametrize("size, dim", [(3, 2), (330, 11), (5000, 4000)])
 def test_sources_agree_on_groups(groups, size, dim):
-    from rbd_ipu.directions.hadamard.native import NativeHadamard
+    from rbd_ipu.directions.native.hadamard import NativeHadamard
 
     seeds = tf.constant(fold_in_numpy(1, np.arange(groups)))
     v = tf.constant(vector(groups * size).reshape(groups, size))

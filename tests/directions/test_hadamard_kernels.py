@@ -5,11 +5,9 @@ import pytest
 from hadamard_reference import NUMBA
 from reference import close
 
-from rbd_ipu._stack import tf
-from rbd_ipu.directions.hadamard.orders import base_of, split
-from rbd_ipu.directions.hadamard.permutation import ROUNDS, Rows, grid
-from rbd_ipu.directions.hadamard.source import Hadamard
-from rbd_ipu.directions.hashing import schedule
+from rbd_ipu._compat import tf
+from rbd_ipu.directions.hadamard import ROUNDS, Hadamard, Rows, base_of, grid, split
+from rbd_ipu.directions.stream import schedule
 from rbd_ipu.seeds import fold_in_numpy
 
 pytestmark = NUMBA
@@ -28,7 +26,7 @@ def test_the_sizes_are_of_every_kind():
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_order_transforms_as_the_operations_do(size):
-    from rbd_ipu.directions.hadamard.native import NativeHadamard
+    from rbd_ipu.directions.native.hadamard import NativeHadamard
 
     groups, rng = 1 + (size < 10_000), np.random.default_rng(size)
     v = rng.standard_normal((groups, size)).astype(np.float32)
@@ -43,8 +41,8 @@ def test_every_order_transforms_as_the_operations_do(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_entry_has_a_place_of_its_own(size):
-    from rbd_ipu.directions.hadamard.places import place_tables
-    from rbd_ipu.directions.hadamard.transform import tile
+    from rbd_ipu.directions.native.hadamard_rows import place_tables
+    from rbd_ipu.directions.native.hadamard_transform import tile
 
     a, b = split(size)
     parts, base, rows = tile(a, b)
@@ -57,8 +55,7 @@ def test_every_entry_has_a_place_of_its_own(size):
 @pytest.mark.parametrize("a, b", [(64, 64), (192, 64), (384, 320)])
 @pytest.mark.parametrize("seed", [0, 7])
 def test_rotated_bits_are_the_rows_of_the_ranks(a, b, seed):
-    from rbd_ipu.directions.hadamard.places import round_tables
-    from rbd_ipu.directions.hadamard.rotations import chosen_bits
+    from rbd_ipu.directions.native.hadamard_rows import chosen_bits, round_tables
 
     N, key = a * b, fold_in_numpy(seed)
     A, B = grid(a, b)
@@ -72,9 +69,8 @@ def test_rotated_bits_are_the_rows_of_the_ranks(a, b, seed):
 
 
 def test_bits_lie_where_the_transform_leaves_their_rows():
-    from rbd_ipu.directions.hadamard.places import place_tables
-    from rbd_ipu.directions.hadamard.rotations import place_bits
-    from rbd_ipu.directions.hadamard.transform import tile
+    from rbd_ipu.directions.native.hadamard_rows import place_bits, place_tables
+    from rbd_ipu.directions.native.hadamard_transform import tile
 
     for a, b in ((64, 64), (128, 128), (384, 320), (192, 192), (64, 128)):
         _, base, rows = tile(a, b)

@@ -5,10 +5,10 @@ import pytest
 from hadamard_reference import SOURCES, reference_directions
 from reference import close
 
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.compartments import Compartments
-from rbd_ipu.directions.distributions import DISTRIBUTIONS
-from rbd_ipu.directions.hadamard.source import in_ranks
+from rbd_ipu.directions.hadamard import in_ranks
+from rbd_ipu.directions.stream import DISTRIBUTIONS
 from rbd_ipu.seeds import fold_in_numpy
 from rbd_ipu.subspace import Subspace
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rbd_ipu
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.directions import resolve
 
 
@@ -28,7 +28,7 @@ def numba():
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
 def test_a_wrong_thread_count_is_quoted(numba, monkeypatch, text):
-    from rbd_ipu.directions.native.source import Native
+    from rbd_ipu.directions.native.op import Native
 
     monkeypatch.setenv("RBD_NUM_THREADS", text)
     with pytest.raises(ValueError, match=f"RBD_NUM_THREADS must be an integer >= 1, got {text!r}"):
@@ -73,7 +73,7 @@ def test_errors_of_a_task_reach_the_caller(numba):
 def test_a_forked_child_starts_threads_of_its_own(numba):
     program = """
 import os, numpy as np
-from rbd_ipu.directions.native.launch import Launcher
+from rbd_ipu.directions.native.dense import Launcher
 kernels = Launcher(1, 1000, 8, "normal", True, 1.0, tasks=2)
 v, seeds = np.ones((1, 1000), np.float32), np.ones((1, 2), np.int32)
 expected = kernels.sketch(v, seeds)[1]
@@ -122,7 +122,7 @@ def test_kernels_compile_without_a_folder_for_the_cache(numba):
     program = """
 from numba.core import caching
 caching.CacheImpl._locator_classes = []
-from rbd_ipu.directions.native.launch import Launcher
+from rbd_ipu.directions.native.dense import Launcher
 import numpy as np
 c = Launcher(1, 9, 2, "normal", True, 1.0).project(np.ones((1, 9), np.float32), np.ones((1, 2), np.int32))
 print(c.shape)
@@ -135,7 +135,7 @@ def test_the_second_process_finds_the_kernels_compiled_and_gets_the_same_bits(nu
     program = """
 import hashlib, numpy as np
 from rbd_ipu.directions.native import kernels
-from rbd_ipu.directions.native.launch import Launcher
+from rbd_ipu.directions.native.dense import Launcher
 found, seeds = hashlib.sha256(), np.ones((1, 2), np.int32)
 for distribution in ("normal", "uniform", "rademacher"):
     for n in (1, 2, 3, 7, 31, 999, 16385):
@@ -167,7 +167,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def test_buffers_are_used_again_and_not_hoarded(numba):
-    from rbd_ipu.directions.native.buffers import KEPT_FLOATS, Buffers
+    from rbd_ipu.directions.native.threads import KEPT_FLOATS, Buffers
 
     buffers = Buffers(most=2)
     first = buffers.take(100)

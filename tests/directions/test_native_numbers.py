@@ -9,12 +9,11 @@ from reference import directions as reference_directions
 
 pytest.importorskip("numba", reason="Numba is not installed: no source native")
 
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.basis import NORMALIZATIONS, BasisGroup
 from rbd_ipu.directions import DISTRIBUTIONS
-from rbd_ipu.directions.native.kernels import KINDS
-from rbd_ipu.directions.native.launch import ROUND_SAMPLES, TASK_SAMPLES, Launcher
-from rbd_ipu.directions.native.source import CompartmentSeeds
+from rbd_ipu.directions.native.dense import KINDS, ROUND_SAMPLES, TASK_SAMPLES, Launcher
+from rbd_ipu.directions.native.op import CompartmentSeeds
 from rbd_ipu.seeds import fold_in_numpy
 
 EVERY = [(distribution, normalize) for distribution in DISTRIBUTIONS for normalize in NORMALIZATIONS]
@@ -108,7 +107,7 @@ def test_threads_one_and_four_agree(monkeypatch):
     size, dim = 4001, 400
     seeds, v, results = seeds_of(1), random(1, size), []
     for threads in (1, 4):
-        monkeypatch.setattr("rbd_ipu.directions.native.launch.thread_count", lambda n=threads: n)
+        monkeypatch.setattr("rbd_ipu.directions.native.dense.thread_count", lambda n=threads: n)
         kernels = launcher(1, size, dim)
         assert kernels.tasks(threads) == threads
         results.append(kernels.sketch(v, seeds))

@@ -11,7 +11,7 @@ from reference import close
 pytest.importorskip("numba", reason="Numba is not installed: no source native")
 
 import rbd_ipu
-from rbd_ipu._stack import KERAS_3, keras, tf
+from rbd_ipu._compat import KERAS_3, keras, tf
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.subspace import Subspace
 
@@ -178,7 +178,7 @@ def test_a_trained_model_is_saved_and_loaded(tmp_path):
 
 MIRRORED = """
 import numpy as np, rbd_ipu
-from rbd_ipu._stack import keras, tf
+from rbd_ipu._compat import keras, tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])

@@ -9,12 +9,12 @@ import pytest
 from reference import close
 
 import rbd_ipu
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.basis import NORMALIZATIONS
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.directions import DISTRIBUTIONS, SOURCES
 from rbd_ipu.directions.poprand import DRAWS, PopRand
-from rbd_ipu.place import BLOCK_ENTRIES
+from rbd_ipu.placement import BLOCK_ENTRIES
 from rbd_ipu.seeds import fold_in
 from rbd_ipu.subspace import Subspace
 

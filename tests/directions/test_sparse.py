@@ -5,7 +5,7 @@ import pytest
 from reference import close, hash32, schedule, threefry
 
 import rbd_ipu
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.directions.sparse import make
 from rbd_ipu.seeds import fold_in_numpy

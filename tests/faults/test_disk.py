@@ -9,10 +9,10 @@ from nets import blobs, dense, flat
 
 import rbd_ipu
 from rbd_ipu import checkpoints, methods, training
-from rbd_ipu._stack import keras
-from rbd_ipu.checkpoints.folder import listed
+from rbd_ipu._compat import keras
+from rbd_ipu.checkpoints.file import listed
 from rbd_ipu.cli import main
-from rbd_ipu.records import metrics
+from rbd_ipu.runs import metrics
 
 resource = pytest.importorskip("resource")
 

@@ -13,7 +13,7 @@ from nets import blobs, crossentropy, dense, flat
 
 import rbd_ipu
 from rbd_ipu import hooks, methods
-from rbd_ipu._stack import keras, tf
+from rbd_ipu._compat import keras, tf
 from rbd_ipu.optimizers import OPTIMIZERS
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9")

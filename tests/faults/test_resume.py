@@ -10,14 +10,14 @@ import shutil
 import numpy as np
 import pytest
 
-from rbd_ipu import callbacks, checkpoints, training
-from rbd_ipu.checkpoints import container
-from rbd_ipu.checkpoints.folder import listed
+from rbd_ipu import checkpoints, training
+from rbd_ipu.checkpoints import file as container
+from rbd_ipu.checkpoints.file import listed
 from rbd_ipu.cli import main
 from rbd_ipu.config import ConfigError, from_assignments, from_file, resolve
-from rbd_ipu.experiment import prepare
-from rbd_ipu.records import RunFolder, metrics, resume
-from rbd_ipu.records.lock import locked
+from rbd_ipu.files import locked
+from rbd_ipu.runs import RunFolder, callbacks, metrics, resume
+from rbd_ipu.runs.experiment import prepare
 
 WORDS = ["--quiet", "--set", "dim=10", "--set", "learning_rate=1", "--set", "momentum=0.5"]
 TIMES = ("seconds", "images_per_second")

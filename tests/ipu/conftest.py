@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 
 REASON = "the stand-in plays TensorFlow 2.6, which Graphcore's is built on"
 
@@ -23,9 +23,9 @@ def standin(monkeypatch):
 @pytest.fixture
 def open_ipu(standin):
     """``open_ipu(replicas=1, popdist=False, index=0, **settings) -> (device, machine)``; once a test."""
-    from rbd_ipu.devices.description import check
-    from rbd_ipu.devices.ipu import IPUDevice
-    from rbd_ipu.exchange import plan
+    from rbd_ipu.devices.ipu.description import check
+    from rbd_ipu.devices.ipu.device import IPUDevice
+    from rbd_ipu.parallel import plan
 
     with contextlib.ExitStack() as stack:
 

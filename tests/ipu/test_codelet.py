@@ -13,7 +13,7 @@ from reference import close, hash32, schedule, threefry
 
 import rbd_ipu
 from rbd_ipu import methods
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.devices.ipu import codelet
 
 STUB = Path(__file__).resolve().parents[1] / "poplar"
@@ -79,8 +79,8 @@ def test_keys_are_those_of_numpy(run, n, m):
 
 def test_they_are_those_of_the_package(run):
     """The words of source "counter" on a CPU, from the seed of a basis on."""
-    from rbd_ipu.directions.hashing import schedule as scheduled
-    from rbd_ipu.directions.hashing import word_at
+    from rbd_ipu.directions.stream import schedule as scheduled
+    from rbd_ipu.directions.stream import word_at
 
     seeds, places = rbd_ipu.fold_in(3, tf.range(4)), tf.range(50)
     keys = scheduled(rbd_ipu.fold_in(seeds[:, tf.newaxis], tf.range(7)))

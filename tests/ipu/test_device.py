@@ -9,12 +9,10 @@ from nets import blobs, dense
 
 import rbd_ipu
 from rbd_ipu import methods
-from rbd_ipu._stack import tf
-from rbd_ipu.devices.description import check
-from rbd_ipu.devices.ipu import IPUDevice
-from rbd_ipu.devices.ipu.device import whole_calls
-from rbd_ipu.devices.ipu.fingerprint import fingerprint
-from rbd_ipu.devices.ipu.infeed import Infeed, Stream, check_static, each
+from rbd_ipu._compat import tf
+from rbd_ipu.devices.ipu.description import check
+from rbd_ipu.devices.ipu.device import IPUDevice, whole_calls
+from rbd_ipu.devices.ipu.program import Infeed, Stream, check_static, each, fingerprint
 from rbd_ipu.directions import resolve
 
 
@@ -93,8 +91,8 @@ def test_an_instance_feeds_its_replicas_and_has_the_seed_of_the_first(open_ipu, 
 def test_instances_agree_before_every_call_and_none_leaves_the_others_waiting(open_ipu):
     from standin import processes
 
-    from rbd_ipu.devices.popdist import Stopped
-    from rbd_ipu.workers.errors import Dismissed
+    from rbd_ipu.devices.ipu.popdist import Stopped
+    from rbd_ipu.errors import Dismissed
 
     device, _ = open_ipu(4, popdist=True, index=1, instances=2)
     processes.TOLD.clear()
@@ -212,9 +210,9 @@ def test_an_infeed_reads_what_simulated_workers_read(kind, first, local, step, b
     """One stream for all replicas of a process, in which batch i L + l is the i-th of replica first + l: the order of
     the global batch is that of ``simulate_workers=4``, over the ends of epochs and from the middle of one.
     """
-    from rbd_ipu.exchange import Simulated, plan
-    from rbd_ipu.exchange.replicas import Replicas
-    from rbd_ipu.feeding import feed
+    from rbd_ipu.data.inputs import feed
+    from rbd_ipu.parallel import Simulated, plan
+    from rbd_ipu.parallel.exchange import Replicas
 
     x = np.arange(4 * 27, dtype=np.float32)[:, np.newaxis]  # 27 batches of 4: not a multiple of 4 workers
     given = KINDS[kind](x, np.arange(4 * 27, dtype=np.int32))
@@ -281,11 +279,11 @@ def test_a_fingerprint_tells_weights_apart():
 
 def test_the_program_can_be_traced_without_the_sdk():
     """What the op lint does: the very program, with an iterator of stock TensorFlow and no queue behind it."""
-    from rbd_ipu._stack import create_variables, keras
-    from rbd_ipu.devices.ipu.loop import TOLD, train_program
-    from rbd_ipu.exchange import Alone
+    from rbd_ipu._compat import create_variables, keras
+    from rbd_ipu.devices.ipu.program import TOLD, train_program
     from rbd_ipu.objective import Objective
-    from rbd_ipu.steps import one_step
+    from rbd_ipu.parallel import Alone
+    from rbd_ipu.step.step import one_step
 
     model, told = dense(), []
     method = methods.create("rbd", learning_rate=0.5, dim=4, source="poprand")
@@ -307,8 +305,7 @@ import sys, numpy as np, rbd_ipu
 from rbd_ipu import methods, models
 trainer = rbd_ipu.Trainer(models.build("fc", (4, 4, 1)), methods.create("rbd", learning_rate=0.1, dim=4), "cpu")
 trainer.fit((np.zeros((8, 4, 4, 1), np.float32), np.zeros(8, int)), epochs=1, batch_size=4, verbose=0)
-found = [m for m in sys.modules if m.startswith(("rbd_ipu.devices.ipu", "rbd_ipu.exchange.replicas", "popdist"))
-         or m.startswith("tensorflow.python.ipu") or m in ("rbd_ipu.devices.popdist", "rbd_ipu.devices.description")]
+found = [m for m in sys.modules if m.startswith(("rbd_ipu.devices.ipu", "popdist", "tensorflow.python.ipu"))]
 print(found)
 """
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip().endswith("[]")

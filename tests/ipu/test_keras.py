@@ -8,7 +8,7 @@ from reference import close
 
 import rbd_ipu
 from rbd_ipu import methods
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 
 DIM = 20
 METHODS = {"RandomBasesDescent": "rbd", "FixedProjectionDescent": "fpd"}
@@ -123,7 +123,7 @@ def test_the_second_kind_of_accumulation_is_refused(open_ipu):
 
 def test_one_collective_of_all_coordinates(open_ipu):
     """A step sends one vector of d numbers, whatever the compartments are."""
-    from rbd_ipu.devices.lint.walk import walk
+    from rbd_ipu.devices.ipu.lint.report import walk
 
     device, machine = open_ipu(2)
     x, y = blobs(2 * 32 * 2)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rbd_ipu._stack import KERAS_3, keras, tf
+from rbd_ipu._compat import KERAS_3, keras, tf
 
 if KERAS_3:
     pytest.skip("the stand-in plays TensorFlow 2.6, which Graphcore's is built on", allow_module_level=True)

@@ -8,7 +8,7 @@ from reference import close
 
 import rbd_ipu
 from rbd_ipu import data, methods, models
-from rbd_ipu._stack import keras, tf
+from rbd_ipu._compat import keras, tf
 
 DIM = 20
 slow = pytest.mark.slow  # traces a program more, of a kind that another test runs
@@ -135,7 +135,8 @@ def test_real_digits_are_learned(open_ipu, replicas, method):
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_a_run_from_settings_alone(standin, tmp_path, replicas):
     """What ``rbd-ipu train --set device=FILE`` does: settings, a description, and the same record of an epoch."""
-    from rbd_ipu import config, experiment
+    from rbd_ipu import config
+    from rbd_ipu.runs import experiment
 
     path = tmp_path / "pod.yaml"
     path.write_text(f"device: ipu\nreplicas: {replicas}\n")
@@ -230,7 +231,7 @@ def test_replicas_that_drift_apart_are_found(open_ipu):
             copy = machine.copies(self.model.trainable_variables[0])[0]
             copy.assign_add(tf.fill(copy.shape, 1e-6))
 
-    from rbd_ipu.devices.ipu import ReplicaError
+    from rbd_ipu.devices.ipu.device import ReplicaError
 
     with pytest.raises(ReplicaError, match="after step 5 of the epoch the weights of replicas .1,. differ"):
         trainer.fit(dataset(x, y), epochs=1, verbose=0, callbacks=[Flip()])

@@ -7,7 +7,7 @@ from pathlib import Path
 from rbd_ipu.config import FIELDS, from_assignments, resolve
 from rbd_ipu.methods import METHODS
 from rbd_ipu.methods.gradients import WHICH
-from rbd_ipu.methods.transforms import TRANSFORMS
+from rbd_ipu.methods.rbd_options import TRANSFORMS
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
 

@@ -7,10 +7,9 @@ from reference import close
 from steps import batch, dense_loss, further, linear, make, mean_output, mean_square, normalising, ranks
 
 import rbd_ipu
-from rbd_ipu import methods
-from rbd_ipu._stack import tf
+from rbd_ipu import methods, subspace
+from rbd_ipu._compat import tf
 from rbd_ipu.data import Batches
-from rbd_ipu.directions import walk
 
 STEP, WORKER = tf.constant(5), tf.constant(1)
 SIGMA = 0.1  # so large that no rounding changes the order of the losses
@@ -138,7 +137,7 @@ def test_each_direction_of_nes_has_a_mini_batch_of_its_own(antithetic):
 @pytest.mark.parametrize("source", ["counter", "auto"])
 def test_blocks_change_nothing(monkeypatch, scheme, source):
     def message(floats):
-        monkeypatch.setattr(walk, "BLOCK_FLOATS", floats)
+        monkeypatch.setattr(subspace, "BLOCK_FLOATS", floats)
         method, _, state = make("hybrid", dim=11, sigma=SIGMA, compartments=scheme, source=source)
         return method.message(state(), batch(), STEP, WORKER)
 

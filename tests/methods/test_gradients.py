@@ -7,7 +7,7 @@ from reference import close
 from steps import batch, make
 
 from rbd_ipu import methods
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.methods.gradients import WHICH
 
 

@@ -8,11 +8,11 @@ from steps import batch, make, ranks
 
 import rbd_ipu
 from rbd_ipu import methods
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from rbd_ipu.compartments import Compartments
-from rbd_ipu.methods.layers import Layers
-from rbd_ipu.redrawn import RedrawnSubspace
+from rbd_ipu.methods.rbd_options import Layers
 from rbd_ipu.seeds import fold_in
+from rbd_ipu.subspace import RedrawnSubspace
 
 
 def steps(method, state, count):

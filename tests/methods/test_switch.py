@@ -8,7 +8,7 @@ from steps import make, normalising
 
 import rbd_ipu
 from rbd_ipu import methods
-from rbd_ipu._stack import current_rate, keras, tf
+from rbd_ipu._compat import current_rate, keras, tf
 from rbd_ipu.data import Batches
 from rbd_ipu.methods import FPD, NES, RBD, SGD, Hybrid, Switched
 

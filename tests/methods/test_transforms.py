@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from steps import ranks
 
-from rbd_ipu._stack import tf
-from rbd_ipu.methods import choices
-from rbd_ipu.methods.transforms import TRANSFORMS, largest, top
+from rbd_ipu._compat import tf
+from rbd_ipu.methods import rbd_options
+from rbd_ipu.methods.rbd_options import TRANSFORMS, largest, top
 
 EXAMPLES = {
     "none": lambda c: c,
@@ -68,6 +68,6 @@ def test_largest_counts_exactly_k_among_equals():
 @pytest.mark.parametrize("share, again", [(0.001, 1), (0.25, 2), (0.5, 5), (0.99, 9)])
 def test_the_lowest_are_drawn_again(share, again):
     c = np.random.default_rng(0).standard_normal(9).astype(np.float32)
-    draws = choices.lowest_again(tf.zeros([9], tf.int32), tf.constant(c), share).numpy()
+    draws = rbd_options.lowest_again(tf.zeros([9], tf.int32), tf.constant(c), share).numpy()
     assert draws.sum() == max(1, round(share * 9)) and again in (draws.sum(), draws.sum() + 1)
     assert np.abs(c[draws == 1]).max() <= np.abs(c[draws == 0]).min() if draws.sum() < 9 else True

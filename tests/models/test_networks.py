@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from rbd_ipu._stack import keras, tf
+from rbd_ipu._compat import keras, tf
 from rbd_ipu.models import NETWORKS, build
-from rbd_ipu.models.cnn import pools
-from rbd_ipu.models.initialisers import glorot, he
+from rbd_ipu.models.layers import glorot, he, pools
 
 
 @pytest.mark.parametrize(

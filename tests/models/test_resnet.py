@@ -5,7 +5,7 @@ import pytest
 
 import rbd_ipu
 from rbd_ipu import methods
-from rbd_ipu._stack import keras, tf
+from rbd_ipu._compat import keras, tf
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.models import build
 

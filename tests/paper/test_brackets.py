@@ -3,12 +3,10 @@
 import pytest
 from fake_runs import result
 
-from rbd_ipu.paper import presets
-from rbd_ipu.paper.brackets import brackets
-from rbd_ipu.paper.budget import budget
-from rbd_ipu.paper.cells import cells
-from rbd_ipu.paper.measure import Index
-from rbd_ipu.paper.table import grid
+from rbd_ipu.lab import presets
+from rbd_ipu.lab.measures import Index, brackets
+from rbd_ipu.lab.presets import budget, cells
+from rbd_ipu.lab.tables import grid
 
 ROW = "FC-MNIST, RBD"
 

@@ -3,7 +3,7 @@
 import pytest
 
 from rbd_ipu.config import ConfigError
-from rbd_ipu.paper.budget import budget, cut
+from rbd_ipu.lab.presets import budget, cut
 
 
 @pytest.mark.parametrize("text", ["", "Full", "10", "x3", "0x3", "10x0", "10x3x1", "-1x2", "1e3x2"])

@@ -7,10 +7,9 @@ import pytest
 from fake_runs import result
 
 from rbd_ipu.config import ConfigError
-from rbd_ipu.paper import claims, presets, results
-from rbd_ipu.paper.budget import budget
-from rbd_ipu.paper.cells import cells
-from rbd_ipu.paper.identity import key
+from rbd_ipu.lab import claims, presets, results
+from rbd_ipu.lab.presets import budget, cells
+from rbd_ipu.lab.results import key
 
 FULL = budget("full")
 RESULTS = presets.FOLDER.parents[2] / "results"

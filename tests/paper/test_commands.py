@@ -6,9 +6,9 @@ import struct
 import pytest
 
 from rbd_ipu.cli import main
-from rbd_ipu.paper import presets
-from rbd_ipu.paper.jobs import attempts
-from rbd_ipu.records.optional import installed
+from rbd_ipu.files import installed
+from rbd_ipu.lab import presets
+from rbd_ipu.lab.jobs import attempts
 
 # Table 4 makes six trainings that nothing else needs; those beside the paper go through the same code.
 SLOW = ("table4", "tableX1", "tableX3", "figureX1", "figureX3")

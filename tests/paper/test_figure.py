@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from fake_runs import result
 
-from rbd_ipu.paper import analyses, presets
-from rbd_ipu.paper.budget import budget
-from rbd_ipu.paper.cells import cells
-from rbd_ipu.paper.figure import Line, Panel, draw, panels
-from rbd_ipu.paper.jobs import Job
-from rbd_ipu.paper.measure import Index
-from rbd_ipu.records import strict_json
-from rbd_ipu.report.chart import chart, colours_of
+from rbd_ipu import files
+from rbd_ipu.lab import analyses, presets
+from rbd_ipu.lab.figures import Line, Panel, draw, panels
+from rbd_ipu.lab.jobs import Job
+from rbd_ipu.lab.measures import Index
+from rbd_ipu.lab.presets import budget, cells
+from rbd_ipu.lab.report import chart, colours_of
 
 FULL = budget("full")
 
@@ -71,7 +70,7 @@ def test_the_picture_has_a_place_for_what_is_not_measured(tmp_path):
 
 def test_the_orthogonality_of_the_figure_is_that_of_theory():
     preset = presets.load("figureB8")._replace(options={"pairs": 40, "sizes": [100, 1600]})
-    row = json.loads(strict_json.line(analyses.analyse(preset, FULL, [], "rbd-ipu figure B8")))
+    row = json.loads(files.line(analyses.analyse(preset, FULL, [], "rbd-ipu figure B8")))
     assert (row["kind"], row["preset"], row["budget"]) == ("analysis", "figureB8", "full")
     (panel,) = analyses.panels(row)
     measured, theory = panel.lines

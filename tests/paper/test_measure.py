@@ -5,8 +5,8 @@ import pytest
 from fake_runs import result
 
 from rbd_ipu.config import resolve
-from rbd_ipu.paper.cells import Cell
-from rbd_ipu.paper.measure import Index, measure
+from rbd_ipu.lab.measures import Index, measure
+from rbd_ipu.lab.presets import Cell
 
 
 def configs(epochs=4, seeds=(0, 1, 2), **settings):

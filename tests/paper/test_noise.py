@@ -5,11 +5,10 @@ import math
 import pytest
 from fake_runs import result
 
-from rbd_ipu.paper import noise, presets
-from rbd_ipu.paper.budget import budget
-from rbd_ipu.paper.cells import cells
-from rbd_ipu.paper.learning_rates import lookup
-from rbd_ipu.paper.measure import Index
+from rbd_ipu.config.rates import lookup
+from rbd_ipu.lab import noise, presets
+from rbd_ipu.lab.measures import Index
+from rbd_ipu.lab.presets import budget, cells
 
 
 def configs(name, row, column):

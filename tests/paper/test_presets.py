@@ -3,10 +3,9 @@
 import pytest
 
 from rbd_ipu.config import ConfigError
-from rbd_ipu.paper import presets
-from rbd_ipu.paper.budget import budget
-from rbd_ipu.paper.cells import cells
-from rbd_ipu.paper.learning_rates import lookup
+from rbd_ipu.config.rates import lookup
+from rbd_ipu.lab import presets
+from rbd_ipu.lab.presets import budget, cells
 
 FULL = budget("full")
 TRAINED = [name for name in presets.names() if presets.load(name).kind in ("table", "curves", "points")]

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from fake_runs import folder, result
 
+from rbd_ipu import files
 from rbd_ipu.config import ConfigError, resolve
-from rbd_ipu.paper import results
-from rbd_ipu.paper.identity import key
-from rbd_ipu.paper.publish import main, publish
-from rbd_ipu.records import strict_json
+from rbd_ipu.lab import results
+from rbd_ipu.lab.publish import main, publish
+from rbd_ipu.lab.results import key
 
 PUBLISHED = Path(__file__).parents[2] / "results"
 
@@ -40,7 +40,7 @@ def test_ended_runs_are_added_once(tmp_path, capsys):
 def test_a_run_without_its_data_is_refused(tmp_path):
     path = folder(tmp_path / "runs", config(), [0.1, 0.2])
     facts = json.loads((path / "run.json").read_text())
-    (path / "run.json").write_text(strict_json.document({**facts, "data": None}))
+    (path / "run.json").write_text(files.document({**facts, "data": None}))
     with pytest.raises(ConfigError, match="does not say which data"):
         publish([tmp_path / "runs"], tmp_path)
     assert not list(tmp_path.glob("*.jsonl"))

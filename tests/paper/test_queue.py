@@ -13,9 +13,9 @@ import pytest
 
 from rbd_ipu.config import from_assignments, resolve
 from rbd_ipu.cores import divided
-from rbd_ipu.paper import queue, worker
-from rbd_ipu.paper.cost import Costs, rough_epoch
-from rbd_ipu.paper.jobs import Taken, attempts, claimed, is_claimed, job, note_cores
+from rbd_ipu.lab import pool, worker
+from rbd_ipu.lab.costs import Costs, rough_epoch
+from rbd_ipu.lab.jobs import Taken, attempts, claimed, is_claimed, job, note_cores
 
 SETTINGS = {"learning_rate": 0.5, "dim": 8, "epochs": 4}
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": "-1"}
@@ -27,8 +27,8 @@ import json, os, sys, time
 from pathlib import Path
 import rbd_ipu.cli
 from rbd_ipu.config import from_assignments, from_file, resolve
-from rbd_ipu.paper import worker
-from rbd_ipu.strict_yaml import dumps
+from rbd_ipu.lab import worker
+from rbd_ipu.config.yaml import dumps
 
 def train(words):
     folder = Path(words[words.index("--output") + 1])
@@ -62,8 +62,8 @@ QUEUE = """
 import sys
 from pathlib import Path
 from rbd_ipu.config import resolve
-from rbd_ipu.paper import queue
-from rbd_ipu.paper.jobs import job
+from rbd_ipu.lab import queue
+from rbd_ipu.lab.jobs import job
 
 folder, fake, settings = Path(sys.argv[1]), sys.argv[2], [eval(text) for text in sys.argv[3:]]
 if fake != "-":
@@ -170,13 +170,13 @@ def test_runs_of_a_killed_queue_are_waited_for_not_started_twice(tmp_path, start
 
 
 def test_the_cores_of_a_run_that_goes_on_are_not_given_to_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(queue.cores, "usable", lambda: [0, 1, 2])
+    monkeypatch.setattr(pool.cores, "usable", lambda: [0, 1, 2])
     jobs = jobs_of(tmp_path, range(4))
     begun = {}
-    monkeypatch.setattr(queue._Queue, "_start", lambda self, one, slot: begun.setdefault(one.label, self.slots[slot]))
+    monkeypatch.setattr(pool._Queue, "_start", lambda self, one, slot: begun.setdefault(one.label, self.slots[slot]))
     with claimed(jobs[3].folder), claimed(jobs[2].folder):
         note_cores(jobs[3].folder, [1])  # the other one was claimed by hand, and is anywhere
-        started = queue._Queue(jobs, 3, lambda config: 1.0, print)
+        started = pool._Queue(jobs, 3, lambda config: 1.0, print)
         started._begin()
     assert begun == {"seed 0": [0]}
     assert {entry.job.label: started.slots[entry.slot] for entry in started.running if entry.process is None} == {
@@ -249,7 +249,7 @@ def test_an_ended_run_is_not_made_again(tmp_path):
     (one,) = jobs_of(tmp_path, [0])
     (one.folder / "1").mkdir(parents=True)
     (one.folder / "1" / "run.json").write_text('{"outcome": "not finite"}')
-    assert one.ended() and queue.run([one], 2, lambda config: 1.0, print) == []
+    assert one.ended() and pool.run([one], 2, lambda config: 1.0, print) == []
     assert worker.train(one.folder, one.words()) == 0 and len(attempts(one.folder)) == 1
 
 
@@ -305,7 +305,7 @@ def test_a_real_training_killed_in_the_middle_has_the_numbers_of_one_that_was_no
     for each in settings:
         whole = job(resolve(each), "", clean)
         names = ",".join(map(str, divided(sorted(os.sched_getaffinity(0)), 2)[0]))
-        words = [sys.executable, "-m", "rbd_ipu.paper.worker", str(whole.folder), names, *whole.words()]
+        words = [sys.executable, "-m", "rbd_ipu.lab.worker", str(whole.folder), names, *whole.words()]
         subprocess.run(words, env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
         killed = job(resolve(each), "", tmp_path / "runs")
         assert numbers(attempts(killed.folder)[-1]) == numbers(attempts(whole.folder)[-1])

@@ -9,13 +9,10 @@ from fake_runs import folder, result
 
 from rbd_ipu.cli import main
 from rbd_ipu.config import resolve
-from rbd_ipu.paper import presets, results
-from rbd_ipu.paper.budget import budget
-from rbd_ipu.paper.cells import cells
-from rbd_ipu.paper.figure import Line, Panel
-from rbd_ipu.report import page
-from rbd_ipu.report.chart import HEIGHT, LEFT, WIDTH, chart, ticks
-from rbd_ipu.report.markup import beside_the_paper, table
+from rbd_ipu.lab import presets, results
+from rbd_ipu.lab.figures import Line, Panel
+from rbd_ipu.lab.presets import budget, cells
+from rbd_ipu.lab.report import HEIGHT, LEFT, WIDTH, beside_the_paper, chart, page, table, ticks
 
 VOID = {"meta", "line", "circle", "polygon", "polyline"}
 

@@ -6,8 +6,8 @@ import pytest
 from fake_runs import folder, result
 
 from rbd_ipu.config import ConfigError, resolve
-from rbd_ipu.paper import results
-from rbd_ipu.paper.identity import key, stem
+from rbd_ipu.lab import results
+from rbd_ipu.lab.results import key, stem
 
 
 def config(**settings):

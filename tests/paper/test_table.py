@@ -7,12 +7,11 @@ import re
 import pytest
 from fake_runs import result
 
-from rbd_ipu.paper import formats, presets, rates
-from rbd_ipu.paper.budget import budget
-from rbd_ipu.paper.cells import cells
-from rbd_ipu.paper.measure import Index
-from rbd_ipu.paper.show import shown_grid
-from rbd_ipu.paper.table import grid
+from rbd_ipu.lab import presets, rates, tables
+from rbd_ipu.lab.measures import Index
+from rbd_ipu.lab.paper import shown_grid
+from rbd_ipu.lab.presets import budget, cells
+from rbd_ipu.lab.tables import grid
 
 FULL = budget("full")
 VALIDATION = "validation acc. %"
@@ -97,14 +96,14 @@ def test_a_budget_is_in_the_title():
 
 
 def test_markdown_is_one_table(table1):
-    lines = formats.markdown(table1).splitlines()
+    lines = tables.markdown(table1).splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 8 and {line.count("|") for line in table} == {14}
     assert set(table[1]) <= set("|-: ") and lines[0] == f"### {table1.title}"
 
 
 def test_csv_has_a_line_for_each_cell_with_numbers_unrounded(table1):
-    rows = list(csv.DictReader(io.StringIO(formats.comma_separated(table1))))
+    rows = list(csv.DictReader(io.StringIO(tables.comma_separated(table1))))
     assert len(rows) == 48
     rbd = next(row for row in rows if (row["row"], row["column"]) == ("FC-MNIST", "RBD"))
     assert float(rbd["mean"]) == pytest.approx(94.0) and float(rbd["std"]) == pytest.approx(1.0)
@@ -115,7 +114,7 @@ def test_csv_has_a_line_for_each_cell_with_numbers_unrounded(table1):
 
 
 def test_latex_has_nothing_that_latex_would_not_take(table1):
-    text = formats.latex(table1)
+    text = tables.latex(table1)
     assert text.count(r"\begin") == text.count(r"\end") == 2
     body = text.split(r"\hline")[2]
     assert body.count(r"\\") == 6 and {line.count("&") for line in body.strip().splitlines()} == {12}
@@ -123,7 +122,7 @@ def test_latex_has_nothing_that_latex_would_not_take(table1):
 
 
 def test_text_is_aligned(table1):
-    lines = formats.text(table1).splitlines()[2:9]
+    lines = tables.text(table1).splitlines()[2:9]
     assert lines[1].startswith("FC-MNIST ") and lines[0].count("SGD, ") == 3
     assert lines[1].index("93.893 ± 0.024 (0.96)") + 21 == lines[0].index(f"RBD, {VALIDATION}, paper") + len(
         f"RBD, {VALIDATION}, paper"

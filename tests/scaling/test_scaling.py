@@ -5,11 +5,23 @@ import math
 import pytest
 
 from rbd_ipu import methods
-from rbd_ipu.scaling.choose import choose, work_of
-from rbd_ipu.scaling.crossover import fastest, least_bandwidth, throughput
-from rbd_ipu.scaling.machine import HERE, Machine
-from rbd_ipu.scaling.step import Work, bases_time, exchange_time, pass_time, sent, step_time
-from rbd_ipu.scaling.volume import gathered, reduced
+from rbd_ipu.parallel.cost_model import (
+    HERE,
+    Machine,
+    Work,
+    bases_time,
+    choose,
+    exchange_time,
+    fastest,
+    gathered,
+    least_bandwidth,
+    pass_time,
+    reduced,
+    sent,
+    step_time,
+    throughput,
+    work_of,
+)
 
 P, E = 0.75, 0.875
 M = Machine(compute=0.25, rate=1e6, transform=1e-6, bandwidth=1e6, latency=0.5, project=P, expand=E)

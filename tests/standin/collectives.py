@@ -3,7 +3,7 @@
 import ctypes
 import os
 
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from standin import machine
 
 TYPES = (tf.int32, tf.float32, tf.float16)
@@ -74,7 +74,7 @@ def precompiled_user_op(
     gradient_attributes=None,
 ):
     """The operations of the package's own codelet, by TensorFlow's; what it is compiled to must be there."""
-    from rbd_ipu.directions.hashing import schedule, word_at
+    from rbd_ipu.directions.stream import schedule, word_at
     from rbd_ipu.seeds import fold_in
 
     _tracing()

@@ -7,7 +7,7 @@ gradients of some micro-batches are added up, and applied once.
 
 import contextlib
 
-from rbd_ipu._stack import keras, tf
+from rbd_ipu._compat import keras, tf
 from standin import machine, queues
 
 OPTIONS = ("set_gradient_accumulation_options", "set_replication_options")

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from standin import strict
 
 _present = []

@@ -5,8 +5,7 @@ import importlib.machinery
 import inspect
 import types
 
-from rbd_ipu.devices import record
-from rbd_ipu.devices.record import signatures
+from rbd_ipu.devices.ipu import sdk_record
 from standin import collectives, options, processes, queues, strategy
 
 ROOT = "tensorflow.python.ipu"
@@ -38,7 +37,7 @@ class Recorded(types.ModuleType):
 
     def __getattr__(self, name):
         full = f"{self.__name__}.{name}"
-        if full in record.api()["tensorflow"]:
+        if full in sdk_record.api()["tensorflow"]:
             raise NotImplementedError(f"{full} is recorded, but the stand-in does not play it")
         raise AttributeError(f"the record knows no {full}")
 
@@ -47,7 +46,7 @@ def make():
     """Full module name -> module, with the package ``ipu`` first."""
     made = {}
     for full, played in PLAYED.items():
-        facts = record.api()["tensorflow"].get(full)
+        facts = sdk_record.api()["tensorflow"].get(full)
         assert facts is not None, f"{full} is played but not recorded"
         name, _, attribute = full.rpartition(".")
         module = _module(made, name)
@@ -55,8 +54,8 @@ def make():
         if inspect.isclass(played):
             _check_class(full, facts, played)
     package = made[ROOT]
-    for alias, target in record.api()["package"].items():
-        if target.startswith(f"{ROOT}.") and target not in record.api()["tensorflow"]:
+    for alias, target in sdk_record.api()["package"].items():
+        if target.startswith(f"{ROOT}.") and target not in sdk_record.api()["tensorflow"]:
             setattr(package, alias, _module(made, target))
     return made
 
@@ -77,7 +76,7 @@ def _module(made, name):
 
 def checked(name, text, function):
     """A function whose arguments are held against the recorded signature."""
-    signature = signatures.parse(text)
+    signature = sdk_record.parse(text)
 
     @functools.wraps(function)
     def call(*args, **kwargs):
@@ -97,7 +96,7 @@ def _check_class(full, facts, played):
     public = {name for name in vars(played) if not name.startswith("_")}
     unknown = public - set(facts["methods"]) - set(INHERITED.get(played.__name__, ()))
     assert not unknown, f"{full} has no {sorted(unknown)} in the record"
-    recorded = signatures.parse(facts["signature"])
+    recorded = sdk_record.parse(facts["signature"])
     own = inspect.signature(played.__init__)
     assert list(own.parameters)[1:] == list(recorded.parameters), f"{full}{facts['signature']}, not {own}"
     assert played.__module__ == full.rpartition(".")[0], played.__module__

@@ -3,14 +3,14 @@
 import difflib
 import enum
 
-from rbd_ipu.devices import record
+from rbd_ipu.devices.ipu import sdk_record
 from standin import machine
 
 MODULE = "tensorflow.python.ipu.config"
 PLAIN = {"bool": bool, "int": int, "float": float, "str": str}
 ENUMS = {
     name: enum.Enum(name, {m: m for m in members}, module=MODULE)
-    for name, members in record.options()["enums"].items()
+    for name, members in sdk_record.options()["enums"].items()
 }
 
 
@@ -20,7 +20,7 @@ class Category:
     def __init__(self, path=""):
         object.__setattr__(self, "_path", path)
         object.__setattr__(self, "_values", {})
-        known = record.options()
+        known = sdk_record.options()
         for full in known["categories"]:
             parent, _, name = full.rpartition(".")
             if parent == path:
@@ -28,7 +28,7 @@ class Category:
 
     def __setattr__(self, name, value):
         full = f"{self._path}.{name}" if self._path else name
-        known = record.options()
+        known = sdk_record.options()
         if full in known["categories"]:
             raise Exception(f"{full} is a category and cannot be assigned to")
         if full not in known["options"]:
@@ -39,9 +39,9 @@ class Category:
 
     def __getattr__(self, name):
         full = f"{self._path}.{name}" if self._path else name
-        if full not in record.options()["options"]:
+        if full not in sdk_record.options()["options"]:
             raise ValueError(f"{full!r} is not a valid option")
-        return self._values.get(name, record.options()["options"][full]["default"])
+        return self._values.get(name, sdk_record.options()["options"][full]["default"])
 
 
 def _check_type(full, facts, value):

@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 
 SAID = []  # what instance 0 tells the others, in order; empty where this is instance 0
 OTHERS = []  # what the other instances put into the next gatherings, in order: a list each time

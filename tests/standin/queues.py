@@ -7,8 +7,8 @@ import os
 import numpy as np
 from tensorflow.python.data.ops import dataset_ops, iterator_ops
 
-from rbd_ipu._stack import tf
-from rbd_ipu.devices import flags
+from rbd_ipu._compat import tf
+from rbd_ipu.devices.ipu import options
 from standin import machine
 
 _numbers = itertools.count()
@@ -96,7 +96,7 @@ class IPUOutfeedQueue:
             kinds = zip(self._queues[0].dtypes, self._queues[0].shapes)
             zeros = [tf.zeros([*lead, *shape], kind) for kind, shape in kinds]
             return tf.nest.pack_sequence_as(self._structure, zeros)
-        if flags.is_set("use_synthetic_data", os.environ):  # nothing is transferred
+        if options.is_set("use_synthetic_data", os.environ):  # nothing is transferred
             return tf.nest.map_structure(lambda _: tf.zeros([0]), self._structure)
         for queue in self._queues:
             rows = [queue.dequeue() for _ in range(int(queue.size()))]

@@ -5,7 +5,7 @@ import contextlib
 from tensorflow.python.distribute import distribute_lib, distribute_utils, values
 from tensorflow.python.eager import def_function
 
-from rbd_ipu._stack import tf
+from rbd_ipu._compat import tf
 from standin import collectives, machine
 
 

@@ -2,8 +2,8 @@
 
 import collections
 
-from rbd_ipu.devices.lint import lint
-from rbd_ipu.devices.lint.walk import walk
+from rbd_ipu.devices.ipu.lint import lint
+from rbd_ipu.devices.ipu.lint.report import walk
 
 # What the stand-in has in place of Graphcore's infeeds, outfeeds and collectives.
 OWN = ("QueueEnqueueV2(", "QueueDequeueV2(", "Roll(")

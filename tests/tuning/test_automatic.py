@@ -7,10 +7,10 @@ import shlex
 import pytest
 
 from rbd_ipu import cli
-from rbd_ipu.commands import train
+from rbd_ipu.cli import train
 from rbd_ipu.config import ConfigError, from_assignments, from_file, resolve
-from rbd_ipu.tuning import automatic
-from rbd_ipu.tuning.trial import Trial
+from rbd_ipu.lab import tuning
+from rbd_ipu.lab.trials import Trial
 
 SETTINGS = ["--set", "dim=50", "--set", "epochs=1", "--set", "learning_rate=auto"]
 
@@ -54,10 +54,10 @@ def test_a_search_says_what_it_chose_and_keeps_it(tmp_path, monkeypatch):
         while orders():
             yield trial(orders()[0])
 
-    monkeypatch.setattr(automatic, "one_by_one", one_by_one)
+    monkeypatch.setattr(tuning, "one_by_one", one_by_one)
     said = []
     config = resolve({"dim": 50, "learning_rate": 1.0, "workers": 2})
-    exponent, path = automatic.search(config, tmp_path / "run-tune", "rbd-ipu train", said.append)
+    exponent, path = tuning.search(config, tmp_path / "run-tune", "rbd-ipu train", said.append)
     assert exponent == 2 and re.search("learning_rate 2[*][*]2 is chosen.*1.0000.*lowest of", said[-1])
     facts = json.loads((path / "tune.json").read_text())
     assert facts["choice"]["learning_rate"] == 4.0 and facts["settings"]["epochs"] == 3
@@ -77,7 +77,7 @@ def searched(tmp_path, monkeypatch):
         return -1, output
 
     calls = []
-    monkeypatch.setattr(automatic, "search", search)
+    monkeypatch.setattr(tuning, "search", search)
     return calls
 
 

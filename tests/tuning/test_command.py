@@ -17,11 +17,10 @@ from rbd_ipu import methods, models
 from rbd_ipu.cli import main
 from rbd_ipu.config import ConfigError, resolve
 from rbd_ipu.data import load
-from rbd_ipu.tuning import Trial, training
-from rbd_ipu.tuning.record import opened
-from rbd_ipu.tuning.training import prepared, train
-from rbd_ipu.tuning.trial import FINISHED, NOT_FINITE, STOPPED
-from rbd_ipu.tuning.workers import Order, at_once
+from rbd_ipu.lab import trials
+from rbd_ipu.lab.trials import FINISHED, NOT_FINITE, STOPPED, Trial, prepared, train
+from rbd_ipu.lab.tuning_folder import opened
+from rbd_ipu.lab.tuning_workers import Order, at_once
 
 SGD = ("--set", "method=sgd", "--epochs", "2")
 CONFIG = resolve({"method": "sgd", "epochs": 2, "learning_rate": 1.0})
@@ -122,7 +121,7 @@ def made(monkeypatch):
         losses = [1.0, 0.1 + abs(exponent + 4)] if outcome == FINISHED else []
         return Trial(exponent, outcome, 2.3, losses, [0.5] * len(losses), losses, 2, 0.0, again)
 
-    monkeypatch.setattr(training, "train", trial)
+    monkeypatch.setattr(trials, "train", trial)
     return exponents
 
 
@@ -177,14 +176,14 @@ def test_a_search_that_is_killed_goes_on_and_changes_no_number():
 
 
 def test_ctrl_c_keeps_what_is_done(made, monkeypatch, capsys):
-    trial = training.train
+    trial = trials.train
 
     def interrupted(config, exponent, again):
         if made:
             raise KeyboardInterrupt
         return trial(config, exponent, again)
 
-    monkeypatch.setattr(training, "train", interrupted)
+    monkeypatch.setattr(trials, "train", interrupted)
     assert main(["tune", *SGD, "--output", "here", "--from", "2**-3", "--to", "2**-4"]) == 130
     assert "--output here" in capsys.readouterr().err
     assert [row["exponent"] for row in lines()] == [-3] and facts()["choice"] is None
@@ -261,7 +260,7 @@ def test_a_worker_that_is_refused_says_why():
 
 def test_a_worker_ends_with_its_search():
     worker = subprocess.Popen(
-        [sys.executable, "-m", "rbd_ipu.tuning.workers"],
+        [sys.executable, "-m", "rbd_ipu.lab.tuning_workers"],
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -6,12 +6,24 @@ import random
 
 import pytest
 
+from rbd_ipu import files
 from rbd_ipu.config import resolve
-from rbd_ipu.paper.learning_rates import Rate
-from rbd_ipu.records import strict_json
-from rbd_ipu.strict_yaml import loads
-from rbd_ipu.tuning import Trial, best, exponents, following, hopeless, reach, read_exponent, report, written
-from rbd_ipu.tuning.trial import FINISHED, NOT_FINITE, STOPPED
+from rbd_ipu.config.rates import Rate
+from rbd_ipu.config.yaml import loads
+from rbd_ipu.lab import tuning_folder
+from rbd_ipu.lab.trials import (
+    FINISHED,
+    NOT_FINITE,
+    STOPPED,
+    Trial,
+    best,
+    exponents,
+    following,
+    hopeless,
+    reach,
+    read_exponent,
+    written,
+)
 
 EPOCHS = 8
 
@@ -169,16 +181,16 @@ def test_the_lowest_final_loss_wins_and_of_equal_ones_the_lower_rate():
 
 @pytest.mark.parametrize("values", [trial(-3, 0.5), trial(7, outcome=NOT_FINITE), trial(0, 2.0, STOPPED, done=3)])
 def test_a_trial_survives_json(values):
-    assert Trial.of(json.loads(strict_json.line({**values.as_dict(), "sitting": 3}))) == values
+    assert Trial.of(json.loads(files.line({**values.as_dict(), "sitting": 3}))) == values
 
 
 def test_numbers_that_are_none_come_back_as_nan():
-    back = Trial.of(json.loads(strict_json.line(trial(1, math.inf).as_dict())))
+    back = Trial.of(json.loads(files.line(trial(1, math.inf).as_dict())))
     assert math.isnan(back.losses[-1]) and back.loss == math.inf
 
 
 def test_the_table_marks_the_lowest_loss():
-    text = report.table({0: trial(0, 0.5), 1: trial(1, 12345.0), 2: trial(2, outcome=NOT_FINITE)}).splitlines()
+    text = tuning_folder.table({0: trial(0, 0.5), 1: trial(1, 12345.0), 2: trial(2, outcome=NOT_FINITE)}).splitlines()
     assert [line.split()[0] for line in text] == ["rate", "2**2", "2**1", "2**0"]
     assert text[3].endswith("finished  <- lowest") and "0.5000" in text[3] and "50.00" in text[3]
     assert "1.2e+04" in text[2] and text[1].split()[1] == "-" and text[1].endswith("not finite")
@@ -188,10 +200,10 @@ def test_the_table_marks_the_lowest_loss():
 def test_the_row_is_one_of_the_rates_on_record():
     config = resolve({"method": "fpd", "dim": 32, "momentum": 0.5, "epochs": 1, "learning_rate": 1.0})
     trials = {-2: trial(-2, 0.75), -1: trial(-1, 0.5), 0: trial(0, outcome=NOT_FINITE), 1: trial(1, 0.9)}
-    (row,) = loads(report.row(config, trials))
+    (row,) = loads(tuning_folder.row(config, trials))
     rate = Rate(**row)
     assert rate[:4] == ("digits", "fc", "fpd", 0.5) and rate.dim == 32 and rate.source == "rbd-ipu tune"
     assert rate.note == "2**-2: 0.7500, 2**-1: 0.5000, 2**0 not finite; 1 epoch, seed 0; momentum 0.5"
-    (row,) = loads(report.row(resolve({"method": "sgd", "learning_rate": 1.0}), {7: trial(7, 0.1)}))
+    (row,) = loads(tuning_folder.row(resolve({"method": "sgd", "learning_rate": 1.0}), {7: trial(7, 0.1)}))
     assert Rate(**row).dim is None and row["learning_rate"] == 128
-    assert report.row(config, {0: trial(0, outcome=NOT_FINITE)}) is None
+    assert tuning_folder.row(config, {0: trial(0, outcome=NOT_FINITE)}) is None

@@ -13,12 +13,13 @@ import numpy as np
 from nets import blobs, crossentropy, dense
 
 import rbd_ipu
-from rbd_ipu import exchange, methods
-from rbd_ipu._stack import keras, tensors
+from rbd_ipu import methods, parallel
+from rbd_ipu._compat import keras, tensors
 from rbd_ipu.cores import divided, keep_to, usable
 from rbd_ipu.data import Batches
 from rbd_ipu.methods import METHODS
-from rbd_ipu.workers import WorkersError, ranks, task
+from rbd_ipu.parallel import ranks
+from rbd_ipu.parallel.workers import WorkersError, task
 
 OPTIONS = {"sgd": {}, "nes": {"dim": 3}, "switch": {"dim": 20, "sgd_learning_rate": 0.25, "switch_step": 3}}
 ONE_WORKER_ONLY = ("gradients", "switch")
@@ -33,11 +34,11 @@ def case(name="rbd", model="dense", **plan):
 CASES = {
     **{
         f"{mode}-{way}": case(parallel=mode, exchange=way)
-        for mode in exchange.MODES
+        for mode in parallel.MODES
         for way in ("coordinates", "update")
     },
     **{f"method-{name}": case(name) for name in METHODS if name not in ("rbd", *ONE_WORKER_ONLY)},
-    **{f"wire-{wire}": case(exchange="coordinates", wire=wire) for wire in exchange.WIRES if wire != "float32"},
+    **{f"wire-{wire}": case(exchange="coordinates", wire=wire) for wire in parallel.WIRES if wire != "float32"},
     "batch-norm": case(model="normalised", exchange="coordinates"),
     "keras-metrics": case(model="measured", exchange="coordinates"),
     "not-finite": case("nan", exchange="coordinates"),
@@ -80,7 +81,7 @@ def train(one, device):
         model.compile(
             loss=crossentropy(), metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(3, "top")]
         )
-    device.exchange.plan = exchange.plan(**one["plan"])
+    device.exchange.plan = parallel.plan(**one["plan"])
     method = methods.create(name, learning_rate=0.5, **OPTIONS.get(name, {"dim": 20}))
     trainer = rbd_ipu.Trainer(model, method, device, loss=crossentropy())
     found = {"stopped": None}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rbd_ipu.workers import ranks
-from rbd_ipu.workers.errors import WorkersError
-from rbd_ipu.workers.task import launched
+from rbd_ipu.errors import WorkersError
+from rbd_ipu.parallel import ranks
+from rbd_ipu.parallel.ranks import launched
 
 SIZES = (1, 7, 300_000)
 #: What rank 1 gets, in the middle of the run.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from workers import starting
 
-from rbd_ipu.workers.launch import launcher
+from rbd_ipu.parallel.launch import launcher
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "clusters.md"
 SCRIPTS = PAGE.parents[1] / "scripts"

@@ -15,8 +15,8 @@ from workers.ranking import SIZES, rows
 from workers.starting import eventually, gone
 
 from rbd_ipu.cores import divided, usable
-from rbd_ipu.workers import ranks
-from rbd_ipu.workers.launch import PATIENCE, Launch, run
+from rbd_ipu.parallel import ranks
+from rbd_ipu.parallel.launch import PATIENCE, Launch, run
 
 pytestmark = [starting.mpi, starting.linux]
 
@@ -97,7 +97,7 @@ def test_a_rank_whose_program_ends_early_is_not_waited_for(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/usr/bin/ss") and not os.path.exists("/bin/ss"), reason="there is no ss")
 def test_nothing_listens_and_nothing_outlives_its_launcher(tmp_path):
     """The launcher gets SIGKILL and cleans up nothing; its ranks end all the same, a stopped one too."""
-    words = f"from rbd_ipu.workers.launch import run; run(['workers.ranking', 'waits', {str(tmp_path)!r}], 2)"
+    words = f"from rbd_ipu.parallel.launch import run; run(['workers.ranking', 'waits', {str(tmp_path)!r}], 2)"
     launcher = subprocess.Popen([sys.executable, "-c", words], env=starting.ENVIRONMENT)
     try:
         eventually(lambda: len(list(tmp_path.glob("*.pid"))) == 2)

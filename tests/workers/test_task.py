@@ -4,8 +4,8 @@ import pytest
 
 from rbd_ipu.config import ConfigError, resolve
 from rbd_ipu.config.resolve import Given
-from rbd_ipu.workers import several, task
-from rbd_ipu.workers.task import LAUNCHERS, Task, tf_config
+from rbd_ipu.parallel.ranks import LAUNCHERS, Task, tf_config
+from rbd_ipu.parallel.workers import several, task
 
 # --- whose place is whose --------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import pytest
 from workers import starting
 from workers.cases import APART, CASES, WORKERS
 
-from rbd_ipu.workers.launch import Launch
+from rbd_ipu.parallel.launch import Launch
 
 pytestmark = starting.mpi
 

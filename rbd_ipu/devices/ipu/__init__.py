@@ -1,19 +1,18 @@
 """IPUs as devices: the training loop as one compiled program, fed and read by queues.
 
-===============  ==================================================================================
-sdk.py           Graphcore's TensorFlow, imported when an IPU is opened and not before
-device.py        what ``rbd_ipu.open_device("ipu_configs/pod16.yaml")`` gives
-loop.py          the programs: n steps of training; batches of a validation
-infeed.py        the stream of batches that a program reads, dealt out to its replicas
-codelet.py       the integer hash as an operation of the device; its C++ is in codelets/
-evaluation.py    a validation on the device, whatever the number of images
-fingerprint.py   a few bits of all weights, by which replicas are compared
-===============  ==================================================================================
+================  ==============================================================================================
+options.py        options of ``IPUConfig`` and flags of ``TF_POPLAR_FLAGS``, held against the record of the SDK
+description.py    a YAML file -> a checked Description
+ipu_config.py     a Description -> an ``IPUConfig``
+popdist.py        processes that poprun has started
+device.py         what ``rbd_ipu.open_device("ipu_configs/pod16.yaml")`` gives; it imports Graphcore's TensorFlow
+program.py        the programs: n steps of training, fed by a stream of batches; a validation
+codelet.py        the integer hash as an operation of the device; its C++ is in codelets/
+listing.py        a Description as ``rbd-ipu devices check`` prints it
+lint/             the operations of the programs, held against the record
+sdk_record/       what is known about Graphcore's TensorFlow without having it
+================  ==============================================================================================
 
-The programs in ``loop.py`` need nothing of the SDK to be traced: on stock TensorFlow 2.6 they are what
-``rbd-ipu devices lint`` holds against the recorded operations.
+The programs need nothing of the SDK to be traced: on stock TensorFlow 2.6 they are what ``rbd-ipu devices lint``
+holds against the recorded operations. Importing this package imports none of its modules, and no TensorFlow.
 """
-
-from rbd_ipu.devices.ipu.device import IPUDevice, ReplicaError
-
-__all__ = ["IPUDevice", "ReplicaError"]

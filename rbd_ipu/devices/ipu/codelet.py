@@ -13,8 +13,8 @@ import subprocess
 from pathlib import Path
 from typing import Any, List
 
-from rbd_ipu._stack import tf
-from rbd_ipu.devices.ipu_config import cache_root
+from rbd_ipu._compat import tf
+from rbd_ipu.devices.ipu.ipu_config import cache_root
 
 SOURCES = Path(__file__).resolve().parent / "codelets"
 LIBRARY, CODELETS = "librbd_hash.so", "hash_codelets.cpp"
@@ -32,7 +32,7 @@ class Hash:
         self._library = ""
 
     def words(self, pairs: Any, places: Any) -> Any:
-        """As :func:`rbd_ipu.directions.hashing.word_at`: pairs int32 [..., 2], places int32 [m] -> int32 [..., m]."""
+        """As :func:`rbd_ipu.directions.stream.word_at`: pairs int32 [..., 2], places int32 [m] -> int32 [..., m]."""
         return self._call("Words", pairs, places, [])
 
     def keys(self, seeds: Any, parts: Any) -> Any:

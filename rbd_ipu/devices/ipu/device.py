@@ -1,5 +1,9 @@
-"""The IPUs of a description, as a device to build and train models on."""
+"""Graphcore's TensorFlow: the one place that imports it, when an IPU is opened and not before.
 
+The IPUs of a description, as a device to build and train models on.
+"""
+
+import importlib
 import math
 import os
 import warnings
@@ -7,21 +11,51 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple, Un
 
 import numpy as np
 
-from rbd_ipu._stack import tf
-from rbd_ipu.data.stored import stored_form
-from rbd_ipu.devices import flags, ipu_config, popdist
-from rbd_ipu.devices.description import Description, check
-from rbd_ipu.devices.ipu import sdk
+from rbd_ipu._compat import tf
+from rbd_ipu.data.batches import stored_form
+from rbd_ipu.devices.ipu import description as rules
+from rbd_ipu.devices.ipu import ipu_config, options, popdist
 from rbd_ipu.devices.ipu.codelet import Hash
-from rbd_ipu.devices.ipu.evaluation import Evaluation
-from rbd_ipu.devices.ipu.infeed import Infeed, Stream
-from rbd_ipu.devices.ipu.loop import train_program
+from rbd_ipu.devices.ipu.description import Description, check
+from rbd_ipu.devices.ipu.program import Evaluation, Infeed, Stream, train_program
 from rbd_ipu.devices.local import Device
-from rbd_ipu.exchange import Alone, Exchange, Plan
-from rbd_ipu.exchange.replicas import Replicas
 from rbd_ipu.objective import REPORTED, Objective
-from rbd_ipu.place import seed_words, settle
-from rbd_ipu.steps import MEASURES, Step
+from rbd_ipu.parallel import Alone, Exchange, Plan
+from rbd_ipu.parallel.exchange import Replicas
+from rbd_ipu.placement import seed_words, settle
+from rbd_ipu.step.step import MEASURES, Step
+
+
+def package() -> Any:
+    """The package ``tensorflow.python.ipu``.
+
+    Raises:
+      RuntimeError: this TensorFlow is not Graphcore's.
+    """
+    try:
+        return importlib.import_module("tensorflow.python.ipu")
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("tensorflow.python.ipu"):
+            raise
+        from rbd_ipu._compat import tf
+
+        raise RuntimeError(
+            f"an IPU needs the TensorFlow of the Poplar SDK (Python 3.8, TensorFlow 2.6); this is TensorFlow "
+            f"{tf.__version__} without tensorflow.python.ipu. `rbd-ipu devices check FILE` needs no SDK"
+        ) from error
+
+
+def make_strategy(ipu: Any, several_processes: bool) -> Any:
+    """The strategy for the IPUs that have been configured; after ``configure_ipu_system``."""
+    if several_processes:
+        module = importlib.import_module("tensorflow.python.ipu.distributed.popdist_strategy")
+        return module.PopDistStrategy()
+    return ipu.ipu_strategy.IPUStrategy()
+
+
+def host_collectives() -> Any:
+    """The module that moves numbers between the hosts; the package does not import it by itself."""
+    return importlib.import_module("tensorflow.python.ipu.distributed.host_collective_ops")
 
 
 class ReplicaError(RuntimeError):
@@ -66,17 +100,17 @@ class IPUDevice(Device):
             raise ValueError(f"wire={plan.wire!r} packs words as no IPU can; replicas send float32")
         self.name = "ipu"
         self.description = described
-        self._ipu = ipu = sdk.package()
+        self._ipu = ipu = package()
         poprun = popdist.running()
         self.instance = here = popdist.instance(described, poprun)
-        os.environ.update(ipu_config.environment(described, os.environ.get(flags.VARIABLE, "")))
-        self.compiles_only = described.connection in ipu_config.WITHOUT_DEVICE
-        self.has_numbers = not self.compiles_only and not flags.is_set("use_synthetic_data", os.environ)
+        os.environ.update(ipu_config.environment(described, os.environ.get(options.VARIABLE, "")))
+        self.compiles_only = described.connection in rules.WITHOUT_DEVICE
+        self.has_numbers = not self.compiles_only and not options.is_set("use_synthetic_data", os.environ)
         config = ipu_config.make_config(described, ipu, poprun is not None)
         if poprun is not None:
             popdist.configure(config, described)
         config.configure_ipu_system()
-        self.strategy = sdk.make_strategy(ipu, poprun is not None)
+        self.strategy = make_strategy(ipu, poprun is not None)
         settle(self.strategy, described.block_entries, described.replicas, Hash(ipu))
         self.exchange: Exchange = Alone()
         if described.replicas > 1:
@@ -107,7 +141,7 @@ class IPUDevice(Device):
         popdist.leave(error, self._collectives(), self.instance)
 
     def _collectives(self) -> Any:
-        return sdk.host_collectives() if self.instance.count > 1 else None
+        return host_collectives() if self.instance.count > 1 else None
 
     def is_home(self, model: Any) -> bool:
         return model.distribute_strategy is self.strategy

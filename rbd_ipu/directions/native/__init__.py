@@ -8,8 +8,8 @@ pass over each direction), ``launch.py`` (tasks and arrays), ``source.py`` (the 
 import functools
 import logging
 
-from rbd_ipu.directions import counter  # noqa: F401  (its row comes first; it stands in under XLA)
-from rbd_ipu.directions.sources import SOURCES, Source
+from rbd_ipu.directions import dense  # noqa: F401  (its row comes first; it stands in under XLA)
+from rbd_ipu.directions.source import SOURCES, Source
 
 INSTALL = 'pip install "rbd-ipu[native]"'
 
@@ -42,6 +42,6 @@ def make(groups: int, size: int, dim: int, distribution: str, normalize: str, ro
         import numba  # noqa: F401
     except ImportError as error:
         raise ImportError(f"source 'native' needs Numba ({error}): {INSTALL}") from error
-    from rbd_ipu.directions.native.source import Native
+    from rbd_ipu.directions.native.op import Native
 
     return Native(groups, size, dim, distribution, normalize)

@@ -12,16 +12,7 @@ from typing import Any, Tuple
 
 from numba import njit
 
-from rbd_ipu.directions.native.stream import (
-    ONE_AS_BITS,
-    SIGN,
-    f32,
-    float_of,
-    hash32,
-    normal,
-    u32,
-    uniform,
-)
+from rbd_ipu.directions.native.stream import ONE_AS_BITS, SIGN, f32, float_of, hash32, normal, u32, uniform
 
 loop = njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", forceinline=True)
 # What must compute as it is written, or calls other loops.

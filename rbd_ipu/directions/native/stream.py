@@ -11,18 +11,17 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from rbd_ipu.directions import hashing
-from rbd_ipu.directions import normal as fit
+from rbd_ipu.directions import stream
 from rbd_ipu.seeds import _PARITY, _ROTATIONS
 
 u32, f32 = np.uint32, np.float32
 
-FIRST, SECOND = u32(hashing.FIRST & 0xFFFFFFFF), u32(hashing.SECOND & 0xFFFFFFFF)
-SHIFT_0, SHIFT_1, SHIFT_2 = (u32(shift) for shift in hashing.SHIFTS)
-A0, A1, A2, A3, A4 = (f32(a) for a in fit.LOG)
-N1, N2, N3 = (f32(n) for n in fit.NUMERATOR)
-D0, D1, D2, D3 = (f32(d) for d in fit.DENOMINATOR)
-EXPONENT = u32(fit.EXPONENT)
+FIRST, SECOND = u32(stream.FIRST & 0xFFFFFFFF), u32(stream.SECOND & 0xFFFFFFFF)
+SHIFT_0, SHIFT_1, SHIFT_2 = (u32(shift) for shift in stream.SHIFTS)
+A0, A1, A2, A3, A4 = (f32(a) for a in stream.LOG)
+N1, N2, N3 = (f32(n) for n in stream.NUMERATOR)
+D0, D1, D2, D3 = (f32(d) for d in stream.DENOMINATOR)
+EXPONENT = u32(stream.EXPONENT)
 SIGN, MAGNITUDE, MANTISSA = u32(0x80000000), u32(0x7FFFFFFF), u32(0x7FFFFF)
 ONE_AS_BITS, MANTISSA_BITS, BIT = u32(0x3F800000), u32(23), u32(1)
 HALF, GRID = f32(0.5), f32(2.0**-23)

@@ -1,4 +1,4 @@
-// The integer hash of a direction's entries, on the tiles of an IPU: the words of rbd_ipu/directions/hashing.py and
+// The integer hash of a direction's entries, on the tiles of an IPU: the words of rbd_ipu/directions/stream.py and
 // rbd_ipu/seeds.py, bit for bit. All arithmetic is on unsigned words of 32 bits, which wrap round by the rules of the
 // language; that int32 products of TensorFlow wrap round on an IPU is not documented.
 

@@ -1,0 +1,300 @@
+"""Files that are either whole or not there, and write errors that say which file.
+
+One run at a time in a folder: a lock that the kernel frees, however the process that holds it ends.
+
+Packages that a run can do without, and what is missing in its folder without them.
+
+JSON that every parser reads: NaN and infinities become null, NumPy numbers become numbers.
+
+Files that Keras writes name the optimizers of this library: they load wherever ``rbd_ipu`` was imported.
+
+Keras finds a class by its registered name. The classes themselves need TensorFlow, so that as soon as there is a
+Keras their names alone are registered; what stands behind a name is imported when a file asks for it.
+"""
+
+import contextlib
+import errno
+import importlib
+import importlib.abc
+import importlib.util
+import json
+import math
+import numbers
+import os
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Union
+
+from rbd_ipu.config import ConfigError
+
+
+@contextlib.contextmanager
+def naming(path: Union[str, Path]) -> Iterator[None]:
+    """Lets an OSError leave with the path it is about; HDF5 and buffered writes forget it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        reason = error.strerror or str(error)
+        raise OSError(error.errno or errno.EIO, reason, os.fspath(path)) from error
+
+
+def draft_of(path: Union[str, Path]) -> Path:
+    """The temporary name beside ``path``; the ending, by which writers choose a format, stays."""
+    path = Path(path)
+    return path.with_name(f".draft-{path.name}")
+
+
+def check_room(path: Union[str, Path], size: int) -> None:
+    """Raises the OSError that writing ``size`` bytes would meet, by writing them for a moment.
+
+    For writers that do not survive a full disk: HDF5 ends the process with a segmentation fault.
+    """
+    try:
+        with open(path, "wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.write(bytes(size))
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+@contextlib.contextmanager
+def replacing(path: Union[str, Path]) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; on success that file, safe on disk, takes its place.
+
+    On an error the temporary file goes and what was at ``path`` stays as it was.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with replacing(Path(folder) / "a.txt") as draft:
+      ...         _ = draft.write_text("whole")
+      ...     (Path(folder) / "a.txt").read_text()
+      'whole'
+    """
+    draft = draft_of(path)
+    try:
+        with naming(path):
+            yield draft
+            if draft.exists():  # a writer may have had nothing to say
+                _flush(draft)
+                os.replace(draft, path)
+                _flush_folder(Path(path).parent)
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    """Makes a new name in a folder survive a loss of power, where folders can be flushed."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that knows no such thing
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Union[str, Path], text: str) -> None:
+    """Writes a whole UTF-8 file atomically; ends of lines stay as they are."""
+    with replacing(path) as draft:
+        draft.write_bytes(text.encode("utf-8"))
+
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+NAME = ".lock"
+# Some network file systems know no such locks; a run there must do without.
+_UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def locked(folder: Union[str, Path]) -> Iterator[None]:
+    """Holds the folder until the end of the block.
+
+    The lock is on the file ``.lock`` in it, which stays, with the number of the process that had it last: to remove
+    it would let a third run lock another file of that name.
+
+    Raises:
+      ConfigError: another run holds it; with its process number.
+      OSError: with the path, when the file cannot be made.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder, locked(folder):
+      ...     with locked(folder):
+      ...         pass
+      Traceback (most recent call last):
+      ...
+      rbd_ipu.config.kinds.ConfigError: ...: another run is at work there, process ...
+    """
+    path = Path(folder) / NAME
+    with contextlib.closing(_opened(path)) as file:
+        if not _taken(file):
+            file.seek(0)
+            holder = file.read(20).strip()
+            who = f", process {holder}" if holder.isdigit() else ""
+            raise ConfigError(f"{folder}: another run is at work there{who}; wait for its end, or end it")
+        yield
+
+
+def _opened(path: Path) -> Any:
+    with naming(path):
+        return open(path, "a+", encoding="utf-8")
+
+
+def _taken(file: Any) -> bool:
+    """Locks the file if nobody else has, and writes this process's number into it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _UNKNOWN:
+            raise
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return True
+
+
+_WITHOUT = {
+    "matplotlib": 'no curves.png: matplotlib is missing; pip install "rbd-ipu[plots]"',
+    "tensorboard": "no TensorBoard events: tensorboard is missing; pip install tensorboard",
+}
+
+
+def installed(package: str) -> bool:
+    """Whether a package is there."""
+    return importlib.util.find_spec(package) is not None
+
+
+def missing() -> List[str]:
+    """One line for each of these packages that is not there."""
+    return [text for package, text in _WITHOUT.items() if not installed(package)]
+
+
+def plain(value: Any) -> Any:
+    """``value`` in the types JSON has.
+
+    Example:
+      >>> plain({"loss": float("nan"), "steps": [1, 2.5]})
+      {'loss': None, 'steps': [1, 2.5]}
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # a NumPy number or array
+        return plain(value.tolist())
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else None
+    raise TypeError(f"{value!r} has no JSON form")
+
+
+def found(path: Path) -> Dict[str, Any]:
+    """The mapping in a file; an empty one where there is no file, or no whole one yet.
+
+    Example:
+      >>> found(Path("nowhere.json"))
+      {}
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return {}
+
+
+def line(value: Any) -> str:
+    """One line of JSON, with its end of line."""
+    return json.dumps(plain(value), allow_nan=False) + "\n"
+
+
+def document(value: Any) -> str:
+    """Indented JSON for people."""
+    return json.dumps(plain(value), allow_nan=False, indent=2) + "\n"
+
+
+PACKAGE = "rbd_ipu"
+NAMES = ("RandomBasesDescent", "FixedProjectionDescent")
+
+
+def announce() -> None:
+    """Registers the names with Keras, now or as soon as it has been imported."""
+    if "keras" in sys.modules:
+        _register_names(sys.modules["keras"])
+    else:
+        sys.meta_path.insert(0, _Keras())
+
+
+class _Keras(importlib.abc.MetaPathFinder):
+    """Finds Keras where everybody finds it, and registers the names once it has run."""
+
+    _asking = False
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        if fullname != "keras" or self._asking:
+            return None
+        self._asking = True  # the other finders, of which this is the first
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self._asking = False
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            run(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+            _register_names(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def register(registrar: Callable[..., Any], registry: Dict[str, Any]) -> Callable[[type], type]:
+    """Decorates the class behind a name: Keras' ``register_keras_serializable``, of which one name can have one."""
+
+    def decorate(cls: type) -> type:
+        registry.pop(f"{PACKAGE}>{cls.__name__}", None)
+        return registrar(package=PACKAGE)(cls)
+
+    return decorate
+
+
+def _register_names(keras: Any) -> None:
+    module = importlib.import_module("keras.saving" if keras.__version__ >= "3" else "keras.utils.generic_utils")
+    for name in NAMES:
+        module.get_custom_objects().setdefault(f"{PACKAGE}>{name}", _later(name))
+
+
+def _later(name: str) -> type:
+    def from_config(cls: type, config: Dict[str, Any], custom_objects: Any = None) -> Any:
+        optimizers = importlib.import_module("rbd_ipu.optimizers")
+        return getattr(optimizers, name).from_config(config, custom_objects)
+
+    return type(name, (), {"from_config": classmethod(from_config)})

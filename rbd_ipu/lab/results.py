@@ -1,0 +1,255 @@
+"""When two runs are the same: a key from the settings that decide the numbers.
+
+Where a run computes and how often it saves is no part of it (device, folder of the data, what draws the directions,
+whether workers are real or simulated, checkpoints), and neither are settings at their defaults, so that a setting
+that is added later leaves the keys of older runs as they are.
+
+What a table or figure can show of a run: each value's heading, unit and number of places.
+
+Results: one row of JSON for each run, from run folders and from ``results/*.jsonl``.
+
+A row has ``kind`` ("run"; those of :mod:`rbd_ipu.lab.analyses` are "analysis"), ``key`` (verdicts name it by that,
+see :mod:`rbd_ipu.lab.results`), ``settings``, ``seed``, ``outcome``, ``epochs`` (finished ones), ``values`` (of
+the last epoch, and ``test_accuracy``), ``curves`` (a list an epoch), ``d``, ``D``, ``data`` (SHA-256 of the files of
+its images, by name; null in rows from before 29 November 2026), ``seconds``, ``command``, ``commit``, ``modified``,
+``versions``, ``machine``, ``started`` and ``ended``.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
+
+from rbd_ipu import files as atomic
+from rbd_ipu import files as strict_json
+from rbd_ipu.config import FIELDS, Config, ConfigError, from_file, resolve
+
+_ELSEWHERE = (
+    "device", "data_dir", "source", "checkpoint_seconds", "keep_checkpoints", "workers", "simulate_workers",
+    "worker_timeout",
+)  # fmt: skip
+
+
+def essence(config: Config) -> Dict[str, Any]:
+    """The settings that decide the numbers, less those at their defaults.
+
+    Example:
+      >>> from rbd_ipu.config import resolve
+      >>> essence(resolve({"method": "sgd", "learning_rate": 0.5, "epochs": 3}))
+      {'method': 'sgd', 'learning_rate': 0.5, 'epochs': 3}
+    """
+    found = {
+        name: value
+        for name, value in config.as_dict().items()
+        if name not in _ELSEWHERE and value != FIELDS[name]["default"]
+    }
+    return {**found, "workers": config.all_workers} if config.all_workers > 1 else found
+
+
+def key(config: Config) -> str:
+    """12 hexadecimal digits that two runs share if all of their numbers must agree."""
+    return _digest(essence(config))
+
+
+def stem(config: Config) -> str:
+    """The same without seed and epochs: what the runs of a cell have in common.
+
+    Example:
+      >>> from rbd_ipu.config import resolve
+      >>> one, other = (resolve({"learning_rate": 1.0, "seed": s, "epochs": 9 + s}) for s in (1, 2))
+      >>> stem(one) == stem(other), key(one) == key(other)
+      (True, False)
+    """
+    return _digest({name: value for name, value in essence(config).items() if name not in ("seed", "epochs")})
+
+
+def _digest(settings: Dict[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class Value(NamedTuple):
+    """A row: heading for tables, label for axes, what a stored number is multiplied by, places after the point."""
+
+    heading: str
+    label: str
+    scale: float
+    places: int
+
+
+VALUES: Dict[str, Value] = {
+    "val_accuracy": Value("validation acc. %", "validation accuracy (%)", 100.0, 2),
+    "accuracy": Value("training acc. %", "training accuracy (%)", 100.0, 2),
+    "test_accuracy": Value("test acc. %", "test accuracy (%)", 100.0, 2),
+    "correlation": Value("correlation", "Pearson correlation with the gradient", 1.0, 3),
+    "val_loss": Value("validation loss", "validation loss (nats)", 1.0, 4),
+    "images_per_second": Value("images/s", "images a second", 1.0, 0),
+    "hours": Value("hours", "wall-clock time (hours)", 1.0, 2),
+    "d": Value("d", "directions", 1.0, 0),
+}
+
+
+class Mean(NamedTuple):
+    """Mean and sample standard deviation of n runs, in the units of the table; ``std`` is None for one run."""
+
+    mean: float
+    std: Optional[float]
+    n: int
+
+
+def printed(value: Any) -> str:
+    """A number of the paper as it is printed there: a list is [mean, standard deviation].
+
+    Example:
+      >>> printed([93.893, 0.024]), printed(7982), printed(None)
+      ('93.893 ± 0.024', '7982', '')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        mean, std = value
+        return f"{mean} ± {std}"
+    return str(value)
+
+
+def ours(name: str, value: Mean) -> str:
+    """A measured number to the places of its kind; the deviation is there from two runs on.
+
+    Example:
+      >>> ours("val_accuracy", Mean(94.123, 0.204, 3)), ours("d", Mean(7982.0, 0.0, 2))
+      ('94.12 ± 0.20', '7982')
+    """
+    places = VALUES[name].places
+    text = f"{value.mean:.{places}f}"
+    if value.std is None or name == "d":
+        return text
+    return f"{text} ± {value.std:.{places}f}"
+
+
+Row = Dict[str, Any]
+
+CURVES = ("loss", "accuracy", "val_loss", "val_accuracy", "correlation", "images_per_second", "seconds")
+ENDED = ("finished", "not finite")  # outcomes that running again would only repeat
+_FACTS = ("command", "commit", "modified", "versions", "machine", "started", "ended", "d", "D", "data")
+
+
+def from_folder(path: Union[str, Path]) -> List[Row]:
+    """The rows of every run folder at or below ``path``; a run that is not over counts with its finished epochs.
+
+    Raises:
+      ConfigError: there is no such folder, or a run folder in it has settings that cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ConfigError(f"{path}: there is no such folder of runs")
+    return [row for row in map(_of_run, sorted(_run_folders(path))) if row is not None]
+
+
+def _run_folders(path: Path) -> Iterator[Path]:
+    for folder, below, files in os.walk(path):
+        if "config.yaml" in files and "run.json" in files:
+            below[:] = []  # checkpoints and events
+            yield Path(folder)
+
+
+def _of_run(folder: Path) -> Optional[Row]:
+    """The row of one run folder; None where nothing has been finished."""
+    facts = strict_json.found(folder / "run.json")
+    result = strict_json.found(folder / "result.json")
+    config = resolve(from_file(folder / "config.yaml"))
+    epochs = _epochs(folder / "metrics.jsonl")
+    outcome = facts.get("outcome", "running")
+    if not epochs and outcome not in ENDED:
+        return None
+    last = epochs[-1] if epochs else {}
+    values = {name: last.get(name) for name in CURVES if name != "seconds" and last.get(name) is not None}
+    for name, value in (result.get("test") or {}).items():
+        values[f"test_{name}"] = value
+    curves = {name: [_short(row.get(name)) for row in epochs] for name in CURVES}
+    return {
+        "kind": "run",
+        "key": key(config),
+        "settings": config.as_dict(),
+        "seed": config.seed,
+        "outcome": outcome,
+        "epochs": len(epochs),
+        "values": values,
+        "curves": {name: curve for name, curve in curves.items() if any(v is not None for v in curve)},
+        "seconds": sum(value for value in curves["seconds"] if value is not None),
+        **{name: facts.get(name) for name in _FACTS},
+    }
+
+
+def _epochs(path: Path) -> List[Dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; a process that was killed may have left half of one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def _short(value: Any) -> Any:
+    """Six significant figures: more would be noise, and rows stay short."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def read(path: Union[str, Path], kind: str = "run") -> List[Row]:
+    """The rows of a kind in a file, or in all ``*.jsonl`` of a folder; none where there is nothing.
+
+    Raises:
+      ConfigError: a line is no JSON or a run without settings; with file and line.
+    """
+    path = Path(path)
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.exists() else []
+    return [row for file in files for row in _rows(file, kind)]
+
+
+def _rows(file: Path, kind: str) -> Iterator[Row]:
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            if isinstance(row, dict) and row.get("kind") == kind:
+                if kind == "run":
+                    config_of(row)
+                yield row
+        except (json.JSONDecodeError, KeyError, ConfigError) as error:
+            raise ConfigError(f"{file}:{number}: not a result: {error}") from None
+
+
+def write(path: Union[str, Path], rows: Iterable[Row]) -> None:
+    """Writes a file of rows, whole or not at all; rows in it of kinds that are not written stay."""
+    path, rows = Path(path), list(rows)
+    kinds = {row["kind"] for row in rows}
+    others = []
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        others = [line + "\n" for line in lines if json.loads(line).get("kind") not in kinds]
+    atomic.write_text(path, "".join(others) + "".join(strict_json.line(row) for row in rows))
+
+
+def merge(*groups: Iterable[Row]) -> List[Row]:
+    """One row for each run: of several, an ended one, then the one with most epochs, then the first.
+
+    Example:
+      >>> base = {"settings": {"learning_rate": 1.0}, "outcome": "finished"}
+      >>> [row["epochs"] for row in merge([{**base, "epochs": 1}], [{**base, "epochs": 2}])]
+      [2]
+    """
+    best: Dict[str, Row] = {}
+    for group in groups:
+        for row in group:
+            name = key(config_of(row))
+            if name not in best or _rank(row) > _rank(best[name]):
+                best[name] = row
+    return list(best.values())
+
+
+def _rank(row: Mapping[str, Any]) -> Tuple[bool, int]:
+    return row["outcome"] in ENDED, row["epochs"]
+
+
+def config_of(row: Mapping[str, Any]) -> Config:
+    """The settings of a row, checked, with defaults for what was added since."""
+    return resolve(row["settings"])

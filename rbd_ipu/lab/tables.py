@@ -1,0 +1,229 @@
+"""A preset's cells and results as a grid of texts, the paper's numbers beside the measured ones.
+
+A grid as aligned text, Markdown, CSV or LaTeX.
+"""
+
+import csv
+import io
+import re
+import textwrap
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+
+from rbd_ipu import text_table as tables
+from rbd_ipu.lab.measures import Index, Measured, brackets, measure
+from rbd_ipu.lab.presets import Cell, Preset
+from rbd_ipu.lab.results import VALUES, Row, merge, ours, printed
+
+NOT_MEASURED = "not measured"
+Found = Mapping[Tuple[str, str], Tuple[Cell, Measured]]
+
+
+class Grid(NamedTuple):
+    """A table in texts, with what is needed to read it.
+
+    Attributes:
+      title: one line.
+      lines: the heading, then the rows; the first column names them.
+      notes: sentences below.
+      records: the same in long form, a mapping for each cell and value.
+    """
+
+    title: str
+    lines: List[List[str]]
+    notes: List[str]
+    records: List[Dict[str, Any]]
+
+
+def grid(preset: Preset, cells: Sequence[Cell], index: Index) -> Grid:
+    """The grid of a preset that trains: a column for each column and value, and beside it one of the paper.
+
+    The points of a figure go down the page, unless it has more lines than points.
+    """
+    rates = [found.words() for found in brackets(preset, cells, index)] if preset.best else []
+    if preset.kind == "points" and len(preset.rows) <= len(preset.columns):
+        preset = preset._replace(rows=preset.columns, columns=preset.rows)
+        cells = [cell._replace(row=cell.column, column=cell.row) for cell in cells]
+    found = {(cell.row, cell.column): (cell, measure(cell, index)) for cell in cells}
+    heads = [(column, value) for column in preset.columns for value in preset.values]
+    with_paper = {(cell.column, value) for cell in cells for value in cell.paper}
+    lines = [[preset.axis]]
+    for head in heads:
+        lines[0] += [_heading(preset, *head)] + ([f"{_heading(preset, *head)}, paper"] if head in with_paper else [])
+    footnotes: Dict[str, str] = {}
+    records = []
+    for row in preset.rows:
+        line = [row]
+        for head in heads:
+            cell, measured = found.get((row, head[0]), (None, None))
+            if cell is None or measured is None:
+                line += [""] * (1 + (head in with_paper))
+                continue
+            text = _ours(head[1], measured) + _share(preset, found, row, head, measured)
+            line.append(text + _footnote(footnotes, measured))
+            if head in with_paper:
+                line.append(_theirs(preset, cell, head[1]))
+            records.append(_record(preset, cell, measured, head[1]))
+        lines.append(line)
+    notes = [f"{mark} {words}" for words, mark in footnotes.items()]
+    if any(mean.n > 1 for _, measured in found.values() for mean in measured.means.values()):
+        notes.append("Mean ± standard deviation over the seeds; numbers of the paper as printed.")
+    notes += _provenance([row for _, measured in found.values() for row in measured.rows])
+    return Grid(f"{preset.source}: {preset.title}", lines, rates + notes + preset.notes, records)
+
+
+def _provenance(rows: Sequence[Row]) -> List[str]:
+    """Where the runs were made: a sentence for each commit, machine and stack."""
+    places: Dict[str, int] = {}
+    for row in merge(rows):
+        machine, versions = row.get("machine") or {}, row.get("versions") or {}
+        commit = (row.get("commit") or "unknown")[:7] + (" with changes" if row.get("modified") else "")
+        where = f"{machine.get('processor')}, {machine.get('usable_cores')} cores"
+        place = f"commit {commit}, {where}, TensorFlow {versions.get('tensorflow')}"
+        places[place] = places.get(place, 0) + 1
+    return [f"{_runs(count)}: {place}." for place, count in places.items()] + _data(merge(rows))
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'' if count == 1 else 's'}"
+
+
+def _data(rows: Sequence[Row]) -> List[str]:
+    """What was trained on: a sentence for each data set and copy of it, by the SHA-256 of its files."""
+    copies: Dict[str, int] = {}
+    for row in rows:
+        sums = ", ".join(f"{name} {digest[:8]}" for name, digest in sorted((row.get("data") or {}).items()))
+        copy = f"{row['settings']['dataset']}, {sums or 'files not on record'}"
+        copies[copy] = copies.get(copy, 0) + 1
+    return [f"Data of {_runs(count)}: {copy}." for copy, count in sorted(copies.items())]
+
+
+def _heading(preset: Preset, column: str, value: str) -> str:
+    if len(preset.values) == 1:
+        return column
+    heading = VALUES[value].heading
+    return heading if len(preset.columns) == 1 else f"{column}, {heading}"
+
+
+def _ours(value: str, measured: Measured) -> str:
+    if value in measured.means:
+        return ours(value, measured.means[value])
+    if measured.diverged:
+        return "diverged"
+    return "-" if measured.rows else NOT_MEASURED
+
+
+def _share(preset: Preset, found: Found, row: str, head: Tuple[str, str], own: Measured) -> str:
+    """The fraction of another column's mean, in brackets, as the paper prints it; only for equal epochs."""
+    column, value = head
+    if preset.relative_to in (None, column) or (row, preset.relative_to) not in found:
+        return ""
+    base = found[row, preset.relative_to or ""][1]
+    if value not in own.means or value not in base.means or base.epochs != own.epochs:
+        return ""
+    return f" ({own.means[value].mean / base.means[value].mean:.2f})"
+
+
+def _theirs(preset: Preset, cell: Cell, value: str) -> str:
+    text = printed(cell.paper.get(value))
+    share = cell.paper.get("relative")
+    return f"{text} ({share})" if share is not None and value == preset.values[0] else text
+
+
+def _footnote(footnotes: Dict[str, str], measured: Measured) -> str:
+    if not measured.marks:
+        return ""
+    words = "; ".join(measured.marks)
+    mark = footnotes.setdefault(words, f"[{len(footnotes) + 1}]")
+    return f" {mark}"
+
+
+def _record(preset: Preset, cell: Cell, measured: Measured, value: str) -> Dict[str, Any]:
+    mean = measured.means.get(value)
+    paper = cell.paper.get(value)
+    their_mean, their_std = (float(part) for part in paper) if isinstance(paper, list) else (paper, None)
+    first = measured.rows[0] if measured.rows else {}
+    return {
+        "preset": preset.name,
+        "row": cell.row,
+        "column": cell.column,
+        "value": value,
+        "mean": mean.mean if mean else None,
+        "std": mean.std if mean else None,
+        "n": mean.n if mean else 0,
+        "epochs": measured.epochs if mean else None,
+        "paper_mean": their_mean,
+        "paper_std": their_std,
+        "marks": "; ".join(measured.marks),
+        "state": _state(measured, bool(mean)),
+        "learning_rate": cell.configs[0].learning_rate if cell.configs else None,
+        "seconds": sum(row["seconds"] for row in measured.rows) if mean else None,
+        "commit": first.get("commit"),
+    }
+
+
+def _state(measured: Measured, known: bool) -> str:
+    if known:
+        return "measured"
+    return "diverged" if measured.diverged else NOT_MEASURED
+
+
+def text(grid: Grid) -> str:
+    """For the screen."""
+    notes = [textwrap.fill(note, 110, subsequent_indent="  ") for note in grid.notes]
+    return "\n".join([grid.title, "", tables.text(grid.lines, left=1), "", *notes])
+
+
+def markdown(grid: Grid) -> str:
+    """A heading, a table and a list of notes."""
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in grid.lines]
+    notes = [f"- {note}" for note in grid.notes]
+    return "\n".join([f"### {grid.title}", "", tables.markdown(lines, left=1), "", *notes])
+
+
+def comma_separated(grid: Grid) -> str:
+    """The long form: a line for each cell and value, numbers unrounded, nothing where nothing is known."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(grid.records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(grid.records)
+    return out.getvalue().rstrip("\n")
+
+
+_ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+_ESCAPES.update({character: "\\" + character for character in "&%$#_{}"})
+_SPECIAL = re.compile("[" + re.escape("".join(_ESCAPES)) + "]")
+
+
+def _escaped(words: str) -> str:
+    return _SPECIAL.sub(lambda match: _ESCAPES[match.group()], words)
+
+
+def latex(grid: Grid) -> str:
+    """A table environment in plain LaTeX, notes below."""
+    lines: List[List[str]] = [[_escaped(cell) for cell in line] for line in grid.lines]
+    body = [" & ".join(line) + r" \\" for line in lines]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{_escaped(grid.title)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(lines[0]) - 1)}}}",
+            r"\hline",
+            body[0],
+            r"\hline",
+            *body[1:],
+            r"\hline",
+            r"\end{tabular}",
+            *(rf"\par\footnotesize {_escaped(note)}" for note in grid.notes),
+            r"\end{table}",
+        ]
+    )
+
+
+#: By the name that ``--format`` takes: the writer, and the ending of a file.
+FORMATS: Dict[str, Callable[[Grid], str]] = {
+    "text": text,
+    "markdown": markdown,
+    "csv": comma_separated,
+    "latex": latex,
+}
+ENDINGS = {"text": "txt", "markdown": "md", "csv": "csv", "latex": "tex"}

@@ -1,0 +1,174 @@
+"""Fresh weights as Keras draws them, each layer from a seed of its own.
+
+The seed of a layer follows from the seed of the run and the layer's name. So nothing depends on the
+order in which layers are made, and no global generator is read or moved.
+
+The fully connected network of the paper.
+
+The convolutional network of the paper.
+
+The residual networks of the paper, ResNet-8 and ResNet-32, for small images.
+"""
+
+from typing import Any, Callable, List, Tuple
+
+from rbd_ipu.seeds import fold_in_numpy
+
+
+def glorot(seed: Any, layer: str) -> Any:
+    """Uniform in +- sqrt(6 / (fan_in + fan_out)), the rule of Keras for dense and convolutions."""
+    from rbd_ipu._compat import keras
+
+    return keras.initializers.GlorotUniform(seed=_layer_seed(seed, layer))
+
+
+def he(seed: Any, layer: str) -> Any:
+    """Normal with deviation sqrt(2 / fan_in), cut off at two deviations: for residual networks."""
+    from rbd_ipu._compat import keras
+
+    return keras.initializers.HeNormal(seed=_layer_seed(seed, layer))
+
+
+def _layer_seed(seed: Any, layer: str) -> int:
+    # 31 bits: what the generators of both Keras versions take as a seed.
+    return int(fold_in_numpy(seed, "init", layer)[0]) & 0x7FFFFFFF
+
+
+FC_HIDDEN = 128
+
+
+def fc(shape: Tuple[int, int, int], classes: int, seed: Any) -> List[Any]:
+    """Flatten, dense 128 with ReLU, dense to the classes.
+
+    101,770 parameters for 28 x 28 x 1 and ten classes, 394,634 for 32 x 32 x 3; any shape will do.
+    """
+    from rbd_ipu._compat import keras
+
+    layers = keras.layers
+    return [
+        layers.Flatten(name="flatten"),
+        layers.Dense(FC_HIDDEN, activation="relu", kernel_initializer=glorot(seed, "hidden"), name="hidden"),
+        layers.Dense(classes, kernel_initializer=glorot(seed, "logits"), name="logits"),
+    ]
+
+
+CNN_FILTERS = (32, 64, 64)
+CNN_HIDDEN = 64
+BORDER = 2  # pixels that a 3 x 3 convolution without padding takes off each side's length
+LEAST = BORDER * len(CNN_FILTERS) + 1
+
+
+def pools(side: int) -> Tuple[bool, bool]:
+    """Whether to halve the image after the first and after the second of three convolutions.
+
+    Not where the convolutions that follow would run out of pixels; ``side`` is the shorter side of
+    the image. From 18 pixels on both are there, as in the paper.
+
+    Example:
+      >>> [pools(side) for side in (8, 10, 12, 22, 28)]
+      [(False, False), (False, True), (True, False), (True, True), (True, True)]
+    """
+    pooled = []
+    for left in (2, 1):  # convolutions that follow
+        side -= BORDER
+        pooled.append(side // 2 > BORDER * left)
+        if pooled[-1]:
+            side //= 2
+    return pooled[0], pooled[1]
+
+
+def cnn(shape: Tuple[int, int, int], classes: int, seed: Any) -> List[Any]:
+    """Three 3x3 convolutions (32, 64, 64, no padding), pools between, dense 64, dense to classes.
+
+    ReLU after each but the last. 93,322 parameters for 28 x 28 x 1 and ten classes, 122,570 for
+    32 x 32 x 3. Small images go without a pool, see :func:`pools`: the embedded digits, 8 x 8, have
+    none and 72,842 parameters.
+
+    Raises:
+      ValueError: a side of the image is shorter than seven pixels.
+    """
+    from rbd_ipu._compat import keras
+
+    side = min(shape[:2])
+    if side < LEAST:
+        raise ValueError(f"the network 'cnn' needs images of at least {LEAST} x {LEAST} pixels, got {shape}")
+
+    layers = keras.layers
+    stack: List[Any] = []
+    for index, (filters, pool) in enumerate(zip(CNN_FILTERS, (*pools(side), False)), start=1):
+        name = f"conv{index}"
+        stack.append(layers.Conv2D(filters, 3, activation="relu", kernel_initializer=glorot(seed, name), name=name))
+        if pool:
+            stack.append(layers.MaxPooling2D(2, name=f"pool{index}"))
+    return [
+        *stack,
+        layers.Flatten(name="flatten"),
+        layers.Dense(CNN_HIDDEN, activation="relu", kernel_initializer=glorot(seed, "hidden"), name="hidden"),
+        layers.Dense(classes, kernel_initializer=glorot(seed, "logits"), name="logits"),
+    ]
+
+
+RESNET_FILTERS = (16, 32, 64)  # of the three stages
+
+
+def resnet8(shape: Tuple[int, int, int], classes: int, seed: Any) -> Callable[[Any], Any]:
+    """Eight layers with weights on the longest way: :func:`resnet` with one block a stage.
+
+    78,330 parameters for 32 x 32 x 3 and ten classes.
+    """
+    return resnet(1, classes, seed)
+
+
+def resnet32(shape: Tuple[int, int, int], classes: int, seed: Any) -> Callable[[Any], Any]:
+    """32 layers with weights on the longest way: :func:`resnet` with five blocks a stage.
+
+    467,194 parameters for 32 x 32 x 3 and ten classes.
+    """
+    return resnet(5, classes, seed)
+
+
+def resnet(blocks: int, classes: int, seed: Any) -> Callable[[Any], Any]:
+    """A convolution, three stages of ``blocks`` basic blocks, the mean over all pixels, dense to the classes.
+
+    A basic block is ReLU(f(x) + s(x)), where f is two 3x3 convolutions with a ReLU between and s the shortcut::
+
+        f(x) = BN(conv3x3(ReLU(BN(conv3x3(x)))))
+        s(x) = BN(conv1x1(x)) in the first block of every stage, the first stage included; x in the others
+
+    The stages have 16, 32 and 64 filters; the second and the third begin with stride 2. Convolutions are padded and
+    have no bias, which the batch normalisation (BN, as Keras sets it) after each of them would take away again. Any
+    shape of image will do.
+
+    The paper (Section C.1) gives the numbers of parameters only; this is the structure that has them.
+
+    Returns:
+      the function from images [n, h, w, c] to logits [n, classes] that makes the layers.
+    """
+    from rbd_ipu._compat import keras
+
+    layers = keras.layers
+
+    def convolution(x: Any, name: str, filters: int, side: int, stride: int) -> Any:
+        x = layers.Conv2D(
+            filters, side, stride, "same", use_bias=False, kernel_initializer=he(seed, name), name=name
+        )(x)  # fmt: skip
+        return layers.BatchNormalization(name=f"{name}_bn")(x)
+
+    def block(x: Any, name: str, filters: int, stride: int, project: bool) -> Any:
+        inside = convolution(x, f"{name}_conv1", filters, 3, stride)
+        inside = layers.ReLU(name=f"{name}_relu1")(inside)
+        inside = convolution(inside, f"{name}_conv2", filters, 3, 1)
+        around = convolution(x, f"{name}_shortcut", filters, 1, stride) if project else x
+        return layers.ReLU(name=f"{name}_relu2")(layers.Add(name=f"{name}_add")([inside, around]))
+
+    def network(images: Any) -> Any:
+        x = layers.ReLU(name="stem_relu")(convolution(images, "stem", RESNET_FILTERS[0], 3, 1))
+        for stage, filters in enumerate(RESNET_FILTERS, start=1):
+            for index in range(1, blocks + 1):
+                first = index == 1
+                stride = 2 if first and stage > 1 else 1
+                x = block(x, f"stage{stage}_block{index}", filters, stride, project=first)
+        x = layers.GlobalAveragePooling2D(name="mean")(x)
+        return layers.Dense(classes, kernel_initializer=glorot(seed, "logits"), name="logits")(x)
+
+    return network

@@ -1,0 +1,261 @@
+"""What an exchange is, and the one of a worker on its own.
+
+K workers played by one process, in turn: the reference for real ones, and a way to try K out.
+
+K replicas of a ``tf.distribute.MirroredStrategy``, a worker each, in one process.
+
+R replicas on IPUs that exchange inside their program, by the collectives of Graphcore's TensorFlow.
+
+K processes, one worker each, that exchange by TensorFlow's collective operations.
+"""
+
+import itertools
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from rbd_ipu import checks
+from rbd_ipu._compat import tf
+from rbd_ipu.parallel.cost_model import gathered, reduced
+from rbd_ipu.parallel.meter import GraphMeter
+from rbd_ipu.parallel.plan import Plan, shard_of
+
+
+class Exchange:
+    """K workers telling each other what they found; all of it is called inside the traced step.
+
+    A process plays one worker; that of :class:`rbd_ipu.parallel.Simulated` plays all of them in turn.
+
+    Attributes:
+      workers: K, an int.
+      plan: how they share the work.
+      fed: the workers whose data this process reads.
+      note: what ``exchange="auto"`` has been settled to, and why.
+    """
+
+    workers = 1
+    note = ""
+    fed: Sequence[int] = (0,)
+    plan = Plan(exchange="coordinates")
+
+    def worker(self) -> Any:
+        """The index of this worker, 0 to K - 1: int32 scalar."""
+        raise NotImplementedError
+
+    def gather(self, message: Any) -> Any:
+        """Every worker's message, in the order of the workers, the same everywhere: [m] -> [K, m]."""
+        raise NotImplementedError
+
+    def mean(self, vector: Any) -> Any:
+        """The mean over the workers of a vector or scalar, the same everywhere."""
+        raise NotImplementedError
+
+    def ordered_mean(self, vector: Any) -> Any:
+        """:meth:`mean`, added up in the order of the workers where that can be said: for small vectors."""
+        return self.mean(vector)
+
+    @property
+    def shards(self) -> List[Tuple[int, ...]]:
+        """The parts (i, n) of the data that this process reads, one for each worker that it feeds; or (i, n, count),
+        one for all of them (:data:`rbd_ipu.data.inputs.Shards`).
+        """
+        return [shard_of(self.plan.mode, worker, self.workers) for worker in self.fed]
+
+    def played(self) -> List[Any]:
+        """The workers that this process plays: int32 scalars."""
+        return [self.worker()]
+
+    def gather_all(self, messages: Sequence[Any]) -> Any:
+        """:meth:`gather` for the messages of all workers that this process plays."""
+        return self.gather(messages[0])
+
+    def mean_all(self, vectors: Sequence[Any], ordered: bool = False) -> Any:
+        """:meth:`mean`, or :meth:`ordered_mean`, for the vectors of all workers that this process plays."""
+        return self.ordered_mean(vectors[0]) if ordered else self.mean(vectors[0])
+
+
+class Alone(Exchange):
+    """The exchange of one worker: the identity.
+
+    Example:
+      >>> Alone().gather(tf.constant([1.0, 2.0])).shape.as_list()
+      [1, 2]
+    """
+
+    def worker(self) -> Any:
+        return tf.constant(0)
+
+    def gather(self, message: Any) -> Any:
+        return message[tf.newaxis]
+
+    def mean(self, vector: Any) -> Any:
+        return vector
+
+
+class Simulated(Exchange):
+    """K workers in one process, each with its mini-batch; nothing is sent.
+
+    Example:
+      >>> exchange = Simulated(2)
+      >>> exchange.gather_all([tf.constant([1.0, 2.0]), tf.constant([3.0, 4.0])]).numpy().tolist()
+      [[1.0, 2.0], [3.0, 4.0]]
+    """
+
+    def __init__(self, workers: int, plan: Optional[Plan] = None):
+        self.workers = checks.positive_int("workers", workers)
+        self.plan = plan or Plan()
+        self.fed = range(self.workers)
+
+    def worker(self) -> Any:
+        raise TypeError("a process that simulates all workers is none of them; use played()")
+
+    def played(self) -> List[Any]:
+        return [tf.constant(k) for k in self.fed]
+
+    def gather_all(self, messages: Sequence[Any]) -> Any:
+        return tf.stack(messages)
+
+    def mean_all(self, vectors: Sequence[Any], ordered: bool = False) -> Any:
+        return tf.add_n(list(vectors)) / self.workers
+
+
+class Mirrored(Exchange):
+    """The replica that is being traced; the strategy traces one after the other, and exchanges between devices.
+
+    TensorFlow refuses an exchange of replicas within ``tf.cond`` and ``tf.while_loop``: those of the step go around
+    ``strategy.run``, see :mod:`rbd_ipu.devices.mirrored`.
+
+    Args:
+      workers: K.
+      plan: how they share the work.
+    """
+
+    def __init__(self, workers: int, plan: Plan):
+        self.workers = workers
+        self.fed = range(workers)
+        self.plan = plan
+
+    def worker(self) -> Any:
+        return tf.constant(replica())
+
+    def gather(self, message: Any) -> Any:
+        rows = tf.distribute.get_replica_context().all_gather(message[tf.newaxis], axis=0)
+        return tf.ensure_shape(rows, [self.workers, *message.shape])  # which the strategy has forgotten
+
+    def mean(self, vector: Any) -> Any:
+        # The identity, because all_reduce takes no argument of the function that is being traced.
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, tf.identity(vector))
+
+
+def replica() -> int:
+    """The index of the replica that is being traced, 0 to K - 1.
+
+    Example:
+      >>> replica()
+      0
+    """
+    return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
+
+
+class Replicas(Exchange):
+    """The replica that a program is, when it runs; which one, only the device knows.
+
+    TensorFlow sees one replica (``replica_id_in_sync_group`` is always 0 on an IPU), so that the index comes from
+    the device, and collectives are operations of the program. This process feeds its own replicas.
+
+    Args:
+      ipu: the package ``tensorflow.python.ipu``.
+      workers: R, the replicas of all processes.
+      plan: how they share the work; "auto" is "coordinates".
+      first, local: the replicas that this process feeds are first ... first + local - 1.
+    """
+
+    def __init__(self, ipu: Any, workers: int, plan: Plan, first: int = 0, local: int = 1):
+        self.workers = workers
+        self.plan = plan._replace(exchange="coordinates") if plan.exchange == "auto" else plan
+        self._ipu = ipu
+        self.fed = range(first, first + local)
+
+    @property
+    def shards(self) -> List[Tuple[int, ...]]:
+        # One stream: the infeed gives its elements to the replicas in turns.
+        return [(self.fed[0], self.workers, len(self.fed))] if self.plan.mode.own_data else [(0, 1)]
+
+    def worker(self) -> Any:
+        return self._ipu.replication_ops.replication_index()
+
+    def gather(self, message: Any) -> Any:
+        rows = self._ipu.all_to_all_op.all_gather(message, self.workers)
+        return tf.reshape(rows, [self.workers, *message.shape])
+
+    def mean(self, vector: Any) -> Any:
+        return self._ipu.cross_replica_ops.cross_replica_mean(vector)
+
+
+GROUP = 1_000_003  # the name of our group of workers; those of tf.distribute count from 1
+# Operations find each other by number: all workers trace the same ones in the same order.
+_NUMBERS = itertools.count(1)
+
+
+class Collective(Exchange):
+    """The worker that this process is, among those of a ``tf.distribute.MultiWorkerMirroredStrategy``.
+
+    The strategy has connected the processes; variables and steps are plain ones, and a collective is one operation in
+    the middle of the loop of steps. (It stays outside XLA, which has no kernel for it on a CPU. ``strategy.gather``
+    would send the lengths of the messages first, which doubles waiting and bytes of a small message.)
+
+    Args:
+      worker: the index of this process.
+      workers: K.
+      plan: how they share the work.
+      patience: seconds to wait for the others.
+    """
+
+    def __init__(self, worker: int, workers: int, plan: Plan, patience: float):
+        self.workers = workers
+        self.index = worker
+        self.fed = (worker,)
+        self.plan = plan
+        self.meter = GraphMeter(workers)
+        self.lost = None  # TensorFlow raises errors of its own
+        self._patience = patience
+        self._gather_on_host = tf.function(self._gather)
+        self._total_on_host = tf.function(self._total)
+
+    def worker(self) -> Any:
+        return tf.constant(self.index)
+
+    def gather(self, message: Any) -> Any:
+        return self.meter.timed(self._gather, message, gathered)
+
+    def mean(self, vector: Any) -> Any:
+        return self.meter.timed(self._total, vector, reduced) / self.workers
+
+    def _gather(self, message: Any) -> Any:
+        rows = tf.raw_ops.CollectiveGatherV2(input=message[tf.newaxis], **self._group())
+        return tf.ensure_shape(rows, [self.workers, *message.shape])
+
+    def _total(self, vector: Any) -> Any:
+        return tf.raw_ops.CollectiveReduceV2(input=vector, merge_op="Add", final_op="Id", **self._group())
+
+    def _group(self) -> Dict[str, Any]:
+        return {
+            "group_size": self.workers,
+            "group_key": GROUP,
+            "instance_key": next(_NUMBERS),
+            "ordering_token": [],
+            "timeout_seconds": self._patience,
+        }
+
+    # --- on the host, between two calls of the loop --------------------------------------------------
+
+    def rows(self, words: Any) -> np.ndarray:
+        """Every worker's int32 [n]: [K, n]. All workers must ask."""
+        return self._gather_on_host(tf.constant(words, tf.int32)).numpy()
+
+    def from_first(self, data: bytes) -> bytes:
+        """Worker 0's bytes, of a length that all know. All workers must ask."""
+        words = np.frombuffer(data + b"\0" * (-len(data) % 4), np.int32)
+        # The sum with zeros is exact, and costs two times the bytes whatever K is; a gather would cost K times.
+        words = words if self.index == 0 else np.zeros_like(words)
+        return self._total_on_host(tf.constant(words)).numpy().tobytes()[: len(data)]

@@ -1,0 +1,85 @@
+"""Where a program is being made: what is known of the IPU whose strategy is in scope.
+
+Graphcore's strategies do not say how many replicas run them, nor how large a block of directions their device can
+hold; :func:`rbd_ipu.open_device` knows both, and leaves them here for whoever traces under the strategy.
+"""
+
+import contextlib
+import weakref
+from typing import Any, Dict, Iterator, NamedTuple, Optional
+
+from rbd_ipu._compat import tf
+from rbd_ipu.checks import positive_int
+from rbd_ipu.seeds import fold_in, fold_in_numpy
+
+#: The largest block of directions, in entries: a tenth of the memory of a GC200 (see rbd_ipu/devices/memory.py).
+BLOCK_ENTRIES = 20_000_000
+
+
+class Place(NamedTuple):
+    """A device, as far as it is known.
+
+    Attributes:
+      entries: the largest block of directions.
+      replicas: how many replicas the program has; None where nobody said.
+      hashing: the integer hash as an operation of the device, :class:`rbd_ipu.devices.ipu.codelet.Hash`; None where
+        TensorFlow's operations do it.
+      seeds: the variables from which programs take seeds, by the number that each holds; None where a program may
+        have them as constants.
+    """
+
+    entries: int = BLOCK_ENTRIES
+    replicas: Optional[int] = None
+    hashing: Optional[Any] = None
+    seeds: Optional[Dict[int, Any]] = None
+
+
+_known: "weakref.WeakKeyDictionary[Any, Place]" = weakref.WeakKeyDictionary()
+
+
+def settle(strategy: Any, entries: int, replicas: int, hashing: Optional[Any] = None) -> None:
+    """Says what the device of a strategy is."""
+    _known[strategy] = Place(positive_int("entries", entries), positive_int("replicas", replicas), hashing, {})
+
+
+@contextlib.contextmanager
+def as_on_an_ipu(hashing: Any) -> Iterator[Place]:
+    """As if the strategy in scope were an IPU's, with these operations for the integer hash: to trace a program.
+
+    Yields the Place, whose variables the program lives no longer than.
+    """
+    strategy, before = tf.distribute.get_strategy(), here()
+    _known[strategy] = before._replace(hashing=hashing, seeds={})
+    try:
+        yield here()
+    finally:
+        _known[strategy] = before
+
+
+def seed_words(seed: Any) -> Any:
+    """:func:`rbd_ipu.fold_in` of a seed alone, int32 [2]; on an IPU an argument of the program that is being traced.
+
+    A constant would make another program, to be compiled anew, of every other seed.
+    """
+    known = here().seeds
+    if known is None or not isinstance(seed, int):
+        return fold_in(seed)
+    if seed not in known:
+        with tf.init_scope():
+            known[seed] = tf.Variable(fold_in_numpy(seed), trainable=False, name=f"seed_{len(known)}")
+    return tf.convert_to_tensor(known[seed])
+
+
+def here() -> Place:
+    """What is known of the device whose strategy is in scope.
+
+    Example:
+      >>> here()
+      Place(entries=20000000, replicas=None, hashing=None, seeds=None)
+    """
+    return _known.get(tf.distribute.get_strategy(), Place())
+
+
+def on_ipu() -> bool:
+    """Whether the strategy in scope is one of Graphcore's."""
+    return type(tf.distribute.get_strategy()).__module__.startswith("tensorflow.python.ipu")

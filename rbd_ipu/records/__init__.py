@@ -1,5 +1,0 @@
-"""What a run leaves behind: its folder, metrics, provenance and curves."""
-
-from rbd_ipu.records.folder import RunFolder, check_free, new_folder
-
-__all__ = ["RunFolder", "check_free", "new_folder"]

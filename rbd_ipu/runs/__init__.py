@@ -1,0 +1,5 @@
+"""What a run leaves behind: its folder, metrics, provenance and curves."""
+
+from rbd_ipu.runs.folder import RunFolder, check_free, new_folder
+
+__all__ = ["RunFolder", "check_free", "new_folder"]

@@ -1,0 +1,148 @@
+"""One recorded run: trains an experiment; its folder is complete however the training ends."""
+
+import contextlib
+import signal
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+
+from rbd_ipu import files, plots
+from rbd_ipu.checkpoints import Checkpoint
+from rbd_ipu.errors import Dismissed
+from rbd_ipu.files import installed
+from rbd_ipu.interrupt import SIGNALS, deferred
+from rbd_ipu.runs import metrics, resume
+from rbd_ipu.runs.experiment import Experiment
+from rbd_ipu.runs.folder import RunFolder, summarise
+
+
+class Outcome(NamedTuple):
+    """How a run ended: a word for run.json, the exit status, what to tell the user."""
+
+    name: str
+    status: int
+    message: Optional[str] = None
+
+
+def record(
+    experiment: Experiment, folder: RunFolder, command: str, verbose: int = 1, start: Optional[Checkpoint] = None
+) -> Tuple[Outcome, Dict[str, Any]]:
+    """Trains, evaluates on the test images and writes the folder.
+
+    A run that breaks off (Ctrl-C, SIGTERM, a number that is not finite, a disk that is full) keeps its
+    finished epochs, the weights it has, the result so far and the picture; and checkpoints, to go on from.
+
+    Args:
+      experiment: from :func:`rbd_ipu.runs.experiment.prepare`.
+      folder: a new folder, or one to go on in; the caller has locked it.
+      command: the command line, for run.json.
+      verbose: as in Keras: 0 silent, 1 a progress bar, 2 a line an epoch.
+      start: the checkpoint that the run goes on from, one of :func:`rbd_ipu.runs.resume.find`.
+
+    Returns:
+      the outcome and the result (what result.json holds). Errors that are not of these kinds leave
+      as they are, once the folder is complete.
+    """
+    from rbd_ipu.runs.callbacks import recorders
+    from rbd_ipu.training import NonFiniteError
+
+    with deferred() as interrupt:
+        ending = _Ending(experiment, folder)
+        try:
+            facts = {"d": experiment.method.dim, "D": experiment.method.size, "data": dict(experiment.data.files)}
+            rows: List[Dict[str, Any]] = []
+            if start is None:
+                folder.begin(experiment.config, facts, command)
+            else:
+                place = {"step": start.step, "epochs": start.progress.epoch}
+                folder.go_on(experiment.config, facts, command, place)
+                rows = resume.rewind(experiment, folder, start)
+            callbacks = recorders(folder.path, interrupt, rows, [resume.keeper(experiment, folder)])
+            experiment.fit(callbacks=callbacks, verbose=verbose, start=start and start.progress)
+            ending.test = experiment.test()
+        except KeyboardInterrupt as error:
+            return ending.write(_interrupted(interrupt.number, elsewhere=getattr(error, "agreed", False)))
+        except Dismissed as error:
+            number = error.status - 128
+            return ending.write(
+                _interrupted(number) if number in SIGNALS else Outcome("failed", error.status, str(error))
+            )
+        except NonFiniteError as error:
+            return ending.write(Outcome("not finite", 3, str(error)))
+        except OSError as error:
+            return ending.write(_not_written(error, folder.path))
+        except BaseException as error:
+            ending.write(_failed(error))
+            raise
+        return ending.write(Outcome("finished", 0))
+
+
+def _interrupted(number: int, elsewhere: bool = False) -> Outcome:
+    if elsewhere and not number:
+        return Outcome("terminated", 128 + signal.SIGTERM, "ended with another instance, which was asked to stop")
+    if number == signal.SIGTERM:
+        return Outcome("terminated", 128 + number, "ended by SIGTERM")
+    return Outcome("interrupted", 130, "interrupted by Ctrl-C")
+
+
+def _failed(error: BaseException) -> Outcome:
+    return Outcome("failed", 1, f"{type(error).__name__}: {error}")
+
+
+def _not_written(error: OSError, folder: Path) -> Outcome:
+    what = "to the standard output" if isinstance(error, BrokenPipeError) else error.filename or folder
+    return Outcome("not written", 4, f"cannot write {what}: {error.strerror or error}")
+
+
+class _Ending:
+    """Writes what a folder has at its end, as far as the disk takes it."""
+
+    def __init__(self, experiment: Experiment, folder: RunFolder):
+        self.experiment, self.folder = experiment, folder
+        self.test: Optional[Dict[str, float]] = None
+        self.rows: List[Dict[str, Any]] = []
+        self.result: Dict[str, Any] = {}
+        self.outcome = Outcome("running", 0)
+
+    def write(self, outcome: Outcome) -> Tuple[Outcome, Dict[str, Any]]:
+        """Takes every step, even after one that fails; the first error is the outcome's."""
+        self.outcome = outcome
+        steps: List[Callable[[], None]] = [self._rows, self._result, self._picture]
+        steps.insert(0, self._not_stopped if outcome.name == "finished" else self._stopped)
+        unexpected: Optional[Exception] = None
+        for step in [*steps, self._facts]:
+            try:
+                step()
+            except OSError as error:
+                if self.outcome.status == 0:
+                    self.outcome = _not_written(error, self.folder.path)
+            except Exception as error:
+                unexpected = unexpected or error
+                self.outcome = _failed(error)
+        if unexpected is not None:
+            raise unexpected
+        return self.outcome, self.result
+
+    def _stopped(self) -> None:
+        from rbd_ipu.runs.callbacks import save_weights
+
+        save_weights(self.experiment.model, self.folder / "checkpoints" / "stopped.weights.h5")
+
+    def _not_stopped(self) -> None:
+        """Of a run that broke off, went on and is finished, these weights are of no more use."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / "checkpoints" / "stopped.weights.h5").unlink()
+
+    def _rows(self) -> None:
+        if (self.folder / "metrics.jsonl").exists():
+            self.rows = metrics.read(self.folder / "metrics.jsonl")
+
+    def _result(self) -> None:
+        self.result = summarise(self.rows, self.test, self.outcome.name)
+        files.write_text(self.folder / "result.json", files.document(self.result))
+
+    def _picture(self) -> None:
+        if self.rows and installed("matplotlib"):
+            plots.plot_run(self.folder / "curves.png", self.rows, self.experiment.title)
+
+    def _facts(self) -> None:
+        self.folder.end(self.outcome.name, self.outcome.message)
