@@ -22,7 +22,7 @@ _HOME = {
     "RandomBasesDescent": "optimizers",
     "FixedProjectionDescent": "optimizers",
     "Trainer": "training",
-    "NonFiniteError": "training",
+    "NonFiniteError": "errors",
     "open_device": "devices",
 }
 

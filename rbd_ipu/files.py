@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Union
 
-from rbd_ipu.config import ConfigError
+from rbd_ipu.errors import ConfigError
 
 
 @contextlib.contextmanager
@@ -142,7 +142,7 @@ def locked(folder: Union[str, Path]) -> Iterator[None]:
       ...         pass
       Traceback (most recent call last):
       ...
-      rbd_ipu.config.kinds.ConfigError: ...: another run is at work there, process ...
+      rbd_ipu.errors.ConfigError: ...: another run is at work there, process ...
     """
     path = Path(folder) / NAME
     with contextlib.closing(_opened(path)) as file:

@@ -8,7 +8,6 @@ import contextlib
 import weakref
 from typing import Any, Dict, Iterator, NamedTuple, Optional
 
-from rbd_ipu._compat import tf
 from rbd_ipu.checks import positive_int
 from rbd_ipu.seeds import fold_in, fold_in_numpy
 
@@ -37,6 +36,35 @@ class Place(NamedTuple):
 _known: "weakref.WeakKeyDictionary[Any, Place]" = weakref.WeakKeyDictionary()
 
 
+def block_rows(size: int, dim: int, entries: int) -> int:
+    """B: directions of a block, the same for all blocks but the last, which may have fewer.
+
+    The fewest blocks that keep B D <= ``entries``, of nearly equal height: 20 directions of which 16 would fit make
+    two blocks of 10, not one of 16 and one of 4.
+
+    Args:
+      size: D, parameters; for G compartments drawn together G times their size.
+      dim: d, directions.
+      entries: the largest B D, from :func:`rbd_ipu.devices.memory.block_entries`.
+
+    Raises:
+      ValueError: a single direction is longer than ``entries``; cut the parameters into compartments.
+
+    Example:
+      >>> block_rows(1_000_000, 20, 16_000_000), block_rows(101_770, 250, 20_000_000)
+      (10, 125)
+    """
+    size, dim = positive_int("size", size), positive_int("dim", dim)
+    most = positive_int("entries", entries) // size
+    if most < 1:
+        raise ValueError(
+            f"one direction over {size:,} parameters does not fit a block of {entries:,} entries; "
+            "cut the parameters into compartments, or raise block_floats"
+        )
+    blocks = -(-dim // most)
+    return -(-dim // blocks)
+
+
 def settle(strategy: Any, entries: int, replicas: int, hashing: Optional[Any] = None) -> None:
     """Says what the device of a strategy is."""
     _known[strategy] = Place(positive_int("entries", entries), positive_int("replicas", replicas), hashing, {})
@@ -48,6 +76,8 @@ def as_on_an_ipu(hashing: Any) -> Iterator[Place]:
 
     Yields the Place, whose variables the program lives no longer than.
     """
+    from rbd_ipu._compat import tf  # late: `devices check` needs no TensorFlow
+
     strategy, before = tf.distribute.get_strategy(), here()
     _known[strategy] = before._replace(hashing=hashing, seeds={})
     try:
@@ -61,6 +91,8 @@ def seed_words(seed: Any) -> Any:
 
     A constant would make another program, to be compiled anew, of every other seed.
     """
+    from rbd_ipu._compat import tf
+
     known = here().seeds
     if known is None or not isinstance(seed, int):
         return fold_in(seed)
@@ -77,9 +109,13 @@ def here() -> Place:
       >>> here()
       Place(entries=20000000, replicas=None, hashing=None, seeds=None)
     """
+    from rbd_ipu._compat import tf
+
     return _known.get(tf.distribute.get_strategy(), Place())
 
 
 def on_ipu() -> bool:
     """Whether the strategy in scope is one of Graphcore's."""
+    from rbd_ipu._compat import tf
+
     return type(tf.distribute.get_strategy()).__module__.startswith("tensorflow.python.ipu")

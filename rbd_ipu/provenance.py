@@ -1,5 +1,6 @@
 """Where a result comes from: command, code, versions, machine; no names of people or hosts."""
 
+import datetime
 import os
 import platform
 import re
@@ -91,3 +92,8 @@ def machine() -> Dict[str, Any]:
 def origin() -> Dict[str, Any]:
     """What code and what machine a result is of: ``versions``, ``commit``, ``modified`` and ``machine``."""
     return {"versions": versions(), **commit(), "machine": machine()}
+
+
+def now() -> str:
+    """The time in UTC, to the second: 2020-12-06T10:20:30Z."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -26,7 +26,7 @@ from rbd_ipu.basis import check_normalize
 from rbd_ipu.compartments import Compartments, parse_scheme
 from rbd_ipu.directions import DISTRIBUTIONS, Compiled, Source, check_distribution, make_source, resolve
 from rbd_ipu.directions.dense import BLOCK_FLOATS, Keyed, Many
-from rbd_ipu.directions.source import repeat
+from rbd_ipu.directions.source import module_of, repeat
 from rbd_ipu.directions.stream import schedule
 from rbd_ipu.placement import on_ipu, seed_words
 from rbd_ipu.seeds import fold_in
@@ -142,8 +142,10 @@ class Subspace:
         if not jit:  # a large group may be cut into programs where a small one is left whole
             self._groups = [(members, Compiled(s) if s.jit else s) for members, s in self._groups]
         self._one_draw = all(source.one_draw for _, source in self._groups)
-        self._together = many or _together(self.source, compartments, self._groups)
-        self._on_host = _on_host(self.source, [k for members, _ in self._groups for k in members])
+        drawn_by = module_of(self.source.partition(":")[0])
+        self._together = many or (drawn_by.fused(compartments, self._groups) if self.source == "native" else None)
+        order = [k for members, _ in self._groups for k in members]
+        self._on_host = drawn_by.compartment_seeds(order) if self.source == "native" else None
         self._seeds = self._hash_seeds if self._on_host else _compile(self._hash_seeds, not jit)
         self._run = {
             method: _compile(functools.partial(self._apply, method), jit)
@@ -298,28 +300,6 @@ def check_names(distribution: str, scheme: str, normalize: str, source: str) -> 
     parse_scheme(scheme)
     check_normalize(normalize)
     resolve(source)
-
-
-def _together(name: str, compartments: Compartments, groups: List[Tuple[List[int], Source]]) -> Any:
-    """What runs several groups in one operation, where all of them are Numba's; otherwise None."""
-    if name != "native" or len(groups) < 2:
-        return None
-    from rbd_ipu.directions.native.op import (
-        Native,  # late: it needs Numba
-        Together,
-    )
-
-    kernels = [(members, source.kernels) for members, source in groups if isinstance(source, Native)]
-    return Together(compartments, kernels) if len(kernels) == len(groups) else None
-
-
-def _on_host(name: str, order: List[int]) -> Any:
-    """What hashes the seeds of the compartments in machine code, where directions are drawn so; otherwise None."""
-    if name != "native":
-        return None
-    from rbd_ipu.directions.native.op import CompartmentSeeds  # late: it needs Numba
-
-    return CompartmentSeeds(order)
 
 
 def _compile(function: Callable, jit: bool) -> Callable:

@@ -14,6 +14,7 @@ from rbd_ipu import checks
 from rbd_ipu._compat import KERAS_3, create_variables, current_rate, keras, tf
 from rbd_ipu.data.inputs import Feed, feed, in_order
 from rbd_ipu.devices import Device, open_device
+from rbd_ipu.errors import NonFiniteError
 from rbd_ipu.hooks import Hooks
 from rbd_ipu.methods import Method
 from rbd_ipu.objective import Objective
@@ -71,27 +72,6 @@ def give(model: Any, optimizer: Applier) -> None:
 COMPARE_EVERY = 16
 # A call of the loop should last about this long: short enough to answer Ctrl-C, long enough to cost nothing.
 CALL_SECONDS = 0.5
-
-
-class NonFiniteError(ArithmeticError):
-    """Training met a loss or an update that is NaN or infinite, and stopped before applying it; all workers did.
-
-    Attributes:
-      epoch, step: where; the step counts from 0 over the whole run.
-      history: the Keras History of the epochs before.
-    """
-
-    agreed = True  # see rbd_ipu.devices.Device.leave
-
-    def __init__(self, epoch: int, step: int, learning_rate: float, history: Any):
-        super().__init__(
-            f"the loss or the update was not finite at step {step} (epoch {epoch + 1}), at learning rate "
-            f"{learning_rate:g}; the step was not applied, and everything before it is kept. "
-            "A smaller learning rate is the usual remedy"
-        )
-        self.epoch = epoch
-        self.step = step
-        self.history = history
 
 
 class Trainer:

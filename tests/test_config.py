@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from rbd_ipu.config import FIELDS, ConfigError, describe_keys, from_assignments, from_file, rates, resolve, yaml
+from rbd_ipu.config import FIELDS, describe_keys, from_assignments, from_file, rates, resolve, yaml
+from rbd_ipu.errors import ConfigError
 
 # --- what a plain word means ---------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from nets import blobs, dense, flat
 import rbd_ipu
 from rbd_ipu import hooks, methods, training
 from rbd_ipu._compat import KERAS_3, keras, tf
-from rbd_ipu.config import ConfigError
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.runs import callbacks as own
 
 calls = keras.callbacks

@@ -16,7 +16,7 @@ from rbd_ipu.checkpoints import file
 from rbd_ipu.checkpoints.file import SUMS, Checkpoint, CheckpointError, key
 from rbd_ipu.methods import METHODS, Method
 from rbd_ipu.methods.base import options_of
-from rbd_ipu.runs.folder import now
+from rbd_ipu.provenance import now
 
 _PLAIN = (bool, int, float, str, type(None))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from rbd_ipu import files
-from rbd_ipu.config import ConfigError
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab.bench.cases import DEFAULT_DIMS, KERAS, KERAS_JIT, WORKLOADS, Case, Choices, grid
 from rbd_ipu.provenance import command_line
 

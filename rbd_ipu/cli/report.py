@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rbd_ipu.config import ConfigError
+from rbd_ipu.errors import ConfigError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rbd_ipu.lab.paper import known
     from rbd_ipu.lab.report import page
     from rbd_ipu.lab.results import read
-    from rbd_ipu.runs.folder import now
+    from rbd_ipu.provenance import now
 
     if arguments.output is None:
         arguments.output = Path("paper.html" if arguments.paper else "report.html")

@@ -1,17 +1,19 @@
 """``rbd-ipu train``: one run, from settings to a folder."""
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 from typing import Any, Dict, Mapping, Tuple
 
-from rbd_ipu.config import Config, ConfigError, describe_keys, from_assignments, from_file, resolve
+from rbd_ipu.config import Config, describe_keys, from_assignments, from_file, resolve
 from rbd_ipu.config.resolve import Given
-from rbd_ipu.files import locked, missing
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import tuning
-from rbd_ipu.parallel import workers
+from rbd_ipu.parallel import ranks
 from rbd_ipu.provenance import command_line
-from rbd_ipu.runs import RunFolder, check_free, new_folder, resume
+from rbd_ipu.runs import resume
+from rbd_ipu.runs.train import free, go_on, goes_on, together, train
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,20 +50,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
-    try:
-        given = workers.several(_given(arguments))
-    except ConfigError:
-        workers.join()  # so that the other ranks hear of it, and do not wait
-        raise
-    workers.join(given)
-    if _goes_on(arguments):
-        return _resume(arguments, given)
-    auto = _is_auto(given)
-    config = resolve({**given, "learning_rate": 1.0} if auto else given)
-    if arguments.output is not None and not workers.is_follower():
-        check_free(arguments.output)
-    words, found = arguments.words, tuning.found()
-    if auto:
+    given = together(lambda: _given(arguments))
+    words, output, quiet = arguments.words, arguments.output, arguments.quiet
+    if goes_on(arguments.resume, output):
+        if _is_auto(given) and tuning.is_kept(output):  # it goes on with what was found
+            given = {key: entry for key, entry in given.items() if key != "learning_rate"}
+        return go_on(given, words, output, quiet)
+    found = tuning.found()
+    if _is_auto(given):
+        config = resolve({**given, "learning_rate": 1.0})
+        free(output)
         try:
             exponent, found = _search(arguments, config)
         except KeyboardInterrupt:
@@ -70,22 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return 130
-        config = resolve({**given, "learning_rate": 2.0**exponent})
+        given = {**given, "learning_rate": Given(2.0**exponent, "learning_rate=auto")}
         words = tuning.rewritten(words, exponent)
-    status = workers.elsewhere(config, words)
-    if status is not None:
-        return status
-
-    from rbd_ipu.runs.experiment import prepare
-
-    experiment = prepare(config)
-    if experiment.trainer.device.compiles_only:
-        return _compile(experiment)
-    folder = RunFolder(new_folder(arguments.output, f"{config.dataset}-{config.network}-{config.method}"))
-    if found is not None:
-        tuning.keep(found, folder.path)
-    with locked(folder.path):
-        return _train(arguments, experiment, folder)
+    keep = {} if found is None else {"made": functools.partial(tuning.keep, found)}
+    return train(given, words, output, quiet, **keep)
 
 
 def _is_auto(given: Mapping[str, Any]) -> bool:
@@ -94,9 +80,7 @@ def _is_auto(given: Mapping[str, Any]) -> bool:
 
 def _search(arguments: argparse.Namespace, config: Config) -> Tuple[int, Path]:
     """The exponent of the rate that a short search chooses, and the folder of the search, beside that of the run."""
-    from rbd_ipu.devices.ipu import popdist
-
-    if workers.task() is not None or popdist.running() is not None:
+    if ranks.task() is not None or ranks.running() is not None:
         raise ConfigError(
             "learning_rate=auto: this process is one of several, each of which would search; let `rbd-ipu tune` find "
             "the rate, and give it"
@@ -112,84 +96,3 @@ def _given(arguments: argparse.Namespace) -> Dict[str, Given]:
     if arguments.workers is not None:
         given["workers"] = Given(arguments.workers, f"--workers {arguments.workers}")
     return given
-
-
-def _goes_on(arguments: argparse.Namespace) -> bool:
-    """Whether to go on in a folder; worker 0 decides for all, as it may make the folder before others look."""
-    if arguments.resume and arguments.output is None:
-        raise ConfigError("--resume needs --output DIR, the folder to go on in")
-    if arguments.resume != "auto":
-        return bool(arguments.resume)
-    if not workers.is_follower():
-        resume.clear_abandoned(arguments.output)
-    return workers.as_first((arguments.output / "config.yaml").exists())
-
-
-def _resume(arguments: argparse.Namespace, given: Mapping[str, Any]) -> int:
-    folder = RunFolder(arguments.output)
-    if _is_auto(given) and tuning.is_kept(folder.path):
-        given = {
-            key: entry for key, entry in given.items() if key != "learning_rate"
-        }  # it goes on with what was found
-    config = resume.settings(folder, given)  # refuses a folder without a run before a lock is put into it
-    status = workers.elsewhere(config, arguments.words, folder)
-    if status is not None:
-        return status
-    with locked(folder.path):
-        config = resume.settings(folder, given)
-        if workers.as_first(resume.is_finished(folder, config)):
-            said = f"finished already after {config.epochs} epochs\nfolder      {folder.path}"
-            print(folder.path if arguments.quiet else said)
-            return 0
-
-        from rbd_ipu.runs.experiment import prepare
-
-        experiment = prepare(config)
-        if experiment.trainer.device.compiles_only:
-            raise ConfigError(f"device: {config.device} only compiles programs; a run cannot go on there")
-        found = resume.find(experiment, folder)
-        for path, reason in found.refused:
-            print(f"rbd-ipu: {path} is left alone: {reason}", file=sys.stderr)
-        if not arguments.quiet:
-            print(f"goes on at {found.checkpoint.place}" if found.checkpoint else "nothing was done yet: begins anew")
-        return _train(arguments, experiment, folder, found.checkpoint)
-
-
-def _compile(experiment: Any) -> int:
-    """On a machine without IPUs: compiles all programs of the run and makes no folder, for there are no numbers."""
-    experiment.fit(verbose=0)
-    experiment.test()
-    print(f"compiled for {experiment.config.device}: training, validation and test; nothing was trained")
-    return 0
-
-
-def _train(arguments: argparse.Namespace, experiment: Any, folder: RunFolder, start: Any = None) -> int:
-    from rbd_ipu.runs.record import record
-
-    if not arguments.quiet:
-        print(f"{experiment.title}, seed {experiment.config.seed}")
-        if experiment.trainer.device.exchange.note:
-            print(experiment.trainer.device.exchange.note)
-        for line in missing():
-            print(f"rbd-ipu: {line}")
-    # A progress bar is for a terminal; elsewhere one line an epoch.
-    verbose = 0 if arguments.quiet else 1 if sys.stdout.isatty() else 2
-    outcome, result = record(experiment, folder, command_line(arguments.words), verbose, start)
-    if outcome.message:
-        print(f"rbd-ipu: {outcome.message}", file=sys.stderr)
-    if arguments.quiet:
-        print(folder.path)
-    else:
-        print(summary(result, folder.path))
-    return outcome.status
-
-
-def summary(result: Mapping[str, Any], folder: Path) -> str:
-    """What the user wants to know at the end."""
-    lines = [f"{result['outcome']} after {result['epochs']} epochs"]
-    for name in ("validation", "test"):
-        numbers = result[name]
-        if numbers and None not in numbers.values():
-            accuracy, loss = 100 * numbers["accuracy"], numbers["loss"]
-            lines.append(f"{name:<10}  accuracy {accuracy:.2f} %  loss {loss:.4f}")
-    return "\n".join([*lines, f"folder      {folder}"])

@@ -1,13 +1,12 @@
 """``rbd-ipu tune``: the learning rate of some settings, from a grid of powers of two."""
 
 import argparse
-import contextlib
-import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict
 
-from rbd_ipu.config import Config, ConfigError, describe_keys, from_assignments, from_file, resolve
-from rbd_ipu.lab.trials import HIGHEST, LOWEST, exponents, read_exponent, written
+from rbd_ipu.config import Config, describe_keys, from_assignments, from_file, resolve
+from rbd_ipu.errors import ConfigError
+from rbd_ipu.lab.trials import HIGHEST, LOWEST, Wanted, exponents, read_exponent, written
 from rbd_ipu.provenance import command_line
 
 EPILOG = """
@@ -48,43 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Searches; returns the exit status."""
-    config, options = _config(arguments), _options(arguments)
+    config, wanted = _config(arguments), _wanted(arguments)
 
-    from rbd_ipu.lab import tuning_folder
-    from rbd_ipu.lab.trials import best, following, prepared
-    from rbd_ipu.lab.tuning_workers import Order, at_once, one_by_one
+    from rbd_ipu.lab.tuning import tune
 
-    tuning_folder.check(arguments.output, config)
-    prepared(config)  # what is missing is said before anything is written
-    grid, start, jobs = exponents(arguments.first, arguments.last), arguments.start, arguments.jobs
-    with tuning_folder.opened(arguments.output, config, options, command_line(arguments.words)) as folder:
-
-        def orders() -> List[Order]:
-            return [Order(config, e, again=e in folder.trials) for e in following(grid, folder.trials, start)]
-
-        print(f"{_title(config)}; {folder.path}")
-        for trial in folder.trials.values():
-            print(f"{tuning_folder.line(trial)} (kept)")
-        try:
-            with contextlib.closing(at_once(orders, jobs) if jobs > 1 else one_by_one(orders)) as trials:
-                for trial in trials:
-                    folder.add(trial)
-                    print(tuning_folder.line(trial), flush=True)
-        except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt)
-            folder.end("interrupted" if stopped else "failed")
-            if not stopped:
-                raise
-            print("\nrbd-ipu: interrupted by Ctrl-C; the rates that are done are kept:", file=sys.stderr)
-            print(f"rbd-ipu: go on with --output {folder.path}", file=sys.stderr)
-            return 130
-        folder.end("finished")
-        print(f"\n{tuning_folder.table(folder.trials)}\n")
-        if best(folder.trials) is None:
-            print("rbd-ipu: no rate could be finished; try other rates by --from and --to", file=sys.stderr)
-            return 1
-        print(f"a row for rbd_ipu/config/learning_rates.yaml:\n{tuning_folder.row(config, folder.trials)}")
-        return 0
+    return tune(config, wanted, arguments.output, command_line(arguments.words))
 
 
 def _config(arguments: argparse.Namespace) -> Config:
@@ -102,20 +69,12 @@ def _config(arguments: argparse.Namespace) -> Config:
     return resolve({**given, "learning_rate": 1.0})
 
 
-def _options(arguments: argparse.Namespace) -> Dict[str, Any]:
-    """Range, start and jobs, for the record; refuses a start out of range."""
+def _wanted(arguments: argparse.Namespace) -> Wanted:
+    """Range, start and jobs; refuses a start out of range."""
     first, last, start = arguments.first, arguments.last, arguments.start
     if start is not None and start not in exponents(first, last):
         raise ConfigError(f"--start {written(start)}: must lie from {written(first)} to {written(last)}")
-    options = {"from": written(first), "to": written(last), "start": start if start is None else written(start)}
-    return {**options, "jobs": arguments.jobs}
-
-
-def _title(config: Config) -> str:
-    dim = f" with {config.dim} directions" if config.dim else ""
-    return (
-        f"the learning rate of {config.method}{dim} for {config.network} on {config.dataset}, {config.epochs} epochs"
-    )
+    return Wanted(first, last, start, arguments.jobs)
 
 
 def _power(text: str) -> int:

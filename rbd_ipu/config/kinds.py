@@ -9,9 +9,7 @@ import numbers
 import re
 from typing import Any, Optional, Tuple
 
-
-class ConfigError(ValueError):
-    """Settings that cannot be used; nothing has been computed or written."""
+from rbd_ipu.errors import ConfigError
 
 
 def _quoted(value: Any) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional, Union
 
 from rbd_ipu.config import rates
-from rbd_ipu.config.kinds import ConfigError
 from rbd_ipu.config.schema import FIELDS, Config, takes
 from rbd_ipu.config.yaml import YamlError, load_mapping, scalar
+from rbd_ipu.errors import ConfigError
 
 
 def describe_keys(width: int = 96) -> str:

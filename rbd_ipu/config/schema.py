@@ -9,7 +9,8 @@ compares the two.
 import dataclasses
 from typing import Any, Dict, Optional, Tuple
 
-from rbd_ipu.config.kinds import Boolean, Choice, ChoiceOrPath, ConfigError, Integer, Kind, Real, Text, counted
+from rbd_ipu.config.kinds import Boolean, Choice, ChoiceOrPath, Integer, Kind, Real, Text, counted
+from rbd_ipu.errors import ConfigError
 
 FORWARD = ("nes", "hybrid")  # the methods that learn from losses alone
 RANDOM = ("rbd", "fpd", *FORWARD, "switch")  # the methods that draw directions

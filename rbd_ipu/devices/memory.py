@@ -12,7 +12,7 @@ measure (``pytest -m ipu`` does, on hardware).
 
 from typing import Dict, NamedTuple
 
-from rbd_ipu.checks import positive_int
+from rbd_ipu.placement import block_rows
 
 BYTES = {"float32": 4, "float16": 2}  # of one entry of a direction
 
@@ -51,35 +51,6 @@ def block_entries(chip: Chip, precision: str = "float32") -> int:
     return chip.floats * BYTES["float32"] // BYTES[precision]
 
 
-def block_rows(size: int, dim: int, entries: int) -> int:
-    """B: directions of a block, the same for all blocks but the last, which may have fewer.
-
-    The fewest blocks that keep B D <= ``entries``, of nearly equal height: 20 directions of which 16 would fit make
-    two blocks of 10, not one of 16 and one of 4.
-
-    Args:
-      size: D, parameters; for G compartments drawn together G times their size.
-      dim: d, directions.
-      entries: the largest B D, from :func:`block_entries`.
-
-    Raises:
-      ValueError: a single direction is longer than ``entries``; cut the parameters into compartments.
-
-    Example:
-      >>> block_rows(1_000_000, 20, 16_000_000), block_rows(101_770, 250, 20_000_000)
-      (10, 125)
-    """
-    size, dim = positive_int("size", size), positive_int("dim", dim)
-    most = positive_int("entries", entries) // size
-    if most < 1:
-        raise ValueError(
-            f"one direction over {size:,} parameters does not fit a block of {entries:,} entries; "
-            "cut the parameters into compartments, or raise block_floats"
-        )
-    blocks = -(-dim // most)
-    return -(-dim // blocks)
-
-
 def bytes_per_tile(rows: int, size: int, chip: Chip, precision: str = "float32") -> int:
     """What a [rows, size] block takes of each tile's memory, evenly spread.
 
@@ -98,3 +69,6 @@ def share(rows: int, size: int, chip: Chip, precision: str = "float32") -> float
       0.071
     """
     return rows * size * BYTES[precision] / chip.memory
+
+
+__all__ = ["BYTES", "CHIPS", "Chip", "block_entries", "block_rows", "bytes_per_tile", "share"]

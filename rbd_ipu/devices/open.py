@@ -1,5 +1,6 @@
 """The devices by name: a registry of functions that open one."""
 
+import importlib
 import os
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -10,6 +11,8 @@ from rbd_ipu.config.kinds import counted
 from rbd_ipu.devices.local import Device, processor
 from rbd_ipu.parallel import Plan, Simulated, plan
 from rbd_ipu.parallel.ranks import TIMEOUT, task
+
+IPU = "rbd_ipu.devices.ipu"  # imported where an IPU is asked for, and not before
 
 DEVICES = Registry("device")  # rows: name -> Device
 DEVICES.register("cpu")(processor)
@@ -23,9 +26,7 @@ def ipu(description: Any, plan: Optional[Plan] = None) -> Device:
     Raises:
       RuntimeError: this TensorFlow is not Graphcore's.
     """
-    from rbd_ipu.devices.ipu.device import IPUDevice  # late: nothing else needs it
-
-    return IPUDevice(description, plan)
+    return importlib.import_module(f"{IPU}.device").IPUDevice(description, plan)
 
 
 def open_device(
@@ -109,6 +110,4 @@ def _described(name: Any) -> Optional[Any]:
     """The Description in the file that a name is the path of; None for the name of a row."""
     if not isinstance(name, Path) and not str(name).endswith((".yaml", ".yml")):
         return None
-    from rbd_ipu.devices.ipu import description  # late: most runs have none
-
-    return description.load(name)
+    return importlib.import_module(f"{IPU}.description").load(name)

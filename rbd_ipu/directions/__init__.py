@@ -1,14 +1,11 @@
 """How directions are made: their distributions, and the sources that draw them.
 
-A *distribution* (``distributions.py``) says how 32 random bits become one entry of a direction. A *source* says
-where the bits come from and how the work is done. Both are registry rows. *Structured* distributions, whose
-directions are made as a whole, bring sources of their own (``structured.py``).
+A *distribution* (``stream.py``) says how 32 random bits become one entry of a direction. A *source* (``source.py``)
+says where the bits come from and how the work is done. Both are registry rows. *Structured* distributions, whose
+directions are made as a whole, bring sources of their own: ``hadamard.py``, ``sparse.py``.
 """
 
-import rbd_ipu.directions.dense
 import rbd_ipu.directions.hadamard
-import rbd_ipu.directions.native
-import rbd_ipu.directions.poprand
 import rbd_ipu.directions.sparse  # noqa: F401
 from rbd_ipu.directions.source import (
     SOURCES,

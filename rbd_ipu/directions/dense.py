@@ -32,7 +32,7 @@ from typing import Any, Callable, List, Sequence, Tuple
 import numpy as np
 
 from rbd_ipu._compat import inside_xla, tf
-from rbd_ipu.directions.source import SOURCES, Compiled, Source, only_cpus
+from rbd_ipu.directions.source import Compiled, Source, only_cpus
 from rbd_ipu.directions.stream import DISTRIBUTIONS, Distribution, schedule, word_at
 from rbd_ipu.placement import here
 from rbd_ipu.seeds import fold_in
@@ -246,7 +246,6 @@ class Parts(Source):
         return [getattr(self._sources[dim], method)(x, k) for dim, x, k in zip(self._cuts, operands, keys)]
 
 
-@SOURCES.register("counter")
 def make(groups: int, size: int, dim: int, distribution: str, normalize: str, rows: int = 0) -> Source:
     """The source for G bases of ``dim`` directions in R^size."""
     rows = rows or max(1, min(dim, BLOCK_FLOATS // (groups * size)))

@@ -59,6 +59,7 @@ What padding does. In R^N the directions are exactly orthogonal. Cropped to n co
   close to the identity, as the N - n rows that are left out are missing.
 """
 
+import importlib
 import math
 from typing import Any, List, Tuple
 
@@ -318,6 +319,9 @@ def _multiply(H: np.ndarray, x: Any, left: int, right: int) -> Any:
     return tf.matmul(H[np.newaxis], tf.reshape(x, [left, order, right]))
 
 
+NATIVE = "rbd_ipu.directions.native.hadamard"  # imported where Numba is asked for
+
+
 def make(source: str, groups: int, size: int, dim: int, normalize: str, rows: int, parameter: Any) -> Source:
     """The source for G bases; ``rows`` has no effect, as there are no blocks.
 
@@ -333,9 +337,7 @@ def make(source: str, groups: int, size: int, dim: int, normalize: str, rows: in
             f"at most that, got {dim}; other distributions take any dim"
         )
     if source == "native":
-        from rbd_ipu.directions.native.hadamard import NativeHadamard
-
-        return NativeHadamard(groups, size, dim, normalize)
+        return importlib.import_module(NATIVE).NativeHadamard(groups, size, dim, normalize)
     return Hadamard(groups, size, dim, normalize)
 
 

@@ -29,9 +29,9 @@ import math
 from typing import Any, Callable, Dict, Tuple
 
 from rbd_ipu._compat import tf
-from rbd_ipu.directions.source import SOURCES, Source, repeat
+from rbd_ipu.directions.source import Source, repeat
 from rbd_ipu.directions.stream import DISTRIBUTIONS
-from rbd_ipu.placement import BLOCK_ENTRIES, here
+from rbd_ipu.placement import BLOCK_ENTRIES, block_rows, here
 from rbd_ipu.seeds import fold_in
 
 
@@ -200,7 +200,6 @@ def parse(text: str) -> int:
     return int(text)
 
 
-@SOURCES.register("poprand")
 def make(
     groups: int,
     size: int,
@@ -219,8 +218,6 @@ def make(
     Raises:
       ValueError: a single direction is longer than B; the distribution is unknown here.
     """
-    from rbd_ipu.devices.memory import block_rows  # late: rbd_ipu.devices imports what trains
-
     if distribution not in DRAWS:
         accepted = ", ".join(repr(name) for name in DRAWS)
         raise ValueError(f"source 'poprand' cannot draw distribution {distribution!r}; accepted: {accepted}")

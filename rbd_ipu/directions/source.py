@@ -8,6 +8,7 @@ faster than drawing its entries one by one, so it brings sources of its own.
 Loops that an IPU repeats: of constant length, with a bare condition.
 """
 
+import importlib
 import importlib.util
 from typing import Any, Callable, NamedTuple, Optional, Sequence, Tuple
 
@@ -16,7 +17,23 @@ from rbd_ipu.checks import Registry
 from rbd_ipu.directions.stream import DISTRIBUTIONS
 from rbd_ipu.placement import on_ipu
 
+#: A row: the module that draws, by its path. It is imported when a basis asks for it, so that a CPU needs nothing of
+#: an IPU, and a machine without Numba nothing of Numba. It has ``make(groups, size, dim, distribution, normalize,
+#: rows)``.
 SOURCES = Registry("source")
+SOURCES.register("counter")("rbd_ipu.directions.dense")
+SOURCES.register("native")("rbd_ipu.directions.native")
+SOURCES.register("poprand")("rbd_ipu.directions.poprand")
+ORTHOGONAL = "rbd_ipu.directions.orthogonal"
+
+
+def module_of(source: str) -> Any:
+    """The module of a row of ``SOURCES``.
+
+    Raises:
+      ValueError: there is no such row.
+    """
+    return importlib.import_module(SOURCES.get(source))
 
 
 class Source:
@@ -98,15 +115,13 @@ def resolve(source: str) -> str:
     Raises:
       ValueError: an unknown name, quoted with the accepted ones.
     """
-    from rbd_ipu.directions import native, poprand  # late: they import this module
-
     if source == "poprand" or (source == "auto" and on_ipu()):
-        return poprand.name_here()
+        return module_of("poprand").name_here()
     if source == "auto":
-        return "native" if only_cpus() and native.available() else "counter"
+        return "native" if only_cpus() and module_of("native").available() else "counter"
     name, colon, parameter = source.partition(":") if isinstance(source, str) else ("", "", "")
     if name == "poprand" and colon:
-        poprand.parse(parameter)
+        module_of(name).parse(parameter)
     elif source not in SOURCES:
         accepted = ", ".join(repr(name) for name in ("auto", *SOURCES.names()))
         raise ValueError(f"unknown source {source!r}; accepted: {accepted}")
@@ -191,13 +206,11 @@ def make_source(
       ValueError: such a basis makes no sense; the message says why.
     """
     if orthogonalize:
-        from rbd_ipu.directions.orthogonal import make  # late: it is rarely wanted
-
-        return make(groups, size, dim, distribution, normalize)
+        return importlib.import_module(ORTHOGONAL).make(groups, size, dim, distribution, normalize)
     source, _, entries = source.partition(":")
     if distribution in DISTRIBUTIONS:
         parameters = {"entries": int(entries)} if entries else {}
-        return SOURCES.get(source)(groups, size, dim, distribution, normalize, rows, **parameters)
+        return module_of(source).make(groups, size, dim, distribution, normalize, rows, **parameters)
     row, parameter = _structure(distribution)
     return row.make(source, groups, size, dim, normalize, rows, parameter)
 

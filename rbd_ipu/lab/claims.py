@@ -35,8 +35,9 @@ import statistics
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from rbd_ipu.config import Config, ConfigError
+from rbd_ipu.config import Config
 from rbd_ipu.config.yaml import YamlError, load_mapping
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import analyses, presets
 from rbd_ipu.lab.costs import Costs
 from rbd_ipu.lab.measures import Index, measure

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
 
 from rbd_ipu import files
-from rbd_ipu.config import FIELDS, Config, ConfigError
+from rbd_ipu.config import FIELDS, Config
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.files import locked
 from rbd_ipu.lab.results import ENDED, key
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from rbd_ipu import cores, files
-from rbd_ipu.config import Config, ConfigError
+from rbd_ipu.config import Config
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.files import installed
 from rbd_ipu.lab import analyses, pool, presets, rates, results, tables, tuning
 from rbd_ipu.lab.costs import Costs, duration

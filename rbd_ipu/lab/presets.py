@@ -30,9 +30,10 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from rbd_ipu.config import FIELDS, Config, ConfigError, resolve
+from rbd_ipu.config import FIELDS, Config, resolve
 from rbd_ipu.config.rates import lookup
 from rbd_ipu.config.yaml import YamlError, load_mapping
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab.costs import parameters
 from rbd_ipu.lab.results import VALUES
 

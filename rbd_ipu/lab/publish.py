@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
-from rbd_ipu.config import ConfigError
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import results
 from rbd_ipu.lab.results import key
 

@@ -23,7 +23,8 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 
 from rbd_ipu import files as atomic
 from rbd_ipu import files as strict_json
-from rbd_ipu.config import FIELDS, Config, ConfigError, from_file, resolve
+from rbd_ipu.config import FIELDS, Config, from_file, resolve
+from rbd_ipu.errors import ConfigError
 
 _ELSEWHERE = (
     "device", "data_dir", "source", "checkpoint_seconds", "keep_checkpoints", "workers", "simulate_workers",

@@ -29,8 +29,9 @@ import math
 import time
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
-from rbd_ipu.config import Config, ConfigError
+from rbd_ipu.config import Config
 from rbd_ipu.config.yaml import YamlError, scalar
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.runs.experiment import Experiment, prepare
 
 HIGHEST, LOWEST = 7, -19  # the exponents of the paper (Section C.1)
@@ -65,6 +66,26 @@ def read_exponent(text: Any) -> int:
         if mantissa == 0.5:
             return exponent - 1
     raise ValueError(f"must be a power of two such as 2**-3, 2^-3 or 0.125, not {text!r}")
+
+
+class Wanted(NamedTuple):
+    """Which rates a search looks at.
+
+    Attributes:
+      first, last: the exponents of the range, from high to low.
+      start: where to begin and walk outwards; None for the whole range.
+      jobs: rates at a time.
+    """
+
+    first: int = HIGHEST
+    last: int = LOWEST
+    start: Optional[int] = None
+    jobs: int = 1
+
+    def facts(self) -> Dict[str, Any]:
+        """For the record."""
+        start = None if self.start is None else written(self.start)
+        return {"from": written(self.first), "to": written(self.last), "start": start, "jobs": self.jobs}
 
 
 def exponents(first: int = HIGHEST, last: int = LOWEST) -> List[int]:
@@ -290,7 +311,7 @@ def train(config: Config, exponent: int, again: bool = False) -> Trial:
     Raises:
       ConfigError: see :func:`prepared`.
     """
-    from rbd_ipu.training import NonFiniteError
+    from rbd_ipu.errors import NonFiniteError
 
     began = time.perf_counter()
     experiment = prepared(dataclasses.replace(config, learning_rate=2.0**exponent))

@@ -5,6 +5,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import shutil
@@ -13,14 +14,16 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from rbd_ipu import files
-from rbd_ipu.config import Config, ConfigError, rates
+from rbd_ipu.config import Config, from_assignments, rates, resolve
+from rbd_ipu.errors import ConfigError, exit_status
 from rbd_ipu.lab import tuning_folder
 from rbd_ipu.lab.costs import Costs, Total
 from rbd_ipu.lab.jobs import job
 from rbd_ipu.lab.presets import Budget, Cell
-from rbd_ipu.lab.trials import HIGHEST, LOWEST, best, exponents, following, written
-from rbd_ipu.lab.tuning_workers import Order, one_by_one
+from rbd_ipu.lab.trials import Wanted, best, exponents, following, prepared, written
+from rbd_ipu.lab.tuning_workers import Order, at_once, one_by_one
 from rbd_ipu.parallel.ranks import task
+from rbd_ipu.provenance import command_line
 
 _RATES = 6  # that a search from a good start takes, about
 
@@ -36,15 +39,19 @@ class Search(NamedTuple):
         """What ``rbd-ipu tune`` has chosen: learning_rate, exponent, loss, accuracy; None before its end."""
         return files.found(self.folder / "tune.json").get("choice")
 
-    def command(self, limits: Budget, parallel: Optional[int]) -> List[str]:
-        """The command line after ``rbd-ipu``; under the smallest budget two rates, otherwise a walk."""
+    def run(self, limits: Budget, parallel: Optional[int]) -> int:
+        """Makes it, or goes on; under the smallest budget two rates, otherwise a walk. Returns the exit status."""
+        wanted = Wanted(start=self.start, jobs=parallel or 1)
+        range_of = [f"--start=2**{self.start}", f"--jobs={wanted.jobs}"]
+        if limits.tiny:
+            wanted = Wanted(self.start, self.start - 1)
+            range_of = [f"--from=2**{self.start}", f"--to=2**{self.start - 1}"]
         settings = [
             word for word in job(self.config, "", self.folder).words() if not word.startswith("learning_rate=")
         ]
         words = ["tune", *(part for word in settings for part in ("--set", word)), "--output", str(self.folder)]
-        if limits.tiny:
-            return [*words, "--from", f"2**{self.start}", "--to", f"2**{self.start - 1}"]
-        return [*words, "--start", f"2**{self.start}", "--jobs", str(parallel or 1)]
+        config = resolve({**from_assignments(settings), "learning_rate": 1.0})
+        return tune(config, wanted, self.folder, command_line([*words, *range_of]))
 
 
 def searches(found: Sequence[Cell], folder: Path) -> Dict[Any, Search]:
@@ -69,8 +76,6 @@ def run(to_do: Sequence[Search], limits: Budget, parallel: Optional[int], tell: 
     Raises:
       KeyboardInterrupt: Ctrl-C; rates that are done are kept.
     """
-    from rbd_ipu.cli import main
-
     worst = 0
     for search in dict.fromkeys(to_do):
         if search.choice() is not None:
@@ -78,11 +83,65 @@ def run(to_do: Sequence[Search], limits: Budget, parallel: Optional[int], tell: 
         tell(f"tuning in {search.folder}")
         search.folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.redirect_stdout(sys.stderr):
-            status = main(search.command(limits, parallel))
+            status = exit_status(functools.partial(search.run, limits, parallel))
         if status == 130:
             raise KeyboardInterrupt
         worst = max(worst, status)
     return worst
+
+
+def tune(config: Config, wanted: Wanted, output: Optional[Path], command: str) -> int:
+    """What ``rbd-ipu tune`` does: tries rates, keeps and prints each; returns the exit status.
+
+    Args:
+      config: the settings of all trials; their learning rate is a place holder.
+      wanted: which rates.
+      output: the folder to make or to go on in; None makes one under runs/.
+      command: the command line, for the record.
+
+    Raises:
+      ConfigError: the folder holds something else, or the data are missing; nothing was written.
+    """
+    tuning_folder.check(output, config)
+    prepared(config)  # what is missing is said before anything is written
+    grid = exponents(wanted.first, wanted.last)
+    with tuning_folder.opened(output, config, wanted.facts(), command) as folder:
+
+        def orders() -> List[Order]:
+            return [Order(config, e, again=e in folder.trials) for e in following(grid, folder.trials, wanted.start)]
+
+        print(f"{_title(config)}; {folder.path}")
+        for trial in folder.trials.values():
+            print(f"{tuning_folder.line(trial)} (kept)")
+        try:
+            with contextlib.closing(
+                at_once(orders, wanted.jobs) if wanted.jobs > 1 else one_by_one(orders)
+            ) as trials:
+                for trial in trials:
+                    folder.add(trial)
+                    print(tuning_folder.line(trial), flush=True)
+        except BaseException as error:
+            stopped = isinstance(error, KeyboardInterrupt)
+            folder.end("interrupted" if stopped else "failed")
+            if not stopped:
+                raise
+            print("\nrbd-ipu: interrupted by Ctrl-C; the rates that are done are kept:", file=sys.stderr)
+            print(f"rbd-ipu: go on with --output {folder.path}", file=sys.stderr)
+            return 130
+        folder.end("finished")
+        print(f"\n{tuning_folder.table(folder.trials)}\n")
+        if best(folder.trials) is None:
+            print("rbd-ipu: no rate could be finished; try other rates by --from and --to", file=sys.stderr)
+            return 1
+        print(f"a row for rbd_ipu/config/learning_rates.yaml:\n{tuning_folder.row(config, folder.trials)}")
+        return 0
+
+
+def _title(config: Config) -> str:
+    dim = f" with {config.dim} directions" if config.dim else ""
+    return (
+        f"the learning rate of {config.method}{dim} for {config.network} on {config.dataset}, {config.epochs} epochs"
+    )
 
 
 EPOCHS = 3  # of a trial, at most
@@ -122,8 +181,7 @@ def search(config: Config, output: Optional[Path], command: str, say: Callable[[
     """
     trials, grid = shortened(config), exponents()
     start = rates.likely_exponent(config.as_dict())
-    options = {"from": written(HIGHEST), "to": written(LOWEST), "start": written(start), "jobs": 1}
-    with tuning_folder.opened(output, trials, options, command) as folder:
+    with tuning_folder.opened(output, trials, Wanted(start=start).facts(), command) as folder:
 
         def orders() -> List[Order]:
             return [Order(trials, e, again=e in folder.trials) for e in following(grid, folder.trials, start)]

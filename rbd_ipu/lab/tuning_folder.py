@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
 
 from rbd_ipu import files, provenance
-from rbd_ipu.config import FIELDS, Config, ConfigError
+from rbd_ipu.config import FIELDS, Config
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.files import locked
 from rbd_ipu.lab.results import essence
 from rbd_ipu.lab.trials import FINISHED, HELD_OUT, HOPED_FOR, JUDGED_AFTER, Trial, Trials, best, written
+from rbd_ipu.provenance import now
 from rbd_ipu.runs import check_free, new_folder
-from rbd_ipu.runs.folder import now
 
 FACTS, GRID = "tune.json", "grid.jsonl"
 RULE = (

@@ -15,8 +15,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, Callable, Dict, Generator, List, NamedTuple
 
 from rbd_ipu import files
-from rbd_ipu.config import Config, ConfigError, resolve
+from rbd_ipu.config import Config, resolve
 from rbd_ipu.cores import usable
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab.trials import Trial
 
 

@@ -17,8 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
 
-from rbd_ipu.config import ConfigError
-from rbd_ipu.errors import STATUS
+from rbd_ipu.errors import STATUS, ConfigError
 from rbd_ipu.parallel.ranks import GRACE, REPORT, alive
 
 LAUNCHER = "mpiexec.gforker"

@@ -26,9 +26,8 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from rbd_ipu.config import ConfigError
 from rbd_ipu.cores import divided, keep_to, usable
-from rbd_ipu.errors import STATUS, WorkersError
+from rbd_ipu.errors import STATUS, ConfigError, WorkersError
 
 #: (rank, size) as launchers of MPI say it: MPICH's and Intel's (and Slurm's pmi2), Open MPI's, Slurm's srun. A
 #: process that srun has not started, such as a batch script, has SLURM_PROCID too, but no SLURM_STEP_NUM_TASKS.
@@ -86,7 +85,7 @@ def task(environment: Optional[Mapping[str, str]] = None) -> Optional[Task]:
       >>> task({"TF_CONFIG": tf_config(1, ["a:1"])})
       Traceback (most recent call last):
       ...
-      rbd_ipu.config.kinds.ConfigError: TF_CONFIG: the task's index 1 is not below the number of workers, 1
+      rbd_ipu.errors.ConfigError: TF_CONFIG: the task's index 1 is not below the number of workers, 1
     """
     here = os.environ if environment is None else environment
     text = here.get("TF_CONFIG", "")
@@ -110,13 +109,25 @@ def launched(environment: Mapping[str, str]) -> Optional[Task]:
     return None
 
 
+def running() -> Optional[Any]:
+    """The module ``popdist`` in a process that poprun has started, ready for use; elsewhere None."""
+    try:
+        popdist = importlib.import_module("popdist")
+    except ModuleNotFoundError as error:
+        if error.name != "popdist":
+            raise
+        return None
+    if not popdist.isPopdistEnvSet():
+        return None
+    popdist.init()
+    return popdist
+
+
 def _of_poprun(environment: Optional[Mapping[str, str]]) -> bool:
     """Whether poprun has started this process: it does so by Open MPI, and PopDist connects its instances."""
     if environment is not None:
         return False
-    from rbd_ipu.devices.ipu import popdist  # here, because a CPU needs nothing of an IPU
-
-    return popdist.running() is not None
+    return running() is not None
 
 
 def _of_tf_config(text: str) -> Task:

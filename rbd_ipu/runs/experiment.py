@@ -6,8 +6,8 @@ from typing import Any, Dict, NamedTuple
 
 import numpy as np
 
-from rbd_ipu.config import Config, ConfigError
-from rbd_ipu.errors import WorkersError
+from rbd_ipu.config import Config
+from rbd_ipu.errors import ConfigError, WorkersError
 
 EVALUATION_BATCH = 256  # images at a time when nothing is learned, at most; decides memory and speed only
 

@@ -25,8 +25,10 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Union
 
 from rbd_ipu import files, provenance
-from rbd_ipu.config import Config, ConfigError
+from rbd_ipu.config import Config
 from rbd_ipu.config.yaml import dumps
+from rbd_ipu.errors import ConfigError
+from rbd_ipu.provenance import now
 
 
 def summarise(rows: List[Dict[str, Any]], test: Optional[Mapping[str, float]], outcome: str) -> Dict[str, Any]:
@@ -56,11 +58,6 @@ def _accuracy(row: Mapping[str, Any]) -> float:
 
 def _validation(row: Mapping[str, Any]) -> Dict[str, Any]:
     return {"loss": row.get("val_loss"), "accuracy": row.get("val_accuracy")}
-
-
-def now() -> str:
-    """The time in UTC, to the second: 2020-12-06T10:20:30Z."""
-    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def check_free(path: Union[str, Path]) -> None:

@@ -42,8 +42,8 @@ def record(
       the outcome and the result (what result.json holds). Errors that are not of these kinds leave
       as they are, once the folder is complete.
     """
+    from rbd_ipu.errors import NonFiniteError
     from rbd_ipu.runs.callbacks import recorders
-    from rbd_ipu.training import NonFiniteError
 
     with deferred() as interrupt:
         ending = _Ending(experiment, folder)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
 from rbd_ipu.checkpoints.file import Checkpoint, CheckpointError, Found, search
-from rbd_ipu.config import FIELDS, Config, ConfigError, from_file, resolve
+from rbd_ipu.config import FIELDS, Config, from_file, resolve
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.files import locked
 from rbd_ipu.runs import metrics
 from rbd_ipu.runs.experiment import Experiment
@@ -85,7 +86,7 @@ def check_same(known: Mapping[str, Any], wanted: Mapping[str, Any], message: str
       >>> check_same({"dim": 9}, {"dim": 10}, "the run goes on with its own settings")
       Traceback (most recent call last):
       ...
-      rbd_ipu.config.kinds.ConfigError: the run goes on with its own settings; these differ: dim: 9 -> 10; only
+      rbd_ipu.errors.ConfigError: the run goes on with its own settings; these differ: dim: 9 -> 10; only
       epochs, device, data_dir, checkpoint_seconds, keep_checkpoints, worker_timeout may
     """
     before = {**{key: facts["default"] for key, facts in FIELDS.items()}, **known}

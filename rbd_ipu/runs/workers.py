@@ -6,10 +6,11 @@ writes the folder of the run; the others train and write nothing. So do, on a PO
 
 from typing import Any, Dict, Optional, Sequence
 
-from rbd_ipu.config import FIELDS, Config, ConfigError
+from rbd_ipu.config import FIELDS, Config
 from rbd_ipu.config.resolve import Given
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.interrupt import deferred
-from rbd_ipu.parallel.ranks import TIMEOUT, connect, connected, task
+from rbd_ipu.parallel.ranks import TIMEOUT, connect, connected, running, task
 
 
 def several(given: Dict[str, Given]) -> Dict[str, Given]:
@@ -73,19 +74,17 @@ def is_follower() -> bool:
 
 def _later_instance() -> bool:
     """Whether poprun has started this process, and others before it."""
-    from rbd_ipu.devices.ipu import popdist  # here, because a CPU needs nothing of an IPU
-
-    poprun = popdist.running()
+    poprun = running()
     return poprun is not None and poprun.getInstanceIndex() > 0
 
 
 def follow(config: Config, folder: Any) -> int:
     """Trains as worker 1, 2, ..., from the checkpoint that worker 0 begins with; returns the exit status."""
     from rbd_ipu.checkpoints import restore
+    from rbd_ipu.errors import NonFiniteError
     from rbd_ipu.runs import resume
     from rbd_ipu.runs.callbacks import StopOnInterrupt
     from rbd_ipu.runs.experiment import prepare
-    from rbd_ipu.training import NonFiniteError
 
     if folder is not None and as_first(resume.is_finished(folder, config)):
         return 0

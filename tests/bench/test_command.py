@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rbd_ipu.cli import main
-from rbd_ipu.config import ConfigError
 from rbd_ipu.cores import divided, usable
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab.bench import report, team
 from rbd_ipu.lab.bench.cases import WORKLOADS, Case, Choices, grid
 from rbd_ipu.lab.bench.team import Team, TeamSteps

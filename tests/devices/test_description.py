@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rbd_ipu.config import ConfigError, yaml
+from rbd_ipu.config import yaml
 from rbd_ipu.devices import memory
 from rbd_ipu.devices.ipu import description
+from rbd_ipu.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "ipu_configs"
 NAMES = ("cpu", "gpu", "ipu_model", "offline", "pod16", "pod4", "pod64", "single")

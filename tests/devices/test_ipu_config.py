@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import rbd_ipu
-from rbd_ipu.config import ConfigError
 from rbd_ipu.devices.ipu import description, ipu_config, sdk_record
+from rbd_ipu.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "ipu_configs"
 OPTIONS = sdk_record.options()["options"]
@@ -233,12 +233,13 @@ sys.path.insert(0, sys.argv[1])
 import rbd_ipu
 rbd_ipu.Trainer
 rbd_ipu.open_device("cpu")
-ours = [name for name in ("ipu_config", "popdist", "record") if f"rbd_ipu.devices.{name}" in sys.modules]
+ours = [name for name in ("ipu_config", "popdist", "sdk_record") if f"rbd_ipu.devices.ipu.{name}" in sys.modules]
 assert not ours, f"the CPU path imports {ours}"
 
-from rbd_ipu.devices import description, ipu_config, popdist
+from rbd_ipu.devices.ipu import description, ipu_config, popdist
+from rbd_ipu.parallel.ranks import running
 pod = description.check({"device": "ipu", "replicas": 16})
-ipu_config.settings(pod), ipu_config.environment(pod), popdist.instance(pod, popdist.running())
+ipu_config.settings(pod), ipu_config.environment(pod), popdist.instance(pod, running())
 graphcore = [name for name in sys.modules if name.startswith(("tensorflow.python.ipu", "popdist", "poplar"))]
 assert not graphcore, f"a description imports {graphcore}"
 """

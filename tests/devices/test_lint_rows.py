@@ -8,8 +8,8 @@ import pytest
 from planted import graph_of, printed
 
 from rbd_ipu._compat import KERAS_3, keras, tf
-from rbd_ipu.config import ConfigError
 from rbd_ipu.devices.ipu.lint import report, trace
+from rbd_ipu.errors import ConfigError
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "ipu.md"
 

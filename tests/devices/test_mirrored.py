@@ -11,8 +11,9 @@ from devices.mirrors import BATCH, EPOCHS, QUICK, SAME_AS, SLOW, K
 
 import rbd_ipu
 from rbd_ipu._compat import tf
-from rbd_ipu.config import ConfigError, resolve
+from rbd_ipu.config import resolve
 from rbd_ipu.devices import mirrored
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.parallel.ranks import tf_config
 
 TIMES = ("seconds", "images_per_second")

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from rbd_ipu._compat import tf
-from rbd_ipu.config import ConfigError
 from rbd_ipu.devices.ipu import description, popdist
 from rbd_ipu.devices.ipu.popdist import Instance
+from rbd_ipu.errors import ConfigError
+from rbd_ipu.parallel.ranks import running
 
 
 def stand_in(instances=4, index=1, replicas=16, ipus=1, started=True):
@@ -32,17 +33,17 @@ def pod(**keys):
 
 def test_without_popdist_there_is_one_instance(monkeypatch):
     monkeypatch.setitem(sys.modules, "popdist", None)
-    assert popdist.running() is None
+    assert running() is None
     assert popdist.instance(pod(instances=1), None) == Instance(0, 1, 16)
 
 
 def test_popdist_counts_only_where_poprun_started_the_process(monkeypatch):
     module = stand_in(started=False)
     monkeypatch.setitem(sys.modules, "popdist", module)
-    assert popdist.running() is None and module.calls == []
+    assert running() is None and module.calls == []
     module = stand_in()
     monkeypatch.setitem(sys.modules, "popdist", module)
-    assert popdist.running() is module and module.calls == ["init"]
+    assert running() is module and module.calls == ["init"]
 
 
 def test_a_broken_popdist_is_not_taken_for_none(monkeypatch, tmp_path):
@@ -50,7 +51,7 @@ def test_a_broken_popdist_is_not_taken_for_none(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "popdist", raising=False)
     with pytest.raises(ModuleNotFoundError, match="a_library_that_is_missing"):
-        popdist.running()
+        running()
 
 
 @pytest.mark.parametrize("index", range(4))
@@ -112,12 +113,11 @@ def test_poprun_is_told_what_the_description_says():
 @pytest.mark.parametrize("index", [0, 1, 3])
 def test_only_the_first_instance_writes_a_folder(index, monkeypatch):
     from rbd_ipu import config
-    from rbd_ipu.parallel import workers
-    from rbd_ipu.runs import workers as command
+    from rbd_ipu.runs import workers
 
     poprun = types.SimpleNamespace(getInstanceIndex=lambda: index)
-    monkeypatch.setattr(popdist, "running", lambda: poprun)
-    monkeypatch.setattr(command, "follow", lambda config, folder: "follows")
+    monkeypatch.setattr(workers, "running", lambda: poprun)
+    monkeypatch.setattr(workers, "follow", lambda config, folder: "follows")
     settings = config.resolve({"method": "sgd", "learning_rate": 0.1})
     assert workers.is_follower() == (index > 0)
     assert workers.elsewhere(settings, []) == (None if index == 0 else "follows")
@@ -128,8 +128,7 @@ def test_an_instance_that_gets_sigterm_ends_where_all_end(monkeypatch):
     import os
     import signal
 
-    from rbd_ipu.runs import experiment
-    from rbd_ipu.runs import workers as command
+    from rbd_ipu.runs import experiment, workers
 
     seen = []
 
@@ -140,9 +139,9 @@ def test_an_instance_that_gets_sigterm_ends_where_all_end(monkeypatch):
                 callback.on_train_batch_end(0)
             seen.append("went on")
 
-    monkeypatch.setattr(popdist, "running", lambda: types.SimpleNamespace(getInstanceIndex=lambda: 1))
+    monkeypatch.setattr(workers, "running", lambda: types.SimpleNamespace(getInstanceIndex=lambda: 1))
     monkeypatch.setattr(experiment, "prepare", lambda config: Experiment())
-    assert command.follow(None, None) == 0 and not seen
+    assert workers.follow(None, None) == 0 and not seen
 
 
 def test_a_run_that_ends_with_another_instance_says_so():

@@ -134,7 +134,7 @@ print(c.shape)
 def test_the_second_process_finds_the_kernels_compiled_and_gets_the_same_bits(numba, tmp_path):
     program = """
 import hashlib, numpy as np
-from rbd_ipu.directions.native import kernels
+from rbd_ipu.directions.native import dense
 from rbd_ipu.directions.native.dense import Launcher
 found, seeds = hashlib.sha256(), np.ones((1, 2), np.int32)
 for distribution in ("normal", "uniform", "rademacher"):
@@ -143,7 +143,7 @@ for distribution in ("normal", "uniform", "rademacher"):
         v = np.random.default_rng(n).standard_normal((1, n)).astype(np.float32)
         for array in (*launcher.sketch(v, seeds), launcher.project(v, seeds), launcher.directions(seeds, 0, 5)):
             found.update(array.tobytes())
-print(sum(kernels.walk.stats.cache_hits.values()), sum(kernels.walk.stats.cache_misses.values()))
+print(sum(dense.walk.stats.cache_hits.values()), sum(dense.walk.stats.cache_misses.values()))
 print(found.hexdigest())
 """
     results = [python(program, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]

@@ -14,7 +14,8 @@ from rbd_ipu import checkpoints, training
 from rbd_ipu.checkpoints import file as container
 from rbd_ipu.checkpoints.file import listed
 from rbd_ipu.cli import main
-from rbd_ipu.config import ConfigError, from_assignments, from_file, resolve
+from rbd_ipu.config import from_assignments, from_file, resolve
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.files import locked
 from rbd_ipu.runs import RunFolder, callbacks, metrics, resume
 from rbd_ipu.runs.experiment import prepare

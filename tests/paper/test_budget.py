@@ -2,7 +2,7 @@
 
 import pytest
 
-from rbd_ipu.config import ConfigError
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab.presets import budget, cut
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fake_runs import result
 
-from rbd_ipu.config import ConfigError
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import claims, presets, results
 from rbd_ipu.lab.presets import budget, cells
 from rbd_ipu.lab.results import key

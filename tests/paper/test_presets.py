@@ -2,8 +2,8 @@
 
 import pytest
 
-from rbd_ipu.config import ConfigError
 from rbd_ipu.config.rates import lookup
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import presets
 from rbd_ipu.lab.presets import budget, cells
 

@@ -30,7 +30,10 @@ from rbd_ipu.config import from_assignments, from_file, resolve
 from rbd_ipu.lab import worker
 from rbd_ipu.config.yaml import dumps
 
-def train(words):
+def go_on(given, words, output, quiet):
+    return train(given, words, output, quiet)
+
+def train(given, words, output, quiet):
     folder = Path(words[words.index("--output") + 1])
     if "--resume" in words and os.environ["FAKE_RESUME"] == "no":
         return 2
@@ -53,7 +56,7 @@ def train(words):
     (folder / "run.json").write_text(json.dumps({"outcome": "finished"}))
     return 0
 
-rbd_ipu.cli.main = train
+worker.train_run, worker.go_on = train, go_on
 sys.exit(worker.main())
 """
 
@@ -62,7 +65,7 @@ QUEUE = """
 import sys
 from pathlib import Path
 from rbd_ipu.config import resolve
-from rbd_ipu.lab import queue
+from rbd_ipu.lab import pool as queue
 from rbd_ipu.lab.jobs import job
 
 folder, fake, settings = Path(sys.argv[1]), sys.argv[2], [eval(text) for text in sys.argv[3:]]

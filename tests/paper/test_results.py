@@ -5,7 +5,8 @@ import json
 import pytest
 from fake_runs import folder, result
 
-from rbd_ipu.config import ConfigError, resolve
+from rbd_ipu.config import resolve
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import results
 from rbd_ipu.lab.results import key, stem
 

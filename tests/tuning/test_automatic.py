@@ -8,7 +8,8 @@ import pytest
 
 from rbd_ipu import cli
 from rbd_ipu.cli import train
-from rbd_ipu.config import ConfigError, from_assignments, from_file, resolve
+from rbd_ipu.config import from_assignments, from_file, resolve
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import tuning
 from rbd_ipu.lab.trials import Trial
 

@@ -15,8 +15,9 @@ import pytest
 import rbd_ipu
 from rbd_ipu import methods, models
 from rbd_ipu.cli import main
-from rbd_ipu.config import ConfigError, resolve
+from rbd_ipu.config import resolve
 from rbd_ipu.data import load
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import trials
 from rbd_ipu.lab.trials import FINISHED, NOT_FINITE, STOPPED, Trial, prepared, train
 from rbd_ipu.lab.tuning_folder import opened

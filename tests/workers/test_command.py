@@ -11,8 +11,8 @@ from workers import starting
 from workers.starting import ENVIRONMENT, eventually, gone
 
 from rbd_ipu import checkpoints
+from rbd_ipu.errors import STATUS
 from rbd_ipu.parallel.launch import launcher
-from rbd_ipu.parallel.workers import STATUS
 
 pytestmark = [starting.mpi, starting.linux]
 ENDLESS = ("epochs=100000", "worker_timeout=60", "exchange=coordinates", "learning_rate=0.5", "dim=10")

@@ -2,10 +2,11 @@
 
 import pytest
 
-from rbd_ipu.config import ConfigError, resolve
+from rbd_ipu.config import resolve
 from rbd_ipu.config.resolve import Given
-from rbd_ipu.parallel.ranks import LAUNCHERS, Task, tf_config
-from rbd_ipu.parallel.workers import several, task
+from rbd_ipu.errors import ConfigError
+from rbd_ipu.parallel.ranks import LAUNCHERS, Task, task, tf_config
+from rbd_ipu.runs.workers import several
 
 # --- whose place is whose --------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from rbd_ipu.config import ConfigError
+from rbd_ipu.errors import ConfigError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Traces, judges, prints the table; returns the exit status."""
-    from rbd_ipu.config import ConfigError
+    from rbd_ipu.errors import ConfigError
 
     if arguments.all and arguments.write:
         raise ConfigError("--write is for the table of every row by itself; leave out --all")

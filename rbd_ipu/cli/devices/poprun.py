@@ -2,7 +2,7 @@
 
 import argparse
 
-from rbd_ipu.config import ConfigError
+from rbd_ipu.errors import ConfigError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -15,10 +15,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
-from rbd_ipu.config.kinds import Boolean, Choice, ConfigError, Integer, Kind, Text
+from rbd_ipu.config.kinds import Boolean, Choice, Integer, Kind, Text
 from rbd_ipu.config.yaml import YamlError, load_mapping
 from rbd_ipu.devices import memory
 from rbd_ipu.devices.ipu import options
+from rbd_ipu.errors import ConfigError
 
 
 class _Options(Kind):
@@ -136,7 +137,7 @@ def check(given: Mapping[str, Any]) -> Description:
       >>> check({"device": "ipu", "replicas": "16"})
       Traceback (most recent call last):
       ...
-      rbd_ipu.config.kinds.ConfigError: replicas: must be an integer from 1 to 256, not the text '16'
+      rbd_ipu.errors.ConfigError: replicas: must be an integer from 1 to 256, not the text '16'
     """
 
     settings = {key: _checked(key, value) for key, value in given.items()}

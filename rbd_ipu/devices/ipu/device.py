@@ -22,6 +22,7 @@ from rbd_ipu.devices.local import Device
 from rbd_ipu.objective import REPORTED, Objective
 from rbd_ipu.parallel import Alone, Exchange, Plan
 from rbd_ipu.parallel.exchange import Replicas
+from rbd_ipu.parallel.ranks import running
 from rbd_ipu.placement import seed_words, settle
 from rbd_ipu.step.step import MEASURES, Step
 
@@ -101,7 +102,7 @@ class IPUDevice(Device):
         self.name = "ipu"
         self.description = described
         self._ipu = ipu = package()
-        poprun = popdist.running()
+        poprun = running()
         self.instance = here = popdist.instance(described, poprun)
         os.environ.update(ipu_config.environment(described, os.environ.get(options.VARIABLE, "")))
         self.compiles_only = described.connection in rules.WITHOUT_DEVICE

@@ -7,9 +7,9 @@ Nothing here imports Graphcore's TensorFlow: :func:`settings` is pure, and :func
 import os
 from typing import Any, Dict, Optional
 
-from rbd_ipu.config.kinds import ConfigError
 from rbd_ipu.devices.ipu import options, sdk_record
 from rbd_ipu.devices.ipu.description import Description, derived
+from rbd_ipu.errors import ConfigError
 
 
 def settings(description: Description, popdist: Optional[bool] = None) -> Dict[str, Any]:
@@ -25,7 +25,7 @@ def settings(description: Description, popdist: Optional[bool] = None) -> Dict[s
         that names its IPUs itself.
 
     Example:
-      >>> from rbd_ipu.devices import description
+      >>> from rbd_ipu.devices.ipu import description
       >>> settings(description.check({"device": "ipu", "replicas": 4}))["auto_select_ipus"]
       4
     """
@@ -105,7 +105,7 @@ def environment(description: Description, inherited: str = "") -> Dict[str, str]
       ConfigError: ``inherited`` sets a flag differently.
 
     Example:
-      >>> from rbd_ipu.devices import description
+      >>> from rbd_ipu.devices.ipu import description
       >>> environment(description.check({"device": "ipu", "executable_cache": "/tmp/programs"}))
       {'TF_POPLAR_FLAGS': '--executable_cache_path=/tmp/programs'}
     """

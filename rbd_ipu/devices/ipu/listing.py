@@ -17,7 +17,7 @@ def listing(description: Description) -> str:
     """All that the description decides: the IPUs, the memory of a block, the flags, the options.
 
     Example:
-      >>> from rbd_ipu.devices import description
+      >>> from rbd_ipu.devices.ipu import description
       >>> print(listing(description.check({"device": "cpu"})))
       device  cpu
     """

@@ -13,8 +13,9 @@ compiled. (Flags from ``driver/tools/flags.cc`` of the commit named in the recor
 import difflib
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional
 
-from rbd_ipu.config.kinds import Boolean, Choice, ConfigError, Integer, Kind, Text
+from rbd_ipu.config.kinds import Boolean, Choice, Integer, Kind, Text
 from rbd_ipu.devices.ipu import sdk_record
+from rbd_ipu.errors import ConfigError
 
 
 def check_options(path: str, value: Any) -> Any:

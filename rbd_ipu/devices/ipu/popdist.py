@@ -11,9 +11,8 @@ from typing import Any, List, Optional
 
 import numpy as np
 
-from rbd_ipu.config.kinds import ConfigError
 from rbd_ipu.devices.ipu.description import WITHOUT_DEVICE, Description
-from rbd_ipu.errors import Dismissed
+from rbd_ipu.errors import ConfigError, Dismissed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,20 +40,6 @@ class Instance:
         return self.index == 0
 
 
-def running() -> Optional[Any]:
-    """The module ``popdist`` in a process that poprun has started, ready for use; elsewhere None."""
-    try:
-        popdist = importlib.import_module("popdist")
-    except ModuleNotFoundError as error:
-        if error.name != "popdist":
-            raise
-        return None
-    if not popdist.isPopdistEnvSet():
-        return None
-    popdist.init()
-    return popdist
-
-
 def instance(description: Description, popdist: Optional[Any] = None) -> Instance:
     """This process' part of a description.
 
@@ -67,7 +52,7 @@ def instance(description: Description, popdist: Optional[Any] = None) -> Instanc
         process.
 
     Example:
-      >>> from rbd_ipu.devices import description
+      >>> from rbd_ipu.devices.ipu import description
       >>> instance(description.check({"device": "ipu", "replicas": 4}))
       Instance(index=0, count=1, local_replicas=4)
     """
@@ -97,7 +82,7 @@ def poprun_arguments(description: Description) -> List[str]:
       ConfigError: poprun starts processes on IPUs; the description is for something else.
 
     Example:
-      >>> from rbd_ipu.devices import description
+      >>> from rbd_ipu.devices.ipu import description
       >>> poprun_arguments(description.check({"device": "ipu", "replicas": 16, "instances": 2}))
       ['--num-instances=2', '--num-replicas=16', '--ipus-per-replica=1']
     """

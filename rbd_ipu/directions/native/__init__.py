@@ -1,15 +1,16 @@
 """Source ``native``: the counter stream drawn by machine code on all cores of a CPU. Needs Numba.
 
-From the bits up: ``stream.py`` (words and samples), ``loops.py`` (what vector registers do), ``kernels.py`` (one
-pass over each direction), ``launch.py`` (tasks and arrays), ``source.py`` (the TensorFlow op). ``threads.py`` and
-``buffers.py`` lend threads and memory. None of them is imported before a basis asks for this source.
+From the bits up: ``stream.py`` (words and samples), ``loops.py`` (what vector registers do), ``dense.py`` (one pass
+over each direction; tasks and arrays), ``op.py`` (the TensorFlow op). ``threads.py`` lends threads and memory. The
+Hadamard basis has ``hadamard_rows.py`` (which rows), ``hadamard_transform.py`` (butterflies) and ``hadamard.py`` (the
+kernel and its op). None of them is imported before a basis asks for this source.
 """
 
 import functools
 import logging
+from typing import Any, List, Sequence, Tuple
 
-from rbd_ipu.directions import dense  # noqa: F401  (its row comes first; it stands in under XLA)
-from rbd_ipu.directions.source import SOURCES, Source
+from rbd_ipu.directions.source import Source
 
 INSTALL = 'pip install "rbd-ipu[native]"'
 
@@ -30,7 +31,6 @@ def available() -> bool:
     return True
 
 
-@SOURCES.register("native")
 def make(groups: int, size: int, dim: int, distribution: str, normalize: str, rows: int = 0) -> Source:
     """The source for G bases of ``dim`` directions in R^size. It knows no blocks: ``rows`` is not used.
 
@@ -45,3 +45,23 @@ def make(groups: int, size: int, dim: int, distribution: str, normalize: str, ro
     from rbd_ipu.directions.native.op import Native
 
     return Native(groups, size, dim, distribution, normalize)
+
+
+def fused(compartments: Sequence[Any], groups: Sequence[Tuple[List[int], Source]]) -> Any:
+    """What runs several groups of equal compartments in one operation of the graph; None where it cannot.
+
+    Args:
+      compartments: the cut, with ``start``, ``size`` and ``dim`` of each piece.
+      groups: (indices of equal compartments, their source).
+    """
+    from rbd_ipu.directions.native.op import Native, Together
+
+    kernels = [(members, source.kernels) for members, source in groups if isinstance(source, Native)]
+    return Together(compartments, kernels) if len(kernels) == len(groups) > 1 else None
+
+
+def compartment_seeds(members: Sequence[int]) -> Any:
+    """What hashes the seeds of these compartments on the host: (seed, step, worker) -> int32 [K, 2]."""
+    from rbd_ipu.directions.native.op import CompartmentSeeds
+
+    return CompartmentSeeds(members)

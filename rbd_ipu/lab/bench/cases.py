@@ -3,7 +3,7 @@
 import itertools
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from rbd_ipu.config import ConfigError
+from rbd_ipu.errors import ConfigError
 
 # Name -> network and shape of its images.
 WORKLOADS: Dict[str, Tuple[str, Tuple[int, int, int]]] = {

@@ -5,7 +5,7 @@ import os
 from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
 
 from rbd_ipu import provenance
-from rbd_ipu.config import ConfigError
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab.bench import rows
 from rbd_ipu.lab.bench import runners as ceiling
 from rbd_ipu.lab.bench.cases import TRAINER, Case

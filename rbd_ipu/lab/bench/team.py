@@ -14,8 +14,8 @@ import threading
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 from rbd_ipu import files
-from rbd_ipu.config import ConfigError
 from rbd_ipu.cores import divided, keep_to, usable
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab.bench.cases import TRAINER, WORKLOADS, Case
 from rbd_ipu.lab.bench.rows import ratio, spread
 from rbd_ipu.lab.bench.runners import measure
@@ -145,10 +145,6 @@ def main() -> None:
             print(files.line({**said, "note": exchange.note}), end="", flush=True)
 
 
-if __name__ == "__main__":
-    main()
-
-
 class Pair(NamedTuple):
     """A case, and the team that does it."""
 
@@ -244,3 +240,7 @@ def _middle(values: Sequence[float]) -> Any:
 
 def _shown(value: Any, form: str) -> str:
     return "" if value is None else format(value, form)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from rbd_ipu.config import ConfigError
 from rbd_ipu.devices.ipu.lint.rules import LOOPS, RULES, Functions, Operation, describe, judge, judge_hlo
 from rbd_ipu.devices.ipu.lint.trace import Refused, Row
+from rbd_ipu.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[3]
 LIBRARIES = (os.sep + "tensorflow" + os.sep, os.sep + "keras" + os.sep)
