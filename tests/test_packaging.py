@@ -168,7 +168,7 @@ def test_the_syntax_is_that_of_python_3_8():
 
 
 def test_tensorflow_is_taken_from_one_place():
-    """Only _stack.py imports TensorFlow or Keras: a missing one is reported once, in words."""
+    """Only _compat.py imports TensorFlow or Keras: a missing one is reported once, in words."""
     offenders = set()
     for path in INSTALLED.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -179,4 +179,4 @@ def test_tensorflow_is_taken_from_one_place():
                 names = [node.module]
             if any(name.partition(".")[0] in ("tensorflow", "keras") for name in names):
                 offenders.add(path.relative_to(INSTALLED).as_posix())
-    assert offenders <= {"_stack.py"}
+    assert offenders <= {"_compat.py"}

@@ -94,7 +94,7 @@ def _by_workers(arguments: argparse.Namespace) -> int:
     """Measures teams of processes, which take turns; returns the exit status."""
     from rbd_ipu import text_table
     from rbd_ipu.lab.bench import report, team
-    from rbd_ipu.parallel import plan
+    from rbd_ipu.parallel.plan import plan
 
     wanted = itertools.product(arguments.exchanges or ["auto"], arguments.parallel or ["own"])
     plans = [{"exchange": exchange, "parallel": parallel} for exchange, parallel in wanted]

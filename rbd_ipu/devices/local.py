@@ -6,7 +6,7 @@ import numpy as np
 
 from rbd_ipu._compat import apply_update, tf
 from rbd_ipu.objective import Objective
-from rbd_ipu.parallel import Alone, Exchange
+from rbd_ipu.parallel.exchange import Alone, Exchange
 from rbd_ipu.step.loop import evaluate_all, train_steps
 from rbd_ipu.step.step import Step
 

@@ -14,8 +14,8 @@ from rbd_ipu._compat import KERAS_3, apply_update, tensors, tf
 from rbd_ipu.devices.local import Device
 from rbd_ipu.errors import WorkersError
 from rbd_ipu.objective import Objective
-from rbd_ipu.parallel import Exchange, Mirrored, Plan
-from rbd_ipu.parallel.exchange import replica
+from rbd_ipu.parallel.exchange import Exchange, Mirrored, replica
+from rbd_ipu.parallel.plan import Plan
 from rbd_ipu.step.loop import evaluate_all, train_steps
 from rbd_ipu.step.step import Step
 

@@ -9,7 +9,8 @@ from rbd_ipu import checks
 from rbd_ipu.checks import Registry
 from rbd_ipu.config.kinds import counted
 from rbd_ipu.devices.local import Device, processor
-from rbd_ipu.parallel import Plan, Simulated, plan
+from rbd_ipu.parallel.exchange import Simulated
+from rbd_ipu.parallel.plan import Plan, plan
 from rbd_ipu.parallel.ranks import TIMEOUT, task
 
 IPU = "rbd_ipu.devices.ipu"  # imported where an IPU is asked for, and not before
@@ -46,7 +47,7 @@ def open_device(
       simulate_workers: K, all played by this process, in turn.
       worker_timeout: seconds that a worker waits for the others before it gives up.
       **choices: how workers share a step: ``parallel``, ``exchange`` and ``wire``, see
-        :class:`rbd_ipu.parallel.Plan`.
+        :class:`rbd_ipu.parallel.plan.Plan`.
 
     Raises:
       ValueError: an unknown name or choice; a description that is wrong (a ConfigError); workers that are both real

@@ -1,8 +1,8 @@
 """The process of one run: ``python -m rbd_ipu.lab.worker FOLDER CORES KEY=VALUE...``.
 
 It keeps to its cores (``0,1``; ``-`` for all), takes the lock of the job's folder and trains as ``rbd-ipu train``
-does. A run that was cut short goes on with ``--resume``; where that is refused (it was killed before its first checkpoint),
-a new one begins beside it.
+does. A run that was cut short goes on; where that is refused (it was killed before its first checkpoint), a new one
+begins beside it.
 """
 
 import functools

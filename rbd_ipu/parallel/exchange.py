@@ -24,7 +24,7 @@ from rbd_ipu.parallel.plan import Plan, shard_of
 class Exchange:
     """K workers telling each other what they found; all of it is called inside the traced step.
 
-    A process plays one worker; that of :class:`rbd_ipu.parallel.Simulated` plays all of them in turn.
+    A process plays one worker; that of :class:`rbd_ipu.parallel.exchange.Simulated` plays all of them in turn.
 
     Attributes:
       workers: K, an int.

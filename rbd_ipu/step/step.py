@@ -6,8 +6,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 from rbd_ipu._compat import apply_update, tensors, tf
 from rbd_ipu.methods import Method
 from rbd_ipu.objective import REPORTED, Objective
-from rbd_ipu.parallel import Exchange, round
-from rbd_ipu.parallel.round import Turns
+from rbd_ipu.parallel.exchange import Exchange
+from rbd_ipu.parallel.round import Heard, Turns, hear, settle, tell
 from rbd_ipu.step.model_state import State, unflatten
 from rbd_ipu.vectors import likeness
 
@@ -88,7 +88,7 @@ def one_step(
     Raises:
       ValueError: the method cannot be shared among workers as planned.
     """
-    plan = round.settle(method, exchange) if exchange.workers > 1 else exchange.plan
+    plan = settle(method, exchange) if exchange.workers > 1 else exchange.plan
 
     def descend(next_batch: Callable[..., Any], step: Any) -> Any:
         """(the first worker's part, what is known after the exchange)."""
@@ -98,15 +98,15 @@ def one_step(
             report = _report(objective, state, batch)
             # A sum is not finite when an entry is not.
             finite = tf.math.is_finite(report[1]) & tf.math.is_finite(tf.reduce_sum(update))
-            return Part(state, batch, report), round.Heard(update, report, finite)
+            return Part(state, batch, report), Heard(update, report, finite)
         told, parts, played = [], [], exchange.played()
         turns = Turns(tensors(model.non_trainable_variables) if len(played) > 1 else [])
         for i, worker in enumerate(played):
             with turns.turn(i):
                 state, batch = _begun(next_batch if len(played) == 1 else functools.partial(next_batch, i))
-                told.append(round.tell(method, plan, state, batch, step, worker))
+                told.append(tell(method, plan, state, batch, step, worker))
                 parts.append(Part(state, batch, _report(objective, state, batch)))
-        return parts[0], round.hear(method, exchange, plan, told, [part.report for part in parts], step)
+        return parts[0], hear(method, exchange, plan, told, [part.report for part in parts], step)
 
     def beside() -> List[Any]:
         return tensors([*part(model, variables)[0].non_trainable_variables, *_metrics()])

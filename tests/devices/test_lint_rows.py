@@ -56,7 +56,7 @@ def test_every_registry_row_is_there(results):
     from rbd_ipu.methods import METHODS
     from rbd_ipu.models import NETWORKS
     from rbd_ipu.optimizers import OPTIMIZERS
-    from rbd_ipu.parallel import MODES, WIRES
+    from rbd_ipu.parallel.plan import MODES, WIRES
 
     subjects = [result.row.subject for result in results]
     assert len(subjects) == len(set(subjects))

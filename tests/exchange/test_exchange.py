@@ -6,11 +6,13 @@ from nets import blobs, crossentropy, dense, flat, gradient, set_flat
 from reference import close
 
 import rbd_ipu
-from rbd_ipu import methods, parallel
+from rbd_ipu import methods
 from rbd_ipu._compat import keras, tf
 from rbd_ipu.config.schema import FIELDS
 from rbd_ipu.data import Batches
-from rbd_ipu.parallel import EXCHANGES, MODES, WIRES, Simulated, round
+from rbd_ipu.parallel.exchange import Simulated
+from rbd_ipu.parallel.plan import EXCHANGES, MODES, WIRES, plan
+from rbd_ipu.parallel.round import settle
 
 K, RATE, BATCH = 3, 0.5, 8
 
@@ -116,7 +118,7 @@ def test_the_command_line_knows_every_row():
 )
 def test_bad_plans_are_quoted(choices, message):
     with pytest.raises(ValueError, match=message):
-        parallel.plan(**choices)
+        plan(**choices)
     with pytest.raises(ValueError, match=message):
         rbd_ipu.open_device("cpu", simulate_workers=2, **choices)
 
@@ -146,8 +148,8 @@ def test_methods_that_do_not_fit_are_refused(name, options, plan, message):
 def test_auto_says_what_it_chose(name, options, wire, expected):
     method = methods.create(name, learning_rate=0.1, **options)
     method.build([(50, 10)])
-    made = Simulated(2, parallel.plan(wire=wire))
-    settled = round.settle(method, made)
+    made = Simulated(2, plan(wire=wire))
+    settled = settle(method, made)
     assert expected in made.note and settled.exchange in ("coordinates", "update")
     assert made.plan.exchange == "auto"  # another method on the same device is settled anew
 
@@ -162,7 +164,7 @@ def test_a_method_without_a_step_of_one_worker_sends_coordinates():
     method = Joint(learning_rate=0.1, dim=4)
     method.build([(50, 10)])
     made = Simulated(2)
-    assert round.settle(method, made).exchange == "coordinates"
+    assert settle(method, made).exchange == "coordinates"
     assert made.note == "exchange=coordinates: all that method 'rbd' can send"
     with pytest.raises(ValueError, match="method 'rbd' has no step of a single worker to average"):
-        round.settle(method, Simulated(2, parallel.plan(exchange="update")))
+        settle(method, Simulated(2, plan(exchange="update")))

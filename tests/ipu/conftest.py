@@ -25,7 +25,7 @@ def open_ipu(standin):
     """``open_ipu(replicas=1, popdist=False, index=0, **settings) -> (device, machine)``; once a test."""
     from rbd_ipu.devices.ipu.description import check
     from rbd_ipu.devices.ipu.device import IPUDevice
-    from rbd_ipu.parallel import plan
+    from rbd_ipu.parallel.plan import plan
 
     with contextlib.ExitStack() as stack:
 

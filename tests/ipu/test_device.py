@@ -211,8 +211,8 @@ def test_an_infeed_reads_what_simulated_workers_read(kind, first, local, step, b
     the global batch is that of ``simulate_workers=4``, over the ends of epochs and from the middle of one.
     """
     from rbd_ipu.data.inputs import feed
-    from rbd_ipu.parallel import Simulated, plan
-    from rbd_ipu.parallel.exchange import Replicas
+    from rbd_ipu.parallel.exchange import Replicas, Simulated
+    from rbd_ipu.parallel.plan import plan
 
     x = np.arange(4 * 27, dtype=np.float32)[:, np.newaxis]  # 27 batches of 4: not a multiple of 4 workers
     given = KINDS[kind](x, np.arange(4 * 27, dtype=np.int32))
@@ -282,7 +282,7 @@ def test_the_program_can_be_traced_without_the_sdk():
     from rbd_ipu._compat import create_variables, keras
     from rbd_ipu.devices.ipu.program import TOLD, train_program
     from rbd_ipu.objective import Objective
-    from rbd_ipu.parallel import Alone
+    from rbd_ipu.parallel.exchange import Alone
     from rbd_ipu.step.step import one_step
 
     model, told = dense(), []

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from rbd_ipu._compat import keras, tf
-from rbd_ipu.models import NETWORKS, build
-from rbd_ipu.models.layers import glorot, he, pools
+from rbd_ipu.models import NETWORKS, build, glorot, he, pools
 
 
 @pytest.mark.parametrize(

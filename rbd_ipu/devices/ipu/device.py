@@ -20,8 +20,8 @@ from rbd_ipu.devices.ipu.description import Description, check
 from rbd_ipu.devices.ipu.program import Evaluation, Infeed, Stream, train_program
 from rbd_ipu.devices.local import Device
 from rbd_ipu.objective import REPORTED, Objective
-from rbd_ipu.parallel import Alone, Exchange, Plan
-from rbd_ipu.parallel.exchange import Replicas
+from rbd_ipu.parallel.exchange import Alone, Exchange, Replicas
+from rbd_ipu.parallel.plan import Plan
 from rbd_ipu.parallel.ranks import running
 from rbd_ipu.placement import seed_words, settle
 from rbd_ipu.step.step import MEASURES, Step

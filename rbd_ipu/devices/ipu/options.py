@@ -25,8 +25,10 @@ def check_options(path: str, value: Any) -> Any:
       ConfigError: an unknown path, a category, a wrong type or value; quotes what came and what is accepted.
 
     Example:
-      >>> check("floating_point_behaviour.esr", "OFF"), check("matmuls.poplar_options", {"partialsType": "half"})
-      ('OFF', {'partialsType': 'half'})
+      >>> check_options("floating_point_behaviour.esr", "OFF")
+      'OFF'
+      >>> check_options("matmuls.poplar_options", {"partialsType": "half"})
+      {'partialsType': 'half'}
     """
     facts = _facts(path)
     members = sdk_record.options()["enums"].get(facts["type"])
@@ -162,7 +164,7 @@ def check_flags(given: Any) -> Dict[str, Any]:
       ConfigError: not a mapping, an unknown flag, one that has a key of its own, or a wrong value.
 
     Example:
-      >>> check({"max_compilation_threads": 8})
+      >>> check_flags({"max_compilation_threads": 8})
       {'max_compilation_threads': 8}
     """
     if not isinstance(given, Mapping):

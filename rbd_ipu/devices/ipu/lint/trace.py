@@ -349,8 +349,8 @@ def _trainer(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any
     from rbd_ipu._compat import create_variables, keras
     from rbd_ipu.devices.ipu.program import train_program
     from rbd_ipu.objective import Objective
-    from rbd_ipu.parallel import Alone, Exchange, plan
-    from rbd_ipu.parallel.exchange import Replicas
+    from rbd_ipu.parallel.exchange import Alone, Exchange, Replicas
+    from rbd_ipu.parallel.plan import plan
     from rbd_ipu.step.step import one_step
 
     variables = model.trainable_variables

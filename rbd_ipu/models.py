@@ -1,17 +1,15 @@
-"""Fresh weights as Keras draws them, each layer from a seed of its own.
+"""The paper's networks, for images of any size: fully connected, convolutional, ResNet-8 and ResNet-32.
 
-The seed of a layer follows from the seed of the run and the layer's name. So nothing depends on the
-order in which layers are made, and no global generator is read or moved.
-
-The fully connected network of the paper.
-
-The convolutional network of the paper.
-
-The residual networks of the paper, ResNet-8 and ResNet-32, for small images.
+Fresh weights are drawn as Keras draws them, each layer from a seed of its own. The seed of a layer follows from the
+seed of the run and the layer's name. So nothing depends on the order in which layers are made, and no global
+generator is read or moved. Importing this module does not import TensorFlow; building a network does.
 """
 
 from typing import Any, Callable, List, Tuple
 
+import numpy as np
+
+from rbd_ipu.checks import Registry
 from rbd_ipu.seeds import fold_in_numpy
 
 
@@ -172,3 +170,55 @@ def resnet(blocks: int, classes: int, seed: Any) -> Callable[[Any], Any]:
         return layers.Dense(classes, kernel_initializer=glorot(seed, "logits"), name="logits")(x)
 
     return network
+
+
+# Rows: (shape, classes, seed) -> the layers, where they are a chain; else the function from images to logits.
+NETWORKS = Registry("network")
+NETWORKS.register("fc")(fc)
+NETWORKS.register("cnn")(cnn)
+NETWORKS.register("resnet8")(resnet8)
+NETWORKS.register("resnet32")(resnet32)
+
+
+def build(name: str, shape: Tuple[int, int, int], classes: int = 10, seed: Any = 0) -> Any:
+    """Builds a network of the paper with fresh weights.
+
+    Args:
+      name: "fc", "cnn", "resnet8" or "resnet32", see :func:`rbd_ipu.models.fc`,
+        :func:`rbd_ipu.models.cnn` and :func:`rbd_ipu.models.resnet`.
+      shape: (height, width, channels) of an image.
+      classes: how many logits there are.
+      seed: an int or int32 [2]; the same seed gives the same weights on the same software.
+
+    Returns:
+      A built ``keras.Model``: float32 [n, height, width, channels] -> logits [n, classes], which is
+      to say no softmax at the end.
+
+    Raises:
+      ValueError: the network is unknown, the shape is not three whole numbers from 1, there are
+        fewer than two classes, or the image is too small for the network.
+      TypeError: the seed is no seed.
+
+    Example:
+      >>> build("fc", shape=(28, 28, 1)).count_params()
+      101770
+    """
+    network = NETWORKS.get(name)
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not all(map(_from_1, shape)):
+        raise ValueError(f"shape must be three whole numbers from 1 (h, w, c), got {shape!r}")
+    if not _from_1(classes) or classes < 2:
+        raise ValueError(f"classes must be a whole number from 2, got {classes!r}")
+    fold_in_numpy(seed)
+    body = network(tuple(map(int, shape)), int(classes), seed)
+
+    from rbd_ipu._compat import keras
+
+    image = keras.Input(shape, name="image")
+    if callable(body):
+        return keras.Model(image, body(image), name=name)
+    return keras.Sequential([image, *body], name=name)
+
+
+def _from_1(value: Any) -> bool:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return bool(whole and value >= 1)
