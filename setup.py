@@ -61,10 +61,10 @@ EXTRAS = {
 
 def version() -> str:
     """Read the version as text: importing the package would need its requirements."""
-    text = (HERE / "rbd_ipu" / "_version.py").read_text(encoding="utf-8")
+    text = (HERE / "rbd_ipu" / "__init__.py").read_text(encoding="utf-8")
     found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
     if found is None:
-        raise ValueError('rbd_ipu/_version.py has no line of the form: __version__ = "1.2.3"')
+        raise ValueError('rbd_ipu/__init__.py has no line of the form: __version__ = "1.2.3"')
     return found.group(1)
 
 

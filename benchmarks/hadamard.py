@@ -16,7 +16,7 @@ import statistics
 import time
 from typing import Any, Callable, Dict, List
 
-from rbd_ipu.cores import keep_to, usable
+from rbd_ipu.process import keep_to, usable
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ARGUMENTS.add_argument("--sizes", nargs="+", type=int, default=[101_770, 122_570])

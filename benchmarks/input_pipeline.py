@@ -15,7 +15,7 @@ import statistics
 import time
 from typing import Any, Callable, List, Tuple
 
-from rbd_ipu.cores import keep_to, usable
+from rbd_ipu.process import keep_to, usable
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ARGUMENTS.add_argument("--data-dir", help="the folder of the data sets of TFDS")

@@ -10,7 +10,7 @@ import argparse
 import time
 from typing import Any, Callable, Dict
 
-from rbd_ipu.cores import keep_to, usable
+from rbd_ipu.process import keep_to, usable
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ARGUMENTS.add_argument("--size", type=int, default=122_570)

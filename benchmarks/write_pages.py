@@ -20,7 +20,7 @@ import paper_places
 import roofline
 
 from rbd_ipu import files, text_table
-from rbd_ipu.lab.bench import targets
+from rbd_ipu.lab.bench import rows as targets
 from rbd_ipu.lab.bench.rows import render as rendered
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -279,7 +279,7 @@ def main() -> int:
 
 
 def _picture(cost: Document) -> None:
-    from rbd_ipu.lab.bench.plot import plot
+    from rbd_ipu.lab.bench.report import plot
 
     path = CHECKOUT / "docs" / "images" / "cost.png"
     plot(path, cost["rows"], f"{cost['machine']['processor']}, {cost['machine']['usable_cores']} cores")

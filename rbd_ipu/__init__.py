@@ -11,8 +11,9 @@ Importing the package does not import TensorFlow; the first use of a name below 
 import importlib
 from typing import Any, List
 
-from rbd_ipu import files
-from rbd_ipu._version import __version__
+from rbd_ipu import _imports
+
+__version__ = "0.1.0"
 
 # Each public name and the module that holds it: the promise of the library, in one place.
 _HOME = {
@@ -39,4 +40,4 @@ def __dir__() -> List[str]:
     return sorted([*globals(), *_HOME])
 
 
-files.announce()
+_imports.announce()

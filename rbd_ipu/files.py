@@ -5,11 +5,6 @@ One run at a time in a folder: a lock that the kernel frees, however the process
 Packages that a run can do without, and what is missing in its folder without them.
 
 JSON that every parser reads: NaN and infinities become null, NumPy numbers become numbers.
-
-Files that Keras writes name the optimizers of this library: they load wherever ``rbd_ipu`` was imported.
-
-Keras finds a class by its registered name. The classes themselves need TensorFlow, so that as soon as there is a
-Keras their names alone are registered; what stands behind a name is imported when a file asks for it.
 """
 
 import contextlib
@@ -21,9 +16,8 @@ import json
 import math
 import numbers
 import os
-import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Union
+from typing import Any, Dict, Iterator, List, Union
 
 from rbd_ipu.errors import ConfigError
 
@@ -235,66 +229,3 @@ def line(value: Any) -> str:
 def document(value: Any) -> str:
     """Indented JSON for people."""
     return json.dumps(plain(value), allow_nan=False, indent=2) + "\n"
-
-
-PACKAGE = "rbd_ipu"
-NAMES = ("RandomBasesDescent", "FixedProjectionDescent")
-
-
-def announce() -> None:
-    """Registers the names with Keras, now or as soon as it has been imported."""
-    if "keras" in sys.modules:
-        _register_names(sys.modules["keras"])
-    else:
-        sys.meta_path.insert(0, _Keras())
-
-
-class _Keras(importlib.abc.MetaPathFinder):
-    """Finds Keras where everybody finds it, and registers the names once it has run."""
-
-    _asking = False
-
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        if fullname != "keras" or self._asking:
-            return None
-        self._asking = True  # the other finders, of which this is the first
-        try:
-            spec = importlib.util.find_spec(fullname)
-        finally:
-            self._asking = False
-        if spec is None or spec.loader is None:
-            return spec
-        run = spec.loader.exec_module
-
-        def exec_module(module: Any) -> None:
-            run(module)
-            if self in sys.meta_path:
-                sys.meta_path.remove(self)
-            _register_names(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
-def register(registrar: Callable[..., Any], registry: Dict[str, Any]) -> Callable[[type], type]:
-    """Decorates the class behind a name: Keras' ``register_keras_serializable``, of which one name can have one."""
-
-    def decorate(cls: type) -> type:
-        registry.pop(f"{PACKAGE}>{cls.__name__}", None)
-        return registrar(package=PACKAGE)(cls)
-
-    return decorate
-
-
-def _register_names(keras: Any) -> None:
-    module = importlib.import_module("keras.saving" if keras.__version__ >= "3" else "keras.utils.generic_utils")
-    for name in NAMES:
-        module.get_custom_objects().setdefault(f"{PACKAGE}>{name}", _later(name))
-
-
-def _later(name: str) -> type:
-    def from_config(cls: type, config: Dict[str, Any], custom_objects: Any = None) -> Any:
-        optimizers = importlib.import_module("rbd_ipu.optimizers")
-        return getattr(optimizers, name).from_config(config, custom_objects)
-
-    return type(name, (), {"from_config": classmethod(from_config)})

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
-from rbd_ipu.cores import usable
+from rbd_ipu.process import usable
 
 PACKAGE = Path(__file__).resolve().parent.parent
 

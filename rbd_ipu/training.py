@@ -19,8 +19,7 @@ from rbd_ipu.hooks import Hooks
 from rbd_ipu.methods import Method
 from rbd_ipu.objective import Objective
 from rbd_ipu.objective import means as examined
-from rbd_ipu.progress import Progress, means
-from rbd_ipu.step.step import MEASURES, one_step
+from rbd_ipu.step.step import MEASURES, Progress, means, one_step
 
 
 class Applier(keras.optimizers.SGD):

@@ -20,12 +20,12 @@ from rbd_ipu._compat import keras
 from rbd_ipu.config import from_file, resolve
 from rbd_ipu.errors import ConfigError, NonFiniteError
 from rbd_ipu.files import locked
-from rbd_ipu.interrupt import SIGNALS, deferred
-from rbd_ipu.progress import Progress
+from rbd_ipu.process import SIGNALS, deferred
 from rbd_ipu.runs import RunFolder, check_free, metrics, new_folder
 from rbd_ipu.runs.callbacks import AtomicCheckpoint, recorders, save_weights
 from rbd_ipu.runs.folder import summarise
 from rbd_ipu.runs.record import record
+from rbd_ipu.step.step import Progress
 
 
 @pytest.fixture

@@ -147,7 +147,7 @@ class Checkpoint(NamedTuple):
     Attributes:
       path: the file it is from.
       step: the number of updates.
-      progress: a :class:`rbd_ipu.progress.Progress`, the place in the run.
+      progress: a :class:`rbd_ipu.step.step.Progress`, the place in the run.
       method: name, d, D and hyper-parameters.
       variables: for each group ("model", "optimizer", "method") the (name, dtype, shape) of its arrays.
       arrays: for each group the values, in that order.
@@ -185,7 +185,7 @@ def load(path: Union[str, Path]) -> Checkpoint:
       CheckpointError: it is damaged, something else, or of a newer format; the message says which.
       OSError: with the path, when the file cannot be read.
     """
-    from rbd_ipu.progress import Progress  # late: it needs TensorFlow
+    from rbd_ipu.step.step import Progress  # late: it needs TensorFlow
 
     facts, arrays = read(path)
     try:

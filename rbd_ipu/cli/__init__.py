@@ -1,7 +1,7 @@
 """The command ``rbd-ipu``: one row and one module for each of its commands.
 
-A command's module has ``configure(parser)``, which adds its arguments, and ``run(arguments) -> int``, which gives the
-exit status. It imports TensorFlow only when it runs, so that ``--help`` is quick.
+A command has a function ``configure(parser)``, which adds its arguments, and ``run(arguments) -> int``, which gives
+the exit status. Its module imports TensorFlow only when it runs, so that ``--help`` is quick.
 """
 
 import argparse
@@ -17,14 +17,28 @@ from rbd_ipu.parallel import ranks
 
 
 class Command(NamedTuple):
-    """A row: the command's name, its module in this package, one line of help."""
+    """A row: the command's name, its module in this package, one line of help.
+
+    The module has ``configure`` and ``run``; one of several commands has ``configure_NAME`` and ``run_NAME`` of each.
+    """
 
     name: str
     module: str
     help: str
 
-    def load(self) -> Any:
-        return importlib.import_module(f"{__name__}.{self.module}")
+    def part(self, what: str) -> Any:
+        """``configure`` or ``run`` of the command."""
+        module = importlib.import_module(f"{__name__}.{self.module}")
+        return getattr(module, f"{what}_{self.name}", None) or getattr(module, what)
+
+
+def add_commands(parser: argparse.ArgumentParser, commands: Sequence[Command], chosen: str, run: str) -> None:
+    """Adds a parser for each command; ``chosen`` gets the name of the one that is given, ``run`` its function."""
+    rows = parser.add_subparsers(dest=chosen, metavar="COMMAND", required=True)
+    for row in commands:
+        command = rows.add_parser(row.name, help=row.help, description=row.help, allow_abbrev=False)
+        row.part("configure")(command)
+        command.set_defaults(**{run: row.part("run")})
 
 
 COMMANDS = (
@@ -32,9 +46,9 @@ COMMANDS = (
     Command("tune", "tune", "find the learning rate of some settings, on a quarter of the training images held out"),
     Command("demo", "demo", "compare SGD, RBD and FPD on real digits; a table and a picture"),
     Command("bench", "bench", "measure what a step costs, beside a plain SGD step"),
-    Command("table", "table", "a table of the paper: its numbers beside those of this package"),
-    Command("figure", "figure", "a figure of the paper, from runs of this package"),
-    Command("report", "report", "one HTML page of all results, to open in a browser"),
+    Command("table", "paper", "a table of the paper: its numbers beside those of this package"),
+    Command("figure", "paper", "a figure of the paper, from runs of this package"),
+    Command("report", "paper", "one HTML page of all results, to open in a browser"),
     Command("devices", "devices", "validate device configurations, without the devices"),
 )
 
@@ -45,12 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="rbd-ipu", description="Train Keras models in random subspaces.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"rbd-ipu {__version__}")
-    rows = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for row in COMMANDS:
-        command = rows.add_parser(row.name, help=row.help, description=row.help, allow_abbrev=False)
-        module = row.load()
-        module.configure(command)
-        command.set_defaults(run=module.run)
+    add_commands(parser, COMMANDS, "command", "run")
     return parser
 
 

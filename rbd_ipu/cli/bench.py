@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     cases = _target_cases(arguments) if arguments.preset else _grid(arguments)
 
     from rbd_ipu import text_table
-    from rbd_ipu.lab.bench import report, rows, targets
+    from rbd_ipu.lab.bench import report, rows
 
     document, complete = report.measured(cases, arguments.rounds, arguments.seconds, _tell)
     document = {"command": command_line(arguments.words), **document}
@@ -73,17 +73,17 @@ def run(arguments: argparse.Namespace) -> int:
     if complete and (arguments.memory or arguments.preset):
         wanted = cases
         if not arguments.memory:
-            wanted = [case for target in targets.TARGETS for case in targets.remembered(target) if case in cases]
+            wanted = [case for target in rows.TARGETS for case in rows.remembered(target) if case in cases]
         try:
             report.add_memory(document, wanted, _tell)
         except KeyboardInterrupt:
             complete = False
-    verdicts = targets.judge(document["rows"], document["machine"]["usable_cores"]) if arguments.preset else []
+    verdicts = rows.judge(document["rows"], document["machine"]["usable_cores"]) if arguments.preset else []
     if verdicts:
         document["targets"] = verdicts
     print(f"{report.machine_line(document)}\n\n{rows.render(document['rows'])}")
     if verdicts:
-        print(f"\n{text_table.text(targets.lines(verdicts), left=2)}")
+        print(f"\n{text_table.text(rows.lines(verdicts), left=2)}")
     _write(arguments, document)
     if not complete:
         return _interrupted(document["rounds"])
@@ -140,9 +140,9 @@ def _target_cases(arguments: argparse.Namespace) -> List[Case]:
     if given:
         raise ConfigError(f"--preset {arguments.preset} decides on all cases; leave out {', '.join(given)}")
     from rbd_ipu.directions import native
-    from rbd_ipu.lab.bench import targets
+    from rbd_ipu.lab.bench import rows
 
-    return targets.cases(native.available(), KERAS_JIT in _keras_loops())
+    return rows.cases(native.available(), KERAS_JIT in _keras_loops())
 
 
 def _keras_loops() -> Sequence[str]:
@@ -155,7 +155,7 @@ def _write(arguments: argparse.Namespace, document: Dict[str, Any]) -> None:
     if arguments.output:
         files.write_text(arguments.output, files.document(document))
     if arguments.plot:
-        from rbd_ipu.lab.bench.plot import plot
+        from rbd_ipu.lab.bench.report import plot
 
         machine = document["machine"]
         plot(arguments.plot, document["rows"], f"{machine['processor']}, {machine['usable_cores']} cores")

@@ -11,8 +11,7 @@ from rbd_ipu._compat import tensors, tf
 from rbd_ipu.devices.local import Device
 from rbd_ipu.errors import STATUS, Dismissed, WorkersError
 from rbd_ipu.parallel.cost_model import reduced
-from rbd_ipu.parallel.exchange import Collective
-from rbd_ipu.parallel.mpi import MPI
+from rbd_ipu.parallel.exchange import MPI, Collective
 from rbd_ipu.parallel.plan import Plan
 from rbd_ipu.parallel.ranks import Ranks, Task, connect
 from rbd_ipu.step.step import Step

@@ -39,10 +39,9 @@ from rbd_ipu.config import Config
 from rbd_ipu.config.yaml import YamlError, load_mapping
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import analyses, presets
-from rbd_ipu.lab.costs import Costs
 from rbd_ipu.lab.measures import Index, measure
 from rbd_ipu.lab.presets import NAMED, Cell, cells
-from rbd_ipu.lab.results import VALUES, Row, config_of, key
+from rbd_ipu.lab.results import VALUES, Costs, Row, config_of, key
 
 PATH = Path(__file__).with_name("claims.yaml")
 CONFIRMED, REFUTED, EXPLAINED, UNDECIDED = VERDICTS = ("confirmed", "refuted", "explained", "undecided")

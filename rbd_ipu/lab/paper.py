@@ -8,17 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from rbd_ipu import cores, files
+from rbd_ipu import files, process
 from rbd_ipu.config import Config
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.files import installed
-from rbd_ipu.lab import analyses, pool, presets, rates, results, tables, tuning
-from rbd_ipu.lab.costs import Costs, duration
+from rbd_ipu.lab import analyses, pool, presets, results, tables, tuning
 from rbd_ipu.lab.jobs import Job, job
 from rbd_ipu.lab.measures import Index
 from rbd_ipu.lab.pool import Failure
 from rbd_ipu.lab.presets import Cell, Preset, cells
-from rbd_ipu.lab.results import key, stem
+from rbd_ipu.lab.results import Costs, duration, key, stem
 from rbd_ipu.lab.tables import Grid, grid
 
 
@@ -86,7 +85,7 @@ def train(plan: Plan, parallel: Optional[int], tell: Callable[[str], None]) -> L
     """
     jobs = plan.to_do
     if parallel is None:
-        parallel = max(1, min(cores.default_jobs(), len(jobs)))
+        parallel = max(1, min(process.default_jobs(), len(jobs)))
     if jobs:
         total = plan.costs.total(one.config for one in jobs)
         tell(f"{parallel or 1} at once: about {duration(total.seconds / max(1, parallel))}")
@@ -184,7 +183,7 @@ def shown_grid(
 ) -> Grid:
     """The grid of a preset of any kind, with a word on the budget; ``finding`` is the row of an analysis."""
     if preset.kind == "rates":
-        return rates.grid(preset)
+        return tables.grid_of_rates(preset)
     return _titled(
         analyses.grid(preset, finding) if preset.kind == "analysis" else grid(preset, found, index), limits
     )
@@ -246,7 +245,7 @@ def _rates(
             status = min(1, tuning.run(to_do, limits, arguments.jobs, _tell))
         except KeyboardInterrupt:
             status = 130
-    shown = _titled(rates.grid(preset, places), limits)
+    shown = _titled(tables.grid_of_rates(preset, places), limits)
     print(tables.FORMATS[arguments.format](shown))
     if arguments.output or not arguments.only_show:
         _write(output, name, shown)

@@ -13,14 +13,13 @@ import time
 from contextlib import redirect_stdout
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
-from rbd_ipu import cores
 from rbd_ipu.config import Config
-from rbd_ipu.lab import worker
-from rbd_ipu.lab.costs import duration
-from rbd_ipu.lab.jobs import Job, is_claimed, noted_cores
+from rbd_ipu.lab.jobs import TAKEN, Job, is_claimed, noted_cores, train
+from rbd_ipu.lab.results import duration
+from rbd_ipu.process import divided, usable
 from rbd_ipu.provenance import PACKAGE
 
-WORKER = ("-m", "rbd_ipu.lab.worker")  # what a process of a run is started with
+WORKER = ("-m", "rbd_ipu.lab.jobs")  # what a process of a run is started with
 POLL = 0.1  # seconds
 REPORT = 30.0  # seconds between two lines of progress
 Tell = Callable[[str], None]
@@ -68,7 +67,7 @@ def _in_this_process(jobs: Sequence[Job], tell: Tell) -> List[Failure]:
         job.folder.mkdir(parents=True, exist_ok=True)
         # What a run prints goes where that of a process goes; warnings stay on the screen.
         with open(job.log, "a", encoding="utf-8") as log, redirect_stdout(log):
-            status = worker.train(job.folder, job.words())
+            status = train(job.folder, job.words())
         if status == 130:
             raise KeyboardInterrupt
         if not job.ended():
@@ -82,7 +81,7 @@ class _Queue:
         # Those that another queue's processes still train come first, so that their cores are known to be taken.
         self.waiting = sorted(jobs, key=lambda job: not is_claimed(job.folder))
         self.total = len(jobs)
-        self.slots: Dict[int, List[int]] = dict(enumerate(cores.divided(cores.usable(), parallel)))
+        self.slots: Dict[int, List[int]] = dict(enumerate(divided(usable(), parallel)))
         self.free = sorted(self.slots)
         self.seconds, self.tell = seconds, tell
         self.running: List[_Running] = []
@@ -152,7 +151,7 @@ class _Queue:
             self.expected_so_far += self.seconds(job.config)
             self.taken_so_far += taken
             self.tell(f"{self.progress()}  ended: {job.label}, {duration(taken)}")
-        elif entry.process is None or entry.process.returncode == worker.TAKEN:
+        elif entry.process is None or entry.process.returncode == TAKEN:
             self.waiting.insert(0, job)  # the other process has left it unfinished
         else:
             failure = Failure(job, job.last_words() or f"exit status {entry.process.returncode}")

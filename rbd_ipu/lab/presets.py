@@ -34,8 +34,7 @@ from rbd_ipu.config import FIELDS, Config, resolve
 from rbd_ipu.config.rates import lookup
 from rbd_ipu.config.yaml import YamlError, load_mapping
 from rbd_ipu.errors import ConfigError
-from rbd_ipu.lab.costs import parameters
-from rbd_ipu.lab.results import VALUES
+from rbd_ipu.lab.results import VALUES, parameters
 
 _FORM = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,3})")
 

@@ -20,17 +20,16 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from rbd_ipu import __version__
-from rbd_ipu.lab import analyses, noise, presets
+from rbd_ipu.lab import analyses, presets
 from rbd_ipu.lab import paper as show
+from rbd_ipu.lab import tables as noise
 from rbd_ipu.lab.bench import rows as bench
 from rbd_ipu.lab.claims import VERDICTS, Known, Verdict, verdicts
-from rbd_ipu.lab.costs import duration
 from rbd_ipu.lab.figures import Line, Panel, without_paper
 from rbd_ipu.lab.measures import Index
 from rbd_ipu.lab.presets import NAMED, Budget, budget, cells
-from rbd_ipu.lab.rates import exponent
-from rbd_ipu.lab.results import Row, config_of, merge, stem
-from rbd_ipu.lab.tables import Grid
+from rbd_ipu.lab.results import Row, config_of, duration, merge, stem
+from rbd_ipu.lab.tables import Grid, exponent
 
 #: Okabe and Ito's colours, the dark ones lighter where the page is dark.
 LIGHT = ("#0072B2", "#D55E00", "#009E73", "#555555", "#B87A00", "#B0568C", "#2A8FC7", "#000000", "#7A4B3A")
@@ -603,7 +602,7 @@ def of_speed(folder: Path) -> str:
         rows = document["rows"]
         parts.append(element("h3", escaped("The project's targets" if name == "targets" else "The cost of a step")))
         if name == "targets" and document.get("targets"):
-            from rbd_ipu.lab.bench.targets import lines
+            from rbd_ipu.lab.bench.rows import lines
 
             parts.append(table(lines(document["targets"]), left=2))
         else:

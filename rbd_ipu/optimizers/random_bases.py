@@ -3,7 +3,7 @@
 import weakref
 from typing import Any, Dict, Optional, Sequence, Tuple
 
-from rbd_ipu import checks, files
+from rbd_ipu import checks
 from rbd_ipu._compat import KERAS_3, keras, tf
 from rbd_ipu.checks import Registry
 from rbd_ipu.compartments import Compartments
@@ -19,7 +19,7 @@ else:
 
 OPTIMIZERS = Registry("optimizer")
 
-register = files.register(keras.utils.register_keras_serializable, keras.utils.get_custom_objects())
+register = _imports.register(keras.utils.register_keras_serializable, keras.utils.get_custom_objects())
 
 
 @OPTIMIZERS.register("RandomBasesDescent")

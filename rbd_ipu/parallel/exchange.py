@@ -1,4 +1,6 @@
-"""What an exchange is, and the one of a worker on its own.
+"""Meters: how long the exchanges of a worker took, and how many bytes it sent for them.
+
+What an exchange is, and the one of a worker on its own.
 
 K workers played by one process, in turn: the reference for real ones, and a way to try K out.
 
@@ -7,18 +9,96 @@ K replicas of a ``tf.distribute.MirroredStrategy``, a worker each, in one proces
 R replicas on IPUs that exchange inside their program, by the collectives of Graphcore's TensorFlow.
 
 K processes, one worker each, that exchange by TensorFlow's collective operations.
+
+K processes, one worker each, that exchange through MPI.
 """
 
 import itertools
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+import time
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from rbd_ipu import checks
 from rbd_ipu._compat import tf
+from rbd_ipu.errors import WorkersError
 from rbd_ipu.parallel.cost_model import gathered, reduced
-from rbd_ipu.parallel.meter import GraphMeter
 from rbd_ipu.parallel.plan import Plan, shard_of
+from rbd_ipu.parallel.ranks import Ranks
+
+Volume = Callable[
+    [float, int], float
+]  # of rbd_ipu.parallel.cost_model: (bytes of a message, K) -> bytes that a worker sends
+
+
+class Meter:
+    """Adds up the exchanges of this process; :meth:`read` gives means a step and begins anew.
+
+    Seconds are those from the moment when a worker has its message to the moment when it has all: waiting for slower
+    workers is part of them. Bytes are counted, not measured: what a worker has to send so that all have all messages
+    (K - 1 of them pass through each) or their sum (2 (K - 1) / K of one). Headers come on top.
+
+    Args:
+      workers: K.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._seconds, self._bytes, self._count = 0.0, 0.0, 0
+
+    def timed(self, exchange: Callable[[Any], Any], message: Any, volume: Volume) -> Any:
+        """``exchange(message)``, on the host, with its time and its bytes added up."""
+        began = time.perf_counter()
+        result = exchange(message)
+        self._seconds += time.perf_counter() - began
+        self._bytes += volume(message.nbytes, self.workers)
+        self._count += 1
+        return result
+
+    def start(self) -> None:
+        """Leaves out what has been sent and waited for until now."""
+        self._seconds, self._bytes, self._count = 0.0, 0.0, 0
+
+    def read(self) -> Dict[str, float]:
+        """``exchange_seconds`` and ``exchange_bytes``, those sent by this worker, both a step."""
+        seconds, sent, count = self._totals()
+        if count == 0:
+            return {}
+        self.start()
+        return {"exchange_seconds": seconds / count, "exchange_bytes": sent / count}
+
+    def _totals(self) -> Tuple[float, float, int]:
+        return self._seconds, self._bytes, self._count
+
+
+class GraphMeter(Meter):
+    """The same for exchanges that are operations of a graph."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        with tf.device("/CPU:0"):
+            self._time, self._sent = (tf.Variable(0.0, dtype=tf.float64, trainable=False) for _ in range(2))
+            self._times = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def timed(self, exchange: Callable[[Any], Any], message: Any, volume: Volume) -> Any:
+        """``exchange(message)``, in a traced function, with its time and its bytes added up."""
+        with tf.control_dependencies([message]):
+            began = tf.timestamp()
+        with tf.control_dependencies([began]):
+            result = exchange(tf.identity(message))
+        with tf.control_dependencies([result]):
+            took = tf.timestamp() - began
+        self._time.assign_add(took)
+        self._sent.assign_add(volume(message.shape.num_elements() * message.dtype.size, self.workers))
+        self._times.assign_add(1)
+        return result
+
+    def start(self) -> None:
+        for variable in (self._time, self._sent, self._times):
+            variable.assign(tf.zeros_like(variable))
+
+    def _totals(self) -> Tuple[float, float, int]:
+        return float(self._time), float(self._sent), int(self._times)
 
 
 class Exchange:
@@ -259,3 +339,58 @@ class Collective(Exchange):
         # The sum with zeros is exact, and costs two times the bytes whatever K is; a gather would cost K times.
         words = words if self.index == 0 else np.zeros_like(words)
         return self._total_on_host(tf.constant(words)).numpy().tobytes()[: len(data)]
+
+
+class MPI(Exchange):
+    """The worker that this process is: rank k of K. An exchange is one call of the host in the loop of steps.
+
+    Coordinates are gathered and added up in the order of the ranks, by the operation that adds up simulated workers:
+    K real ones and K simulated ones have the same bits. Updates, which are as long as the model, take MPI's own
+    reduction; its order is MPI's.
+
+    Args:
+      ranks: from :func:`rbd_ipu.parallel.ranks.connect`.
+      plan: how the workers share a step.
+
+    Attributes:
+      lost: the WorkersError that ended an exchange inside a traced function, where TensorFlow hides it.
+    """
+
+    def __init__(self, ranks: Ranks, plan: Plan):
+        self.workers = ranks.size
+        self.index = ranks.rank
+        self.fed = (ranks.rank,)
+        self.plan = plan
+        self.meter = Meter(ranks.size)
+        self.ranks = ranks
+
+    @property
+    def lost(self) -> Optional[WorkersError]:
+        return self.ranks.lost
+
+    def worker(self) -> Any:
+        return tf.constant(self.index)
+
+    def gather(self, message: Any) -> Any:
+        rows = tf.numpy_function(self._timed(self.ranks.gather, gathered), [message], message.dtype)
+        return tf.ensure_shape(rows, [self.workers, *message.shape])
+
+    def mean(self, vector: Any) -> Any:
+        total = tf.numpy_function(self._timed(self.ranks.total, reduced), [vector], vector.dtype)
+        return tf.ensure_shape(total, vector.shape) / self.workers
+
+    def ordered_mean(self, vector: Any) -> Any:
+        return tf.add_n(tf.unstack(self.gather(vector))) / self.workers
+
+    def _timed(self, collective: Callable[[np.ndarray], np.ndarray], volume: Volume) -> Callable[[np.ndarray], Any]:
+        return lambda array: self.meter.timed(collective, array, volume)
+
+    # --- on the host, between two calls of the loop --------------------------------------------------
+
+    def rows(self, words: Any) -> np.ndarray:
+        """Every worker's int32 [n]: [K, n]. All workers must ask."""
+        return self.ranks.gather(np.asarray(words, np.int32))
+
+    def from_first(self, data: bytes) -> bytes:
+        """Worker 0's bytes, of a length that all know. All workers must ask."""
+        return self.ranks.from_first(data)

@@ -26,8 +26,8 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from rbd_ipu.cores import divided, keep_to, usable
 from rbd_ipu.errors import STATUS, ConfigError, WorkersError
+from rbd_ipu.process import divided, keep_to, usable
 
 #: (rank, size) as launchers of MPI say it: MPICH's and Intel's (and Slurm's pmi2), Open MPI's, Slurm's srun. A
 #: process that srun has not started, such as a batch script, has SLURM_PROCID too, but no SLURM_STEP_NUM_TASKS.

@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Union
 
 from rbd_ipu._compat import keras, tf
 from rbd_ipu.files import check_room, draft_of, installed, replacing
-from rbd_ipu.interrupt import Interrupt
+from rbd_ipu.process import Interrupt
 from rbd_ipu.runs import metrics
 
 Logs = Optional[Mapping[str, Any]]

@@ -9,7 +9,7 @@ from rbd_ipu import files, plots
 from rbd_ipu.checkpoints import Checkpoint
 from rbd_ipu.errors import Dismissed
 from rbd_ipu.files import installed
-from rbd_ipu.interrupt import SIGNALS, deferred
+from rbd_ipu.process import SIGNALS, deferred
 from rbd_ipu.runs import metrics, resume
 from rbd_ipu.runs.experiment import Experiment
 from rbd_ipu.runs.folder import RunFolder, summarise

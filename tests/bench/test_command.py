@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from rbd_ipu.cli import main
-from rbd_ipu.cores import divided, usable
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab.bench import report, team
 from rbd_ipu.lab.bench.cases import WORKLOADS, Case, Choices, grid
 from rbd_ipu.lab.bench.team import Team, TeamSteps
+from rbd_ipu.process import divided, usable
 
 SMALL = ["--networks", "fc-digits", "--rounds", "2", "--seconds", "0.01", "--sources", "counter"]
 
@@ -155,7 +155,7 @@ def test_ctrl_c_writes_what_was_measured(capsys, tmp_path, monkeypatch):
 
 
 def test_the_preset_prints_its_verdicts_and_a_missed_target_is_an_exit_status(capsys, tmp_path, monkeypatch):
-    from rbd_ipu.lab.bench import targets
+    from rbd_ipu.lab.bench import rows as targets
 
     small = [Case("fc-digits", "rbd", 8, "hadamard", "counter", "global"), Case("fc-digits", "sgd")]
     easy = targets.Target(small[0], targets.TIMES_SGD, 1e9)
@@ -192,7 +192,7 @@ def test_the_networks_are_those_of_the_paper():
 
 def test_speeds_of_others_are_drawn_only_beside_the_same_case():
     figures = pytest.importorskip("matplotlib.figure")
-    from rbd_ipu.lab.bench.plot import _panel
+    from rbd_ipu.lab.bench.report import _panel
 
     def labels(network, dim, batch_size):
         case = Case(network, "rbd", dim, "normal", "native", "global", batch_size)

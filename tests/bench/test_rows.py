@@ -3,7 +3,7 @@
 import pytest
 
 from rbd_ipu import text_table
-from rbd_ipu.lab.bench import rows, targets
+from rbd_ipu.lab.bench import rows
 from rbd_ipu.lab.bench.cases import KERAS, KERAS_JIT, Case
 from rbd_ipu.lab.bench.runners import Kernel, Runner, Times
 
@@ -99,19 +99,19 @@ BIG = Case("cnn-cifar10", "rbd", 10_000, "normal", "native", "global")
 @pytest.mark.parametrize("cores, limit", [(8, 155), (4, 155), (2, 77.5), (1, 38.75)])
 def test_images_a_second_are_in_proportion_on_fewer_cores(cores, limit):
     for speed, met in ((limit * 1.001, True), (limit * 0.999, False)):
-        verdict = _verdict(targets.judge([_row(BIG, images_per_second=speed)], cores), BIG, targets.IMAGES)
+        verdict = _verdict(rows.judge([_row(BIG, images_per_second=speed)], cores), BIG, rows.IMAGES)
         assert verdict["limit"] == limit and verdict["met"] is met and verdict["measured"] == speed
 
 
 def test_ratios_are_not_scaled_and_what_is_missing_is_not_met_or_missed():
     case = Case("cnn-cifar10", "rbd", 250, "hadamard", "native", "global")
-    verdicts = targets.judge([_row(case, ratio_to_sgd=1.3)], 1)
-    verdict = _verdict(verdicts, case, targets.TIMES_SGD)
+    verdicts = rows.judge([_row(case, ratio_to_sgd=1.3)], 1)
+    verdict = _verdict(verdicts, case, rows.TIMES_SGD)
     assert verdict["target"] == "at most 1.25 (aim 1.10) x a plain SGD step"
     assert verdict["met"] is False
     others = [v for v in verdicts if v is not verdict]
     assert others and all(v["met"] is None and v["measured"] is None for v in others)
-    assert [line[-1] for line in targets.lines(verdicts)].count("not measured") == len(others)
+    assert [line[-1] for line in rows.lines(verdicts)].count("not measured") == len(others)
 
 
 def test_memory_and_keras_are_differences_and_ratios_of_two_rows():
@@ -123,17 +123,17 @@ def test_memory_and_keras_are_differences_and_ratios_of_two_rows():
         _row(plain._replace(loop=KERAS), round_ms=[2.0, 4.0, 6.0]),
         _row(plain._replace(loop=KERAS_JIT), round_ms=[1.25, 2.5, 3.75]),
     ]
-    verdicts = targets.judge(found, 4)
-    memory = _verdict(verdicts, BIG, targets.MEGABYTES)
+    verdicts = rows.judge(found, 4)
+    memory = _verdict(verdicts, BIG, rows.MEGABYTES)
     assert memory["measured"] == 70.0 and memory["met"] is False and memory["case"].endswith("against d=250")
-    keras = _verdict(verdicts, plain, targets.TIMES_KERAS)
+    keras = _verdict(verdicts, plain, rows.TIMES_KERAS)
     assert keras["measured"] == pytest.approx(0.8) and keras["met"] is True  # against the faster of both
 
 
 def test_every_target_can_be_judged_from_the_cases_that_are_measured():
     for keras_3 in (False, True):
-        cases = targets.cases(native=True, keras_3=keras_3)
+        cases = rows.cases(native=True, keras_3=keras_3)
         assert len(set(cases)) == len(cases)
-        verdicts = targets.judge([_row(case, peak_mb=1.0) for case in cases], 4)
-        assert len(verdicts) == len(targets.TARGETS) and all(v["measured"] is not None for v in verdicts)
-    assert all(case.source != "native" for case in targets.cases(native=False, keras_3=True))
+        verdicts = rows.judge([_row(case, peak_mb=1.0) for case in cases], 4)
+        assert len(verdicts) == len(rows.TARGETS) and all(v["measured"] is not None for v in verdicts)
+    assert all(case.source != "native" for case in rows.cases(native=False, keras_3=True))

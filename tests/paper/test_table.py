@@ -7,7 +7,7 @@ import re
 import pytest
 from fake_runs import result
 
-from rbd_ipu.lab import presets, rates, tables
+from rbd_ipu.lab import presets, tables
 from rbd_ipu.lab.measures import Index
 from rbd_ipu.lab.paper import shown_grid
 from rbd_ipu.lab.presets import budget, cells
@@ -82,7 +82,7 @@ def test_points_of_a_figure_go_down_the_page():
 
 
 def test_rates_beside_the_papers():
-    grid = rates.grid(presets.load("table4"))
+    grid = tables.grid_of_rates(presets.load("table4"))
     assert at(grid, "FC-MNIST", "SGD, paper") == "-8 (in use: -3)"
     assert re.fullmatch(r"-?\d+ \[\d+\]", at(grid, "FC-MNIST", "RBD"))
     assert at(grid, "ResNet-8", "FPD, paper") == "-"

@@ -20,8 +20,8 @@ from rbd_ipu.data import load
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import trials
 from rbd_ipu.lab.trials import FINISHED, NOT_FINITE, STOPPED, Trial, prepared, train
+from rbd_ipu.lab.tuning import Order, at_once
 from rbd_ipu.lab.tuning_folder import opened
-from rbd_ipu.lab.tuning_workers import Order, at_once
 
 SGD = ("--set", "method=sgd", "--epochs", "2")
 CONFIG = resolve({"method": "sgd", "epochs": 2, "learning_rate": 1.0})
@@ -261,7 +261,7 @@ def test_a_worker_that_is_refused_says_why():
 
 def test_a_worker_ends_with_its_search():
     worker = subprocess.Popen(
-        [sys.executable, "-m", "rbd_ipu.lab.tuning_workers"],
+        [sys.executable, "-m", "rbd_ipu.lab.tuning"],
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -15,12 +15,12 @@ from nets import blobs, crossentropy, dense
 import rbd_ipu
 from rbd_ipu import methods, parallel
 from rbd_ipu._compat import keras, tensors
-from rbd_ipu.cores import divided, keep_to, usable
 from rbd_ipu.data import Batches
 from rbd_ipu.errors import WorkersError
 from rbd_ipu.methods import METHODS
 from rbd_ipu.parallel import ranks
 from rbd_ipu.parallel.ranks import task
+from rbd_ipu.process import divided, keep_to, usable
 
 OPTIONS = {"sgd": {}, "nes": {"dim": 3}, "switch": {"dim": 20, "sgd_learning_rate": 0.25, "switch_step": 3}}
 ONE_WORKER_ONLY = ("gradients", "switch")

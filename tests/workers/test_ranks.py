@@ -14,9 +14,9 @@ from workers import starting
 from workers.ranking import SIZES, rows
 from workers.starting import eventually, gone
 
-from rbd_ipu.cores import divided, usable
 from rbd_ipu.parallel import ranks
 from rbd_ipu.parallel.launch import PATIENCE, Launch, run
+from rbd_ipu.process import divided, usable
 
 pytestmark = [starting.mpi, starting.linux]
 

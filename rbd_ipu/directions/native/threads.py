@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from rbd_ipu._compat import tf
-from rbd_ipu.cores import usable
+from rbd_ipu.process import usable
 
 # Larger vectors are not kept: for them the pages are cheap beside the work, and memory is not.
 KEPT_FLOATS = 1 << 22

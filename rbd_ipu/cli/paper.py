@@ -1,12 +1,36 @@
-"""``rbd-ipu report``: all results as one HTML page."""
+"""``rbd-ipu table N``, ``rbd-ipu figure N`` and ``rbd-ipu report``: the paper's numbers beside ours.
+
+A table or a figure is trained where it is not yet known; a report shows what is known as one HTML page.
+"""
 
 import argparse
 from pathlib import Path
 
 from rbd_ipu.errors import ConfigError
+from rbd_ipu.lab import paper
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_table(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments."""
+    paper.configure(parser, "table")
+
+
+def run_table(arguments: argparse.Namespace) -> int:
+    """Trains, prints, writes; returns the exit status."""
+    return paper.run(arguments, "table")
+
+
+def configure_figure(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments."""
+    paper.configure(parser, "figure")
+
+
+def run_figure(arguments: argparse.Namespace) -> int:
+    """Trains, prints, writes; returns the exit status."""
+    return paper.run(arguments, "figure")
+
+
+def configure_report(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     add = parser.add_argument
     add("folders", nargs="*", type=Path, metavar="FOLDER", help="folders with runs, at whatever depth")
@@ -15,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="published results; default results")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run_report(arguments: argparse.Namespace) -> int:
     """Writes the page; returns the exit status."""
     from rbd_ipu import files
     from rbd_ipu.lab.paper import known
