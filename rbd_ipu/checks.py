@@ -7,6 +7,8 @@ import math
 import numbers
 from typing import Any, Callable, Dict, Iterator, Tuple, TypeVar
 
+import numpy as np
+
 
 def _is_number(value: Any, kind: Any) -> bool:
     # A bool is an int to Python, but never what a caller means by a number.
@@ -66,6 +68,21 @@ def flag(name: str, value: Any) -> bool:
 
 
 Row = TypeVar("Row")
+
+
+def checked_labels(labels: Any, count: int) -> np.ndarray:
+    """``labels`` as int32 [count], or an error that says what is wrong with them."""
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise TypeError(
+            "labels must be whole numbers [n], one class index an image (not one-hot), "
+            f"got {labels.dtype} {list(labels.shape)}"
+        )
+    if len(labels) != count:
+        raise ValueError(f"{count} inputs but {len(labels)} labels")
+    if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
+        raise ValueError(f"labels must lie in 0 .. 2**31 - 1, got {labels.min()} .. {labels.max()}")
+    return labels.astype(np.int32)
 
 
 class Registry:

@@ -205,3 +205,23 @@ def _integer_tensor(value: Any, wanted: str) -> Any:
     if tensor.dtype not in (tf.int32, tf.int64):
         raise TypeError(f"{wanted}, got {tensor.dtype.name}")
     return tf.cast(tensor, tf.int32)
+
+
+def permutation_numpy(size: int, seed: Any) -> np.ndarray:
+    """A random order of ``0 .. size - 1``, int32 [size]: the indices, sorted by their hash.
+
+    The hash of index i is the first word of ``fold_in(seed, i)``. Where two are equal, which 32
+    bits do not rule out, the smaller index comes first.
+
+    Example:
+      >>> sorted(permutation_numpy(4, seed=0).tolist())
+      [0, 1, 2, 3]
+    """
+    keys = fold_in_numpy(seed, np.arange(size, dtype=np.int32))[:, 0]
+    return np.argsort(keys, kind="stable").astype(np.int32)
+
+
+def permutation(size: int, seed: Any) -> Any:
+    """:func:`permutation_numpy` in TensorFlow: the same numbers; the seed may be a tensor."""
+    tf = _tf()
+    return tf.argsort(fold_in(seed, tf.range(size))[:, 0], stable=True)

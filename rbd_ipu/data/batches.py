@@ -16,14 +16,16 @@ than a training step.
 
 import copy
 import numbers
-from typing import Any, Callable, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
 from rbd_ipu._compat import tf, untuned
+from rbd_ipu.checks import checked_labels
 from rbd_ipu.data.augment import AUGMENTATIONS, parts_of
-from rbd_ipu.data.order import Augment, checked_labels, permutation
-from rbd_ipu.seeds import fold_in
+from rbd_ipu.seeds import fold_in, permutation
+
+Augment = Union[None, str, Callable[[Any, Any], Any]]
 
 
 class Samples(NamedTuple):

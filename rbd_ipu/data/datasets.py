@@ -16,10 +16,9 @@ import numpy as np
 
 from rbd_ipu.checks import Registry
 from rbd_ipu.data.images import ImageData, Split
-from rbd_ipu.data.order import permutation_numpy
 from rbd_ipu.data.tfds import data_folder, read, sums
 from rbd_ipu.errors import DamagedDataError
-from rbd_ipu.seeds import fold_in_numpy
+from rbd_ipu.seeds import fold_in_numpy, permutation_numpy
 
 PEAK = 16.0  # the grey values are counts of ink in blocks of 4 by 4 pixels
 TRAIN, VALIDATION = 1197, 300  # and 300 to test

@@ -2,12 +2,14 @@
 
 import dataclasses
 import numbers
-from typing import Any, Mapping, Tuple, Union
+from typing import Any, Callable, Mapping, Tuple, Union
 
 import numpy as np
 
-from rbd_ipu.data.order import Augment, checked_labels, permutation_numpy
-from rbd_ipu.seeds import fold_in_numpy
+from rbd_ipu.checks import checked_labels
+from rbd_ipu.seeds import fold_in_numpy, permutation_numpy
+
+Augment = Union[None, str, Callable[[Any, Any], Any]]
 
 WHICH = ("train", "validation", "test")
 

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from rbd_ipu import __version__
-from rbd_ipu.lab import analyses, presets
+from rbd_ipu.lab import analyses, noise, presets
 from rbd_ipu.lab import paper as show
-from rbd_ipu.lab import tables as noise
 from rbd_ipu.lab.bench import rows as bench
 from rbd_ipu.lab.claims import VERDICTS, Known, Verdict, verdicts
 from rbd_ipu.lab.figures import Line, Panel, without_paper

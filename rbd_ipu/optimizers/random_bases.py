@@ -3,7 +3,7 @@
 import weakref
 from typing import Any, Dict, Optional, Sequence, Tuple
 
-from rbd_ipu import checks
+from rbd_ipu import _imports, checks
 from rbd_ipu._compat import KERAS_3, keras, tf
 from rbd_ipu.checks import Registry
 from rbd_ipu.compartments import Compartments

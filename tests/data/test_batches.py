@@ -6,8 +6,7 @@ import pytest
 from rbd_ipu._compat import KERAS_3, tf
 from rbd_ipu.data import AUGMENTATIONS, Batches, Split, evaluation
 from rbd_ipu.data.inputs import in_order
-from rbd_ipu.data.order import permutation_numpy
-from rbd_ipu.seeds import fold_in_numpy
+from rbd_ipu.seeds import fold_in_numpy, permutation_numpy
 
 RANDOM = np.random.RandomState(0)
 IMAGES = RANDOM.randint(0, 256, [50, 16, 16, 3]).astype(np.uint8)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from rbd_ipu._compat import tf
-from rbd_ipu.data.order import permutation, permutation_numpy
-from rbd_ipu.seeds import fold_in, fold_in_numpy
+from rbd_ipu.seeds import fold_in, fold_in_numpy, permutation, permutation_numpy
 
 
 @pytest.mark.parametrize("size", [1, 2, 17, 1197, 60_000])
