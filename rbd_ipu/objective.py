@@ -1,4 +1,6 @@
-"""Losses as plain functions of a batch, and the accuracy that goes with classes.
+"""What a model is trained for: losses, accuracy and metrics, as in Keras' own ``fit``.
+
+Losses as plain functions of a batch, and the accuracy that goes with classes.
 
 What a model is trained for: its loss on a mini-batch, and what is reported of it, as in Keras' own ``fit``.
 """

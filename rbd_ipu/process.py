@@ -1,4 +1,6 @@
-"""The cores of this process, and how several processes share them.
+"""This process: its cores, and signals that wait for a moment when nothing is half done.
+
+The cores of this process, and how several processes share them.
 
 Ctrl-C and SIGTERM at a moment when nothing is half done.
 

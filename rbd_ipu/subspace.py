@@ -1,6 +1,4 @@
-"""From direction to direction, for methods that try each of them: drawn in blocks, handed out one by one.
-
-Subspace: the bases of all compartments, applied to flat parameter vectors in one go.
+"""Subspace: the bases of all compartments, applied to flat parameter vectors in one go.
 
 The seed contract, from the seed of a run to an entry of a direction:
 
@@ -11,9 +9,7 @@ The seed contract, from the seed of a run to an entry of a direction:
 
 t counts the bases drawn so far (0 for ever where the basis is fixed), w workers, k compartments, i directions of
 the compartment, j parameters of it. Hadamard directions are made as a whole: all workers share the signs and the
-order of the rows of w = 0, and worker w has the d rows of the ranks from w d on (``directions/hadamard``).
-
-A subspace in which each direction is drawn anew when its own time has come, and not all at once.
+order of the rows of w = 0, and worker w has the d rows of the ranks from w d on (``directions/hadamard.py``).
 """
 
 import functools

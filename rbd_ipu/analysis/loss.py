@@ -1,4 +1,6 @@
-"""The loss on one batch as a function of the flat parameter vector.
+"""The loss around a point: along directions, and its second derivatives.
+
+The loss on one batch as a function of the flat parameter vector.
 
 The loss along random directions, from where the model stands (Fig. 2).
 

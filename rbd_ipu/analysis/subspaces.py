@@ -1,4 +1,6 @@
-"""How alike a subspace's update and the full gradient are, against the number of directions (Fig. B.7, Table 3).
+"""How good random subspaces are: correlation with the gradient, orthogonality, statistics of coordinates.
+
+How alike a subspace's update and the full gradient are, against the number of directions (Fig. B.7, Table 3).
 
 How orthogonal random directions are: the mean |cosine| of pairs, against their dimension (Fig. B.8).
 

@@ -1,4 +1,6 @@
-"""The file of a checkpoint: named arrays and a header, with a checksum over all of it. Data only.
+"""The file of a checkpoint, what it holds, and the folder of several.
+
+The file of a checkpoint: named arrays and a header, with a checksum over all of it. Data only.
 
 ==========  =====================================================================================
 16 bytes    ``MAGIC``

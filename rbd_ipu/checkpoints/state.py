@@ -1,4 +1,6 @@
-"""What a checkpoint holds of a Trainer: its variables, group by group, and what its method is.
+"""The state of a Trainer: what is saved, and how it is restored.
+
+What a checkpoint holds of a Trainer: its variables, group by group, and what its method is.
 
 Saving: everything of a Trainer that its next step depends on, in one file.
 

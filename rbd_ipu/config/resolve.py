@@ -1,6 +1,6 @@
-"""The table of settings for ``--help``.
+"""From what the user gave to a checked Config: the file, --set, defaults, the learning rate.
 
-From what the user gave to a checked Config: the file, --set, defaults, the learning rate.
+The table of settings for ``--help``.
 """
 
 import difflib

@@ -1,12 +1,12 @@
-"""From stored arrays to what a network sees.
+"""Streams of batches that are pure functions of (seed, epoch, step).
+
+From stored arrays to what a network sees.
 
 Datasets that know their images as bytes too, for a device that is sent bytes and makes numbers of them itself.
 
 What :class:`rbd_ipu.data.Batches` and :func:`rbd_ipu.data.evaluation` give are batches (x float32, y). Where x is
 made of bytes, a quarter of the transfer, by arithmetic alone, the dataset carries both parts: the stored batches, in
 the same order, and the function that finishes them.
-
-Streams of batches that are pure functions of (seed, epoch, step).
 
 Every batch can be asked for by its place, without those before it: a resumed run goes on with the
 batch that an unbroken one would have had. The images stay decoded in memory and a batch is gathered

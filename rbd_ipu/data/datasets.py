@@ -1,4 +1,6 @@
-"""The embedded data set: 1,797 handwritten digits, 8 by 8 pixels (see NOTICE.md beside the
+"""The data sets by name: digits (embedded), MNIST, Fashion-MNIST and CIFAR-10.
+
+The embedded data set: 1,797 handwritten digits, 8 by 8 pixels (see NOTICE.md beside the
 file).
 
 The paper's three data sets: what is known of each, and how the training images are divided.

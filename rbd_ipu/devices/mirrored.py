@@ -1,4 +1,6 @@
-"""A replica of a MirroredStrategy: what it has of a model, and how all of them change their weights alike.
+"""Several devices of this machine by ``MirroredStrategy``: a worker on each, all in one process.
+
+A replica of a MirroredStrategy: what it has of a model, and how all of them change their weights alike.
 
 Weights are mirrored: a copy on each device, changed by all replicas together. All else that a model keeps, such as
 the moving statistics of batch normalisation, is each replica's own; whoever reads it from outside gets replica 0's.

@@ -1,4 +1,6 @@
-"""Projection by blocks: draw a block of directions, use it, forget it.
+"""Directions in TensorFlow operations, drawn entry by entry in blocks: source ``counter``.
+
+A block of directions is drawn, used and forgotten.
 
 Memory is O(G * rows * size) for blocks of ``rows`` directions, whatever d is. With raw entries x_i, norms
 s_i = 1 / |x_i| (or one constant scale) and phi_i = s_i x_i, a block gives
@@ -8,13 +10,11 @@ s_i = 1 / |x_i| (or one constant scale) and phi_i = s_i x_i, a block gives
 
 so that no normalised copy of the block is ever made.
 
-Source ``counter``: directions hashed from their index, in integer TensorFlow ops, on any device.
-
-Direction i has the key ``fold_in(seed, i)``, and its entries are those of the stream in ``hashing.py``: nothing
+Direction i has the key ``fold_in(seed, i)``, and its entries are those of the stream in ``stream.py``: nothing
 depends on the block size, on the device, or on what was drawn before. On an IPU a codelet hashes, see
 ``devices/ipu/codelet.py``.
 
-Many compartments of different sizes in one program, for source ``counter``.
+Many compartments of different sizes are one program.
 
 Compartments of one size share their operations; were each size to bring its own, XLA would compile for minutes. Here
 all work is cut into tiles of one shape, R directions by W entries, whose places are numbers in tables: the program

@@ -1,4 +1,6 @@
-"""Hadamard matrices of the orders that padding needs: products of 2, 12 and 20.
+"""Distribution ``hadamard``: rows of a randomised Hadamard matrix, orthogonal, at a cost that does not depend on d.
+
+Hadamard matrices of the orders that padding needs: products of 2, 12 and 20.
 
 A Hadamard matrix of order m has entries +-1 and orthogonal rows: H H^T = m I. Kronecker products of such matrices
 are such matrices. All of those here are symmetric too, so that H H = m I and one transform serves both ways:
@@ -29,9 +31,7 @@ sorted. All is int32 arithmetic below 2^31, elementwise.
 
 The Hadamard basis in TensorFlow ops: elementwise int32 arithmetic and matrix products, for any device.
 
-``hadamard``: rows of a randomised Hadamard matrix, orthogonal directions at a cost that does not depend on d.
-
-With N >= n the least order admitted (``orders.py``), H the symmetric Hadamard matrix of order N, s random signs in
+With N >= n the least order admitted (below), H the symmetric Hadamard matrix of order N, s random signs in
 {-1, +1}^N and R a set of d distinct rows, both from the seed, the raw directions are
 
     x_i = row R_i of H diag(s), its first n columns            entries +-1

@@ -1,8 +1,4 @@
-"""What poprand draws: the entries of a block for each distribution, from ``tf.random.stateless_*`` alone.
-
-The source itself: blocks drawn, used and forgotten, in loops of constant length.
-
-Source ``poprand``: blocks of directions from the random generator of the device, for IPUs.
+"""Source ``poprand``: blocks of directions from the random generator of the device, for IPUs.
 
 On an IPU, ``tf.random.stateless_normal`` and ``stateless_uniform`` are Poplar's generator, poprand: the hardware of
 every tile draws its own part of a block. What it draws depends on the seed, on the number of elements and on the

@@ -1,4 +1,6 @@
-"""Sources: who draws the directions, and with what arithmetic.
+"""Sources of directions: what each one computes, their registries, and the one place where they are made.
+
+Sources: who draws the directions, and with what arithmetic.
 
 Structured distributions, whose directions are made as a whole, and the one place where sources are made.
 

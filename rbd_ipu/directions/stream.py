@@ -1,4 +1,6 @@
-"""The counter stream: 32 random bits for every place of every direction, from integer arithmetic alone.
+"""The random numbers behind all directions: 32 bits from a key and an index, and what is made of them.
+
+The counter stream: 32 random bits for every place of every direction, from integer arithmetic alone.
 
 A direction has a key (two words). A Feistel network turns it into an offset a and an odd step w, and word k of
 the direction is

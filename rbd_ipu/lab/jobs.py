@@ -1,4 +1,6 @@
-"""A run of the queue: its folder, its attempts, and who works on it.
+"""A run of a table or a figure: its folder, its attempts, and the process that makes it.
+
+A run of the queue: its folder, its attempts, and who works on it.
 
     FOLDER/                 DATASET-NETWORK-METHOD-sSEED-KEY
       .lock                 held by the process that trains, whoever started it

@@ -1,4 +1,6 @@
-"""From results to the numbers of a cell: mean and deviation over its seeds, and what is not as in the paper.
+"""What the runs of a cell have come to: means over seeds, and rates bracketed.
+
+From results to the numbers of a cell: mean and deviation over its seeds, and what is not as in the paper.
 
 Which of several learning rates is best, and whether worse ones stand on both sides of it.
 """

@@ -1,4 +1,6 @@
-"""From cells to ended runs: what is known, what is left to do, what it costs, and doing it.
+"""What ``rbd-ipu table`` and ``rbd-ipu figure`` do: plan, runs, screen and files.
+
+From cells to ended runs: what is known, what is left to do, what it costs, and doing it.
 
 What ``rbd-ipu table`` and ``rbd-ipu figure`` share: arguments, plan, runs, screen and files.
 """

@@ -1,4 +1,6 @@
-"""How much of the full setting is run: fewer epochs, fewer seeds, or tiny stand-ins to see that all works.
+"""The presets: which runs make a table or a figure of the paper, under a budget.
+
+How much of the full setting is run: fewer epochs, fewer seeds, or tiny stand-ins to see that all works.
 
 The presets: one YAML file for each table and figure of the paper, read strictly.
 

@@ -1,4 +1,6 @@
-"""When two runs are the same: a key from the settings that decide the numbers.
+"""Rows of results: one line of JSON for each run, what is shown of it, what it cost.
+
+When two runs are the same: a key from the settings that decide the numbers.
 
 Where a run computes and how often it saves is no part of it (device, folder of the data, what draws the directions,
 whether workers are real or simulated, checkpoints), and neither are settings at their defaults, so that a setting

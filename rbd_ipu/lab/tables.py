@@ -1,4 +1,6 @@
-"""A preset's cells and results as a grid of texts, the paper's numbers beside the measured ones.
+"""Tables of the paper: numbers beside ours, as text, Markdown, LaTeX and CSV.
+
+A preset's cells and results as a grid of texts, the paper's numbers beside the measured ones.
 
 A grid as aligned text, Markdown, CSV or LaTeX.
 

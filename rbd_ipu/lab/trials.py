@@ -1,16 +1,8 @@
-"""Choosing the learning rate: powers of two, lowest loss on a quarter of the training images (Section C.1).
+"""Trials of learning rates: powers of two, lowest loss on a quarter of the training images (Section C.1).
 
-======================  =================================================================
-``grid``                the powers of two, and how they are read and written
-``trial``               one rate: what was measured, and when nothing more is to be hoped for
-``search``              which rates come next, and which one is chosen: pure functions
-``training``            trains one rate
-``workers``             trains several at once, each in a process of its own
-``record``              the folder: nothing finished is lost or done twice
-``report``              the table, and the row for ``learning_rates.yaml``
-======================  =================================================================
+Choosing the learning rate: powers of two, lowest loss on a quarter of the training images (Section C.1).
 
-Importing this package does not import TensorFlow.
+Importing this module does not import TensorFlow.
 
 The powers of two that learning rates are chosen from.
 

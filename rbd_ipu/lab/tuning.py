@@ -1,4 +1,6 @@
-"""Trials one after the other in this process, or several at once in processes of their own.
+"""The search for a learning rate: ``rbd-ipu tune``, the searches of Table 4, and ``learning_rate=auto``.
+
+Trials one after the other in this process, or several at once in processes of their own.
 
 A worker is ``python -m rbd_ipu.lab.tuning``: it reads one line of JSON, the settings of a trial, from its
 standard input, and writes one, the Trial, to its standard output. It ends when its standard input does, so that no

@@ -1,4 +1,6 @@
-"""The folder of a search: every finished trial is in it, none is made twice, and one search at a time writes it.
+"""The folder of a search for a learning rate, and its table.
+
+The folder of a search: every finished trial is in it, none is made twice, and one search at a time writes it.
 
 ====================  =================================================================
 ``tune.json``         settings, range, rule; each sitting with its command, commit, versions and machine; the choice

@@ -1,7 +1,4 @@
-"""What every method is: two pure functions, and the hyper-parameters they need.
-
-Stochastic gradient descent, the baseline: the message is the gradient.
-"""
+"""What every method is: two pure functions and their hyper-parameters; SGD, the baseline."""
 
 import inspect
 from typing import Any, Dict, Sequence, Tuple

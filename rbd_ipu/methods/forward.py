@@ -1,4 +1,6 @@
-"""Methods that learn from losses alone: weights are moved along one direction after the other, and put back.
+"""Methods that learn from losses alone: NES, and random bases descent from forward passes.
+
+Methods that learn from losses alone: weights are moved along one direction after the other, and put back.
 
 Natural evolution strategies: the paper's black-box baseline (Sections 2.2 and A, Table 1, Fig. 1 and B.6).
 

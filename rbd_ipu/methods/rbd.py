@@ -1,8 +1,6 @@
-"""What all methods share that draw their directions from a seed.
+"""Random bases descent (Algorithm 1) and fixed projection descent (Section 2.1): the paper's methods.
 
-Random bases descent: Algorithm 1 of the paper.
-
-Fixed projection descent: the basis of step 0, kept (Li et al. 2018, Section 2.1 of the paper).
+Both draw their directions from a seed; FPD keeps the basis of step 0 (Li et al. 2018).
 """
 
 from typing import Any, Optional, Sequence

@@ -1,13 +1,12 @@
-"""What options of RBD do with coordinates and updates: pure functions.
+"""The options of RBD that change its step.
 
-What can be made of coordinates before they are used: pure functions [d] -> [d]. A registry row each.
+They are checked once and against each other. What is made of coordinates before they are used is a pure function
+[d] -> [d], a registry row each.
 
 The first public implementation offers them as ``coordinate_transformation`` and ``use_top_directions``; there they
 act on each compartment alone, here on the coordinates of all compartments together.
 
-Some variables treated otherwise than the rest: the flat vector in two parts, and joined again.
-
-The options of RBD that change its step: checked once, and against each other.
+Variables that are treated otherwise than the rest are a second part of the flat vector.
 """
 
 import fnmatch

@@ -1,6 +1,6 @@
-"""The Keras faces: optimizers that train any Keras model in a random subspace, by one line.
+"""Optimizers that train any Keras model in a random subspace, by one line.
 
-``faces.py`` holds the optimizers; ``keras_2.py`` and ``keras_3.py`` adapt them to the two Keras versions.
+``random_bases.py`` holds the optimizers; ``keras_2.py`` and ``keras_3.py`` adapt them to the two Keras versions.
 """
 
 from rbd_ipu.optimizers.random_bases import OPTIMIZERS, FixedProjectionDescent, RandomBasesDescent

@@ -1,4 +1,6 @@
-"""Updates that went through the projection, and the rule that nothing else changes a weight.
+"""From the gradients of replicas to updates that have provably been projected.
+
+Updates that went through the projection, and the rule that nothing else changes a weight.
 
 From a gradient to a weight Keras knows many ways, and wrappers and subclasses add others. So an update is marked
 where it comes out of the projection, with its optimizer and its variable; where a weight is about to change, the mark

@@ -1,4 +1,6 @@
-"""A model of the time that a step of K workers takes: compute, drawing of bases, exchange. Pure functions.
+"""A model of the time that a step of K workers takes, behind ``exchange="auto"``.
+
+A model of the time that a step of K workers takes: compute, drawing of bases, exchange. Pure functions.
 
 What a machine and its network can do, as measured; the parameters of the model.
 

@@ -1,16 +1,7 @@
-"""Meters: how long the exchanges of a worker took, and how many bytes it sent for them.
+"""The exchange between K workers: alone, simulated, replicas of a strategy, TensorFlow's collectives, MPI.
 
-What an exchange is, and the one of a worker on its own.
-
-K workers played by one process, in turn: the reference for real ones, and a way to try K out.
-
-K replicas of a ``tf.distribute.MirroredStrategy``, a worker each, in one process.
-
-R replicas on IPUs that exchange inside their program, by the collectives of Graphcore's TensorFlow.
-
-K processes, one worker each, that exchange by TensorFlow's collective operations.
-
-K processes, one worker each, that exchange through MPI.
+A meter says how long the exchanges of a worker took, and how many bytes it sent for them. The exchange of K workers
+that one process plays in turn is the reference for real ones.
 """
 
 import itertools

@@ -1,12 +1,11 @@
-"""Modes: which basis and which data each of K workers has. Pure functions of the worker's index.
+"""How K workers share a step: which bases and data, what they send, in which format.
 
-Wires: coordinates as what is sent, numbers or 32-bit words. A registry row for each precision.
+A mode says which basis and which data each worker has, a pure function of its index. A wire format says how
+coordinates are sent, as numbers or as 32-bit words: a registry row for each precision.
 
 A narrow message is m integers or halves and one float32, its scale: the largest absolute value of the message. All
 workers, the sender too, go on with what the receivers decode, so that their weights stay the same. Rounding is to
 nearest, ties to even: the same everywhere, with no random numbers.
-
-Plan: how K workers share a step and what they send, as the user says it.
 """
 
 from typing import Any, Callable, NamedTuple, Tuple

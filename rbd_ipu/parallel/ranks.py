@@ -1,4 +1,6 @@
-"""A process's place among the workers, from what its launcher has put into the environment; read without MPI.
+"""The processes of a run: who this one is, what they say to each other, how long they wait.
+
+A process's place among the workers, from what its launcher has put into the environment; read without MPI.
 
 Ranks: the processes that a launcher of MPI has started, and what they say to each other, with deadlines.
 

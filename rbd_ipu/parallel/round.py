@@ -1,6 +1,6 @@
-"""Workers that take turns with one model, without one finding what another has left in it.
+"""One step of K workers: what each one sends, the exchange, the update that follows (Algorithm 1).
 
-A step of K workers: what each one tells, and what all make of it. Algorithm 1 of the paper, right.
+Workers that one process plays take turns with one model, and none finds what another has left in it.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
-"""result.json: what a run came to.
+"""The folder of a run, and its result.
 
-The folder of a run: new, never written over, whole at every moment.
+It is new, never written over, and whole at every moment.
 
 ====================  =================================================================
 ``config.yaml``       the resolved settings; ``rbd-ipu train --config`` repeats the run

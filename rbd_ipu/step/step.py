@@ -1,6 +1,7 @@
-"""One update, from a mini-batch to changed weights: what the loop of every device repeats.
+"""One update, from a mini-batch to changed weights, and the place in a run that it leads to.
 
-Where a training is, in plain numbers: a checkpoint keeps them, and a resumed epoch ends with the same metrics.
+The loop of every device repeats it. The place in a run is plain numbers: a checkpoint keeps them, and a resumed
+epoch ends with the same metrics.
 """
 
 import functools

@@ -1,6 +1,6 @@
-"""Graphcore's TensorFlow: the one place that imports it, when an IPU is opened and not before.
+"""The IPUs of a description, as a device to build and train models on.
 
-The IPUs of a description, as a device to build and train models on.
+This is the one module that imports Graphcore's TensorFlow, and only when an IPU is opened.
 """
 
 import importlib

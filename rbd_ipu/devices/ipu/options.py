@@ -1,4 +1,6 @@
-"""One option of ``IPUConfig``, held against the record: its path, its type, its range.
+"""Options of ``IPUConfig`` and flags of ``TF_POPLAR_FLAGS``, held against the record of the SDK.
+
+One option of ``IPUConfig``, held against the record: its path, its type, its range.
 
 The types are as strict as Graphcore's own: a bool is no int, an int is no float, an enum is one of its members (by
 name here), and the values of Poplar's options are text, numbers too. What the real ``IPUConfig`` finds out late, on

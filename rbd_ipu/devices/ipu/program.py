@@ -1,4 +1,6 @@
-"""A fingerprint of the weights: equal weights give equal ones, others almost surely do not.
+"""The programs that an IPU runs: loops of constant length, fed and read by queues.
+
+A fingerprint of the weights: equal weights give equal ones, others almost surely do not.
 
 Infeeds: the stream of batches that a program reads; element i R + r of it is the i-th of replica r.
 

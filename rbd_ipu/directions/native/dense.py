@@ -1,4 +1,6 @@
-"""One pass over each direction: drawn into a buffer that fits the cache, measured, used, forgotten.
+"""Dense directions by machine code: one pass over each, on all cores.
+
+One pass over each direction: drawn into a buffer that fits the cache, measured, used, forgotten.
 
 ``walk`` handles a range of directions, counted through all groups: direction i of group g is number g d + i. With
 raw entries x_i, r_i = 1 / |x_i| (or one constant) and phi_i = r_i x_i::

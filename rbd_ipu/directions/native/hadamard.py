@@ -1,6 +1,6 @@
-"""One basis after the other, start to end on one thread: signs, transform, rows, transform, signs.
+"""The Hadamard basis by machine code: source ``native``.
 
-The Hadamard basis by machine code: source ``native``.
+One basis after the other, start to end on one thread: signs, transform, rows, transform, signs.
 """
 
 import hashlib

@@ -1,14 +1,12 @@
-"""All rows of a basis at once, as bits: what the permutation does to a set of ranks, whatever its size.
+"""Which rows of the Hadamard matrix are directions, for all of them at once, and where their entries lie.
 
-Undone, a round of ``permutation.py`` takes (i, j) to (i - F(j), j) or (i, j - F(i)): it rotates the columns or the
-rows of the grid. Of a set of ranks, a bit for each in a matrix [A, B], a row is a string of bits, and so is a column
-once the matrix is transposed; a rotation is two shifts for 64 entries. Six times transposed and rotated, the ranks
-have become rows.
+A set of ranks is a matrix of bits [A, B], one for each rank. Backwards, a round of the permutation in ``hadamard.py``
+takes (i, j) to (i - F(j), j) or (i, j - F(i)): it rotates the columns or the rows of this matrix. A row is a string of
+bits, and so is a column once the matrix is transposed; a rotation is two shifts for 64 entries. After six
+transpositions and rotations the ranks have become rows.
 
-Which entries of a transformed vector belong to the d directions of a basis, and where they lie.
-
-Entry (i, j) of H_a X H_b lies where ``transform.py`` leaves it. A basis has the ranks f, f + 1, ... f + d - 1 modulo
-N, where f is 0 for a worker on its own.
+Entry (i, j) of H_a X H_b lies where ``hadamard_transform.py`` leaves it. A basis has the ranks f, f + 1, ... f + d - 1
+modulo N, where f is 0 for a worker on its own.
 """
 
 import numpy as np

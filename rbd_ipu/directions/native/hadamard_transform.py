@@ -1,4 +1,6 @@
-"""Hadamard transforms in vector registers: the inner loops of the native transform.
+"""Hadamard transforms by machine code.
+
+Hadamard transforms in vector registers: the inner loops of the native transform.
 
 A factor of order 12 or 20 is straight-line code over LANES or ROW_LANES vectors side by side, which reads each number
 once. Factors 4 and 2 come in two forms:
@@ -20,8 +22,8 @@ Every order is a base (12, 20 or 1) times a power of two, H_order = H_base (x) H
     a group of a few rows of a part    the base of b, then its twos digit by digit, which leaves the group as
                                        [twos of b, rows, base of b]
 
-Only the first of them goes through all of X. The way back starts from there; ``places.py`` knows where a row of H is
-found.
+Only the first of them goes through all of X. The way back starts from there; ``hadamard_rows.py`` knows where a row of
+H is found.
 """
 
 from typing import Any, Tuple

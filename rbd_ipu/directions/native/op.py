@@ -1,4 +1,6 @@
-"""The TensorFlow op around the kernels, and what stands in for it where an op in Python cannot run.
+"""The TensorFlow operations around the kernels of Numba.
+
+The TensorFlow op around the kernels, and what stands in for it where an op in Python cannot run.
 
 Compartments of many shapes in one operation of the graph: a network's variables, each with a basis of its own.
 

@@ -1,4 +1,6 @@
-"""Working memory that is kept from one call to the next: fresh pages cost as much as drawing 20 directions.
+"""Threads and working memory of the kernels.
+
+Working memory that is kept from one call to the next: fresh pages cost as much as drawing 20 directions.
 
 Threads: how many, and a pool of them that runs kernels which have let go of the GIL.
 

@@ -1,4 +1,6 @@
-"""A measurement from start to end, and the document that keeps all of it.
+"""A measurement from start to end, the document that keeps all of it, and its picture.
+
+A measurement from start to end, and the document that keeps all of it.
 
 The picture: what a step costs against d, one panel for each network.
 """

@@ -1,4 +1,6 @@
-"""Runners: a case made ready, so that ``run(n)`` does n steps and says how long they took.
+"""What is timed: a case made ready, in rounds with all others, and what the machine could do at most.
+
+Runners: a case made ready, so that ``run(n)`` does n steps and says how long they took.
 
 Rounds: all runners in turn, again and again, so that a busy moment of the machine strikes all alike.
 

@@ -1,4 +1,6 @@
-"""A team of processes as something to time: they wait between two rounds, so that teams can take turns.
+"""Teams of processes as something to time.
+
+A team of processes as something to time: they wait between two rounds, so that teams can take turns.
 
 :class:`TeamSteps` is the parent's side; :func:`main` is a worker's life.
 

@@ -1,7 +1,4 @@
-"""Every operation of a traced program, through all functions that it calls, and what is wrong with each.
-
-The lint of many rows: their states, as a table for people and for the page that keeps it.
-"""
+"""What is wrong with each operation of a program, and a table of the findings of all rows."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""One operation and its types against the recorded table of IPU kernels.
+"""The rules of the lint: kernels, structure, and what XLA makes of a program.
+
+One operation and its types against the recorded table of IPU kernels.
 
 What an operation must be besides having a kernel: known shapes, bare loops, constant arguments.
 

@@ -1,4 +1,6 @@
-"""What a program meets at its edges, where there is no SDK: batches for its infeed, a sink for its outfeed, replicas.
+"""The programs that are linted: each row of the registries, traced as an IPU would be given it, never run.
+
+What a program meets at its edges, where there is no SDK: batches for its infeed, a sink for its outfeed, replicas.
 
 Each is made of operations that any TensorFlow has, and stands for one of Graphcore's, whose name and types are noted
 to be held against the table of kernels like all others.
