@@ -5,11 +5,14 @@ matrix P = [phi_1 ... phi_d] is never stored; directions are drawn block by bloc
 needed again.
 """
 
+import dataclasses
 import functools
-from typing import Any, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
+from rbd_ipu import checks
 from rbd_ipu._compat import tf
 from rbd_ipu.checks import flag, positive_int
+from rbd_ipu.compartments import parse_scheme
 from rbd_ipu.directions import Compiled, check_distribution, make_source, resolve
 from rbd_ipu.seeds import fold_in
 
@@ -22,6 +25,65 @@ def check_normalize(normalize: Any) -> str:
         accepted = ", ".join(repr(name) for name in NORMALIZATIONS)
         raise ValueError(f"unknown normalize {normalize!r}; accepted: {accepted}")
     return normalize
+
+
+@dataclasses.dataclass(frozen=True)
+class BasisSpec:
+    """Which random bases: the one list of what configs, optimizers, methods and the command line pass on.
+
+    Attributes:
+      dim: d, the number of directions of all compartments together; None where "factor:f" fixes it.
+      distribution: what directions are drawn from, see :class:`rbd_ipu.RandomBasis`.
+      compartments: how the parameters are cut up, a scheme of :meth:`rbd_ipu.Compartments.of`.
+      normalize: "unit", "expected" or "none".
+      source: who draws them.
+      orthogonalize: whether the directions of a basis are made orthonormal.
+      redraw_every: how many steps a basis serves.
+      seed: an int of at most 64 bits; the bases are a pure function of it.
+
+    Raises:
+      TypeError, ValueError: one of them is wrong; quotes it and what is accepted. Whether the scheme and d fit a
+        model is seen when there is one.
+
+    Example:
+      >>> spec = BasisSpec(dim=250, distribution="hadamard")
+      >>> spec.redraw_every, spec.compartments
+      (1, 'global')
+    """
+
+    dim: Optional[int] = None
+    distribution: str = "normal"
+    compartments: str = "global"
+    normalize: str = "unit"
+    source: str = "auto"
+    orthogonalize: bool = False
+    redraw_every: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        keep = functools.partial(object.__setattr__, self)  # as plain ints: it goes into files
+        if self.dim is not None:
+            keep("dim", checks.positive_int("dim", self.dim))
+        keep("redraw_every", checks.positive_int("redraw_every", self.redraw_every))
+        keep("seed", checks.seed(self.seed))
+        keep("orthogonalize", checks.flag("orthogonalize", self.orthogonalize))
+        check_distribution(self.distribution)
+        parse_scheme(self.compartments)
+        check_normalize(self.normalize)
+        resolve(self.source)
+
+    @classmethod
+    def names(cls) -> Tuple[str, ...]:
+        """The names of all attributes, in their order."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+    def as_dict(self) -> Dict[str, Any]:
+        """All attributes by name."""
+        return dataclasses.asdict(self)
+
+    def index(self, step: Any) -> Any:
+        """How many bases were drawn before the one of this step."""
+        return step // self.redraw_every
 
 
 @functools.lru_cache(maxsize=256)

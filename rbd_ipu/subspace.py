@@ -18,8 +18,8 @@ from typing import Any, Callable, List, Sequence, Tuple
 import numpy as np
 
 from rbd_ipu._compat import inside_xla, tf
-from rbd_ipu.basis import check_normalize
-from rbd_ipu.compartments import Compartments, parse_scheme
+from rbd_ipu.basis import BasisSpec, check_normalize
+from rbd_ipu.compartments import Compartments
 from rbd_ipu.directions import DISTRIBUTIONS, Compiled, Source, check_distribution, make_source, resolve
 from rbd_ipu.directions.dense import BLOCK_FLOATS, Keyed, Many
 from rbd_ipu.directions.source import module_of, repeat
@@ -286,16 +286,27 @@ def subspace(
 _shared = functools.lru_cache(maxsize=64)(Subspace)
 
 
-def check_names(distribution: str, scheme: str, normalize: str, source: str) -> None:
-    """Refuses unknown names before there are variables to cut up.
+def subspace_of(spec: BasisSpec, variables: Sequence[Any]) -> Subspace:
+    """The subspace of a model's variables.
 
     Raises:
-      ValueError: quotes the name and the accepted ones.
+      ValueError: the scheme or d does not fit them.
     """
-    check_distribution(distribution)
-    parse_scheme(scheme)
-    check_normalize(normalize)
-    resolve(source)
+    cut = Compartments.of(variables, spec.compartments, spec.dim)
+    return subspace(cut, spec.distribution, spec.normalize, spec.source, spec.orthogonalize)
+
+
+def rbd_update(gradient: Any, project: Callable, exchange: Callable, expand: Callable) -> Any:
+    """Algorithm 1 of the paper: u = P mean_k(P^T g_k), what to subtract in units of the learning rate.
+
+    Args:
+      gradient: g_k of this worker, float32 [D].
+      project: c = P^T g, [D] -> [d].
+      exchange: the mean of c over the workers, [d] -> [d]; of one worker, c itself.
+      expand: u = P c, [d] -> [D].
+    """
+    coordinates = project(gradient)
+    return expand(exchange(coordinates))
 
 
 def _compile(function: Callable, jit: bool) -> Callable:

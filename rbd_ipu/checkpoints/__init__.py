@@ -9,17 +9,18 @@
 ===============================  ==========================================================================
 """
 
+import importlib
 from typing import Any
 
 from rbd_ipu.checkpoints.file import Checkpoint, CheckpointError, load, newest
-from rbd_ipu.checkpoints.state import restore, save
+
+# Names whose modules import TensorFlow, which is why they are looked up late.
+_LATE = {"Checkpoints": "callback", "restore": "state", "save": "state"}
 
 __all__ = ["Checkpoint", "CheckpointError", "Checkpoints", "load", "newest", "restore", "save"]
 
 
 def __getattr__(name: str) -> Any:
-    if name != "Checkpoints":  # a Keras callback: only those who train with it wait for Keras
+    if name not in _LATE:
         raise AttributeError(f"module 'rbd_ipu.checkpoints' has no attribute {name!r}; it has {', '.join(__all__)}")
-    from rbd_ipu.checkpoints.callback import Checkpoints
-
-    return Checkpoints
+    return getattr(importlib.import_module(f"rbd_ipu.checkpoints.{_LATE[name]}"), name)

@@ -26,6 +26,7 @@ class Method:
       batches: how many mini-batches a step takes; those after the first come from ``state.next_batch()``.
       slots: small variables that a method keeps from step to step, by name; ``build`` makes them, checkpoints keep
         them.
+      of_basis: the attributes of :class:`rbd_ipu.basis.BasisSpec` that it takes as further options.
       parallel: whether several workers can share it; where not, ``not_parallel_because`` says why.
 
     Raises:
@@ -38,6 +39,7 @@ class Method:
     batches = 1
     parallel = True
     not_parallel_because = ""
+    of_basis: Tuple[str, ...] = ()
 
     def __init__(self, learning_rate: Any, momentum: float = 0.0):
         self.learning_rate = checks.learning_rate(learning_rate)
@@ -51,7 +53,7 @@ class Method:
         raise NotImplementedError
 
     def message(self, state: Any, batch: Any, step: Any, worker: Any) -> Any:
-        """What this worker has to tell after its mini-batch: float32 [m].
+        """What this worker sends after its mini-batch: float32 [m].
 
         Args:
           state: the model at its present weights, a :class:`rbd_ipu.step.model_state.State`.
@@ -106,8 +108,9 @@ def create(name: str, **options: Any) -> Method:
 def options_of(make: Any) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
     """Names of the options that a method accepts, and of those it requires."""
     parameters = list(inspect.signature(make.__init__).parameters.values())[1:]
-    accepted = tuple(p.name for p in parameters)
-    return accepted, tuple(p.name for p in parameters if p.default is p.empty)
+    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    accepted = tuple(dict.fromkeys([p.name for p in named] + list(make.of_basis)))
+    return accepted, tuple(p.name for p in named if p.default is p.empty)
 
 
 @METHODS.register("sgd")

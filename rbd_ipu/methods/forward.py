@@ -12,6 +12,7 @@ from typing import Any, Optional, Sequence
 
 from rbd_ipu import checks
 from rbd_ipu._compat import tf
+from rbd_ipu.basis import BasisSpec
 from rbd_ipu.methods.base import METHODS
 from rbd_ipu.methods.rbd import Projected
 from rbd_ipu.methods.rbd_options import TRANSFORMS
@@ -30,8 +31,8 @@ class Forward(Projected):
     loss of the metrics. Layers that draw (dropout) draw anew in each pass, which adds noise to the losses.
 
     Args:
-      learning_rate, dim, distribution, compartments, normalize, redraw_every, momentum, seed, source: as for
-        :class:`rbd_ipu.methods.RBD`.
+      learning_rate, momentum: as for every method.
+      basis: which random bases; they are not made orthonormal.
       sigma: a finite number > 0.
       antithetic: whether each direction is tried both ways, on the same mini-batch: 2 d passes for d directions.
       transform: a row of ``TRANSFORMS``.
@@ -39,24 +40,20 @@ class Forward(Projected):
 
     forward_only = True
 
+    of_basis = tuple(name for name in BasisSpec.names() if name != "orthogonalize")
+
     def __init__(
         self,
         learning_rate: Any,
-        dim: Optional[int],
-        distribution: str,
-        compartments: str,
-        normalize: str,
-        redraw_every: int,
         momentum: float,
-        seed: int,
-        source: str,
+        basis: BasisSpec,
         sigma: float,
         antithetic: bool,
         transform: str,
     ):
-        super().__init__(
-            learning_rate, dim, distribution, compartments, normalize, redraw_every, momentum, seed, source
-        )
+        super().__init__(learning_rate, momentum, basis)
+        if basis.orthogonalize:
+            raise TypeError(f"method {self.name!r} does not take orthogonalize")
         self.sigma = checks.finite_float("sigma", sigma)
         if not self.sigma > 0.0:
             raise ValueError(f"sigma must be a finite number > 0, got {sigma!r}")
@@ -74,7 +71,7 @@ class Forward(Projected):
 
     def length(self, size: int) -> float:
         """s_i: how far weights move along a direction of a compartment of ``size`` parameters."""
-        return self.sigma if self.normalize == "none" else self.sigma * math.sqrt(size)
+        return self.sigma if self.basis.normalize == "none" else self.sigma * math.sqrt(size)
 
     def losses(self, state: Any, batch: Any, step: Any, worker: Any, own_batches: bool) -> Any:
         """(L(theta + s_i phi_i) and, where antithetic, L(theta - s_i phi_i)) for each direction: [d, 1 or 2].
@@ -110,8 +107,7 @@ class NES(Forward):
     among a worker's own losses.
 
     Args:
-      learning_rate, dim, distribution, compartments, normalize, redraw_every, momentum, seed, source: as for
-        :class:`rbd_ipu.methods.RBD`.
+      learning_rate, dim, momentum, **basis: as for :class:`rbd_ipu.methods.RBD`; there is no ``orthogonalize``.
       sigma: how far weights move, in the root mean square; 0.01 in the first public implementation.
       antithetic: try each direction both ways, on one mini-batch.
       transform: "rank"; or "range": (l - min) / (max - min) - 1/2; or "none": the estimator of Section A as it is.
@@ -132,21 +128,13 @@ class NES(Forward):
         self,
         learning_rate: Any,
         dim: Optional[int] = None,
-        distribution: str = "normal",
-        compartments: str = "global",
-        normalize: str = "unit",
-        redraw_every: int = 1,
         momentum: float = 0.0,
-        seed: int = 0,
-        source: str = "auto",
         sigma: float = 0.01,
         antithetic: bool = False,
         transform: str = "rank",
+        **basis: Any,
     ):
-        super().__init__(
-            learning_rate, dim, distribution, compartments, normalize, redraw_every, momentum, seed, source,
-            sigma, antithetic, transform,
-        )  # fmt: skip
+        super().__init__(learning_rate, momentum, BasisSpec(dim, **basis), sigma, antithetic, transform)
 
     def build(self, variables: Sequence[Any]) -> None:
         super().build(variables)
@@ -176,8 +164,7 @@ class Hybrid(Forward):
     the order of the losses.
 
     Args:
-      learning_rate, dim, distribution, compartments, normalize, redraw_every, momentum, seed, source: as for
-        :class:`rbd_ipu.methods.RBD`.
+      learning_rate, dim, momentum, **basis: as for :class:`rbd_ipu.methods.RBD`; there is no ``orthogonalize``.
       sigma: how far weights move, in the root mean square; 0.002 in the first public implementation.
       antithetic: central differences.
       transform: of the coordinates: "none", "rank" or "range".
@@ -196,21 +183,13 @@ class Hybrid(Forward):
         self,
         learning_rate: Any,
         dim: Optional[int] = None,
-        distribution: str = "normal",
-        compartments: str = "global",
-        normalize: str = "unit",
-        redraw_every: int = 1,
         momentum: float = 0.0,
-        seed: int = 0,
-        source: str = "auto",
         sigma: float = 0.002,
         antithetic: bool = False,
         transform: str = "none",
+        **basis: Any,
     ):
-        super().__init__(
-            learning_rate, dim, distribution, compartments, normalize, redraw_every, momentum, seed, source,
-            sigma, antithetic, transform,
-        )  # fmt: skip
+        super().__init__(learning_rate, momentum, BasisSpec(dim, **basis), sigma, antithetic, transform)
 
     def message(self, state: Any, batch: Any, step: Any, worker: Any) -> Any:
         here = tf.cast(state.look(batch).loss, tf.float32)

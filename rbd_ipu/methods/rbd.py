@@ -5,70 +5,51 @@ Both draw their directions from a seed; FPD keeps the basis of step 0 (Li et al.
 
 from typing import Any, Optional, Sequence
 
-from rbd_ipu import checks
 from rbd_ipu._compat import tf
+from rbd_ipu.basis import BasisSpec
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.methods import rbd_options
 from rbd_ipu.methods.base import METHODS, Method
 from rbd_ipu.methods.rbd_options import TRANSFORMS, Layers, top
-from rbd_ipu.subspace import Subspace, check_names, redrawn, subspace
+from rbd_ipu.subspace import Subspace, rbd_update, redrawn, subspace_of
 
 
 class Projected(Method):
-    """Coordinates are told, directions are drawn again: ``update`` is (1/K) sum_k P_t^k c^k (Algorithm 1, right).
+    """Coordinates are sent, directions are drawn again: ``update`` is (1/K) sum_k P_t^k c^k (Algorithm 1, right).
 
     The paper sums over workers; the mean keeps the length of a step independent of K. ``update`` is linear in the
     messages: averaging the steps of single workers gives the same.
 
     Args:
       learning_rate, momentum: as for every method.
-      dim: d, the number of directions of all compartments together; None where "factor:f" fixes it.
-      distribution, normalize, source, orthogonalize: as for :class:`rbd_ipu.RandomBasis`.
-      compartments: a scheme of :meth:`rbd_ipu.Compartments.of`.
-      redraw_every: a basis serves this many steps.
-      seed: of the bases, an int of at most 64 bits.
+      basis: which random bases.
 
     Raises:
       TypeError, ValueError: a hyper-parameter is wrong; here or, where it depends on the model, in ``build``.
     """
 
-    def __init__(
-        self,
-        learning_rate: Any,
-        dim: Optional[int],
-        distribution: str,
-        compartments: str,
-        normalize: str,
-        redraw_every: int,
-        momentum: float,
-        seed: int,
-        source: str,
-        orthogonalize: bool = False,
-    ):
+    of_basis = BasisSpec.names()
+
+    def __init__(self, learning_rate: Any, momentum: float, basis: BasisSpec):
         super().__init__(learning_rate, momentum)
-        self.wanted_dim = None if dim is None else checks.positive_int("dim", dim)
-        self.distribution = distribution
-        self.compartments = compartments
-        self.normalize = normalize
-        self.redraw_every = checks.positive_int("redraw_every", redraw_every)
-        self.seed = checks.seed(seed)
-        self.source = source
-        self.orthogonalize = checks.flag("orthogonalize", orthogonalize)
-        # Wrong names are refused now, whatever the model; what depends on it waits for build.
-        check_names(distribution, compartments, normalize, source)
+        self.basis = basis
+
+    @property
+    def seed(self) -> int:
+        """Of the bases."""
+        return self.basis.seed
 
     def build(self, variables: Sequence[Any]) -> None:
-        cut = Compartments.of(variables, self.compartments, self.wanted_dim)
-        self.subspace = self.draw_from(cut)
-        self.size, self.dim = cut.size, cut.dim
+        self.subspace = self.draw_from(variables)
+        self.size, self.dim = self.subspace.size, self.subspace.dim
 
-    def draw_from(self, cut: Compartments) -> Subspace:
-        """The bases of these compartments."""
-        return subspace(cut, self.distribution, self.normalize, self.source, self.orthogonalize)
+    def draw_from(self, variables: Sequence[Any]) -> Subspace:
+        """The bases of these variables."""
+        return subspace_of(self.basis, variables)
 
     def basis_index(self, step: Any) -> Any:
         """How many bases were drawn before the one of this step."""
-        return step // self.redraw_every
+        return self.basis.index(step)
 
     def expand(self, message: Any, step: Any, worker: Any) -> Any:
         """P_t^k c: the update that follows from one worker's message, [m] -> [D]."""
@@ -103,10 +84,7 @@ class RBD(Projected):
     Args:
       learning_rate, momentum: as for every method.
       dim: d, the number of directions of all compartments together; None where "factor:f" fixes it.
-      distribution, normalize, source, orthogonalize: as for :class:`rbd_ipu.RandomBasis`.
-      compartments: a scheme of :meth:`rbd_ipu.Compartments.of`.
-      redraw_every: a basis serves this many steps.
-      seed: of the bases, an int of at most 64 bits.
+      **basis: the other attributes of :class:`rbd_ipu.basis.BasisSpec`.
       sgd_layers: names or patterns of layers or variables, separated by commas, that take plain SGD; the others are
         cut into compartments. A message is then d + n numbers long, with n parameters in these layers.
       transform: "rank" or "range" instead of the coordinates themselves, see ``methods/transforms.py``.
@@ -135,14 +113,7 @@ class RBD(Projected):
         self,
         learning_rate: Any,
         dim: Optional[int] = None,
-        distribution: str = "normal",
-        compartments: str = "global",
-        normalize: str = "unit",
-        redraw_every: int = 1,
         momentum: float = 0.0,
-        seed: int = 0,
-        source: str = "auto",
-        orthogonalize: bool = False,
         sgd_layers: Optional[str] = None,
         transform: str = "none",
         accumulate: int = 1,
@@ -150,11 +121,9 @@ class RBD(Projected):
         sgd_below: Optional[float] = None,
         redraw_lowest: Optional[float] = None,
         sgd_learning_rate: Optional[float] = None,
+        **basis: Any,
     ):
-        super().__init__(
-            learning_rate, dim, distribution, compartments, normalize, redraw_every, momentum, seed, source,
-            orthogonalize,
-        )  # fmt: skip
+        super().__init__(learning_rate, momentum, BasisSpec(dim, **basis))
         self.shape = TRANSFORMS.get(transform)
         self.options = rbd_options.checked(
             self, sgd_layers, transform, accumulate, top_k, sgd_below, redraw_lowest, sgd_learning_rate
@@ -175,18 +144,19 @@ class RBD(Projected):
         if use.accumulate > 1:
             self.slots["sum"] = tf.Variable(tf.zeros([self.dim]), trainable=False, name="sum")
 
-    def draw_from(self, cut: Any) -> Any:
+    def draw_from(self, variables: Sequence[Any]) -> Subspace:
         if self.options.redraw_lowest is None:
-            return super().draw_from(cut)
-        return redrawn(cut, self.distribution, self.normalize)
+            return super().draw_from(variables)
+        cut = Compartments.of(variables, self.basis.compartments, self.basis.dim)
+        return redrawn(cut, self.basis.distribution, self.basis.normalize)
 
     def basis_index(self, step: Any) -> Any:
         """What stands for the step in the seed: how many bases were drawn before, or how often each direction."""
         return tf.identity(self.slots["draws"]) if "draws" in self.slots else super().basis_index(step)
 
     def message(self, state: Any, batch: Any, step: Any, worker: Any) -> Any:
-        message = self._message(state, batch, step, worker)
-        return message if self.options.accumulate > 1 else self._top(message)
+        c = self.project(state.gradient(batch), step, worker)
+        return c if self.options.accumulate > 1 else self._top(c)
 
     def expand(self, message: Any, step: Any, worker: Any) -> Any:
         if self.layers is None:
@@ -202,10 +172,18 @@ class RBD(Projected):
 
     def step(self, state: Any, batch: Any, step: Any, worker: Any = 0) -> Any:
         use = self.options
-        if use.filters:
-            u = self.subspace.filter(state.gradient(batch), self.seed, self.basis_index(step), worker)
+        gradient = state.gradient(batch)
+        if use.filters:  # both halves in one pass
+            u = self.subspace.filter(gradient, self.seed, self.basis_index(step), worker)
+        elif use.accumulate == 1 and use.redraw_lowest is None:
+            u = rbd_update(
+                gradient,
+                project=lambda g: self.project(g, step, worker),
+                exchange=self._top,
+                expand=lambda c: self.expand(c, step, worker),
+            )
         else:
-            message = self._message(state, batch, step, worker)
+            message = self.project(gradient, step, worker)
             if use.accumulate > 1:
                 due = tf.equal((step + 1) % use.accumulate, 0)
                 message, kept = rbd_options.gathered(tf.identity(self.slots["sum"]), message, due)
@@ -217,11 +195,10 @@ class RBD(Projected):
                 self._redraw(use.redraw_lowest, self._parts(message)[0], step)
         if use.sgd_below is None:
             return u
-        return rbd_options.unless_alike(u, state.gradient(batch), use.sgd_below, use.ratio)
+        return rbd_options.unless_alike(u, gradient, use.sgd_below, use.ratio)
 
-    def _message(self, state: Any, batch: Any, step: Any, worker: Any) -> Any:
-        """Coordinates, and the gradient of the layers that take SGD behind them: [m]."""
-        g = state.gradient(batch)
+    def project(self, g: Any, step: Any, worker: Any) -> Any:
+        """P^T g, and the gradient of the layers that take SGD behind it: [D] -> [m]."""
         if self.layers is None:
             return self.shape(self.subspace.project(g, self.seed, self.basis_index(step), worker))
         rest, chosen = self.layers.split(g)
@@ -245,7 +222,7 @@ class RBD(Projected):
     def _redraw(self, share: float, c: Any, step: Any) -> None:
         """Counts one more draw of the directions that c found of least use, where the time has come."""
         draws = tf.identity(self.slots["draws"])
-        due = tf.equal((step + 1) % self.redraw_every, 0)
+        due = tf.equal((step + 1) % self.basis.redraw_every, 0)
         self.slots["draws"].assign(tf.where(due, rbd_options.lowest_again(draws, c, share), draws))
 
 
@@ -256,8 +233,7 @@ class FPD(RBD):
     Momentum in the full space, as the training loop applies it, is momentum in the coordinates: both are linear.
 
     Args:
-      learning_rate, dim, distribution, compartments, normalize, momentum, seed, source, orthogonalize: as for
-        :class:`RBD`.
+      learning_rate, dim, momentum, **basis: as for :class:`RBD`; there is no ``redraw_every``.
 
     Example:
       >>> int(FPD(learning_rate=0.5, dim=16).basis_index(1000))
@@ -265,30 +241,12 @@ class FPD(RBD):
     """
 
     name = "fpd"
+    of_basis = tuple(name for name in BasisSpec.names() if name != "redraw_every")
 
-    def __init__(
-        self,
-        learning_rate: Any,
-        dim: Optional[int] = None,
-        distribution: str = "normal",
-        compartments: str = "global",
-        normalize: str = "unit",
-        momentum: float = 0.0,
-        seed: int = 0,
-        source: str = "auto",
-        orthogonalize: bool = False,
-    ):
-        super().__init__(
-            learning_rate,
-            dim,
-            distribution=distribution,
-            compartments=compartments,
-            normalize=normalize,
-            momentum=momentum,
-            seed=seed,
-            source=source,
-            orthogonalize=orthogonalize,
-        )
+    def __init__(self, learning_rate: Any, dim: Optional[int] = None, momentum: float = 0.0, **basis: Any):
+        if "redraw_every" in basis:
+            raise TypeError("method 'fpd' does not take redraw_every: its basis is kept")
+        super().__init__(learning_rate, dim, momentum, **basis)
 
     def basis_index(self, step: Any) -> Any:
         return tf.zeros_like(step)

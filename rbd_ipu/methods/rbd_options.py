@@ -265,9 +265,9 @@ def _contradictions(method: Any, use: Options, sgd_learning_rate: Optional[float
         "part of it is the gradient",
     )
     yield (
-        k > 1 and method.redraw_every % k > 0,
+        k > 1 and method.basis.redraw_every % k > 0,
         f"accumulate={k} sums up coordinates of one basis, so redraw_every must be a multiple of it, "
-        f"got redraw_every={method.redraw_every}",
+        f"got redraw_every={method.basis.redraw_every}",
     )
     yield (
         k > 1 and method.momentum > 0,
@@ -283,14 +283,14 @@ def _contradictions(method: Any, use: Options, sgd_learning_rate: Optional[float
         f"redraw_lowest must be a number above 0 and below 1, got {share}; 1 is what RBD does without it, 0 is fpd",
     )
     yield (
-        share is not None and (method.distribution not in DISTRIBUTIONS or method.orthogonalize),
-        f"redraw_lowest={share} draws directions one by one, but with distribution={method.distribution!r} and "
-        f"orthogonalize={method.orthogonalize} they are made as a whole",
+        share is not None and (method.basis.distribution not in DISTRIBUTIONS or method.basis.orthogonalize),
+        f"redraw_lowest={share} draws directions one by one, but with distribution={method.basis.distribution!r} and "
+        f"orthogonalize={method.basis.orthogonalize} they are made as a whole",
     )
     yield (
-        share is not None and method.source not in ("auto", "counter"),
-        f"redraw_lowest={share} gives every direction a seed of its own, which source={method.source!r} does not "
-        "take; leave it 'auto'",
+        share is not None and method.basis.source not in ("auto", "counter"),
+        f"redraw_lowest={share} gives every direction a seed of its own, which source={method.basis.source!r} does "
+        "not take; leave it 'auto'",
     )
 
 

@@ -4,6 +4,7 @@ from typing import Any, Optional, Sequence
 
 from rbd_ipu import checks
 from rbd_ipu._compat import keras, tf
+from rbd_ipu.basis import BasisSpec
 from rbd_ipu.methods.base import METHODS, SGD, Method
 from rbd_ipu.methods.rbd import RBD
 
@@ -95,9 +96,8 @@ class Switch(Switched):
       sgd_learning_rate: of the SGD phase, a number.
       switch_step: how many steps the first phase has, at least 1.
       first: "rbd" or "sgd".
-      dim, distribution, compartments, normalize, redraw_every, momentum, seed, source, orthogonalize: as for
-        :class:`rbd_ipu.methods.RBD`. The second phase draws the bases that RBD would draw at its steps, as they count
-        from the start of the run.
+      dim, momentum, **basis: as for :class:`rbd_ipu.methods.RBD`. The second phase draws the bases
+        that RBD would draw at its steps, as they count from the start of the run.
 
     Raises:
       TypeError, ValueError: a hyper-parameter is wrong; here or, where it depends on the model, in ``build``.
@@ -110,6 +110,8 @@ class Switch(Switched):
 
     name = "switch"
 
+    of_basis = BasisSpec.names()
+
     def __init__(
         self,
         learning_rate: float,
@@ -117,22 +119,13 @@ class Switch(Switched):
         switch_step: int,
         first: str = "rbd",
         dim: Optional[int] = None,
-        distribution: str = "normal",
-        compartments: str = "global",
-        normalize: str = "unit",
-        redraw_every: int = 1,
         momentum: float = 0.0,
-        seed: int = 0,
-        source: str = "auto",
-        orthogonalize: bool = False,
+        **basis: Any,
     ):
         if first not in ("rbd", "sgd"):
             raise ValueError(f"first must be 'rbd' or 'sgd', got {first!r}")
         checks.finite_float("sgd_learning_rate", sgd_learning_rate)
-        rbd = RBD(
-            checks.finite_float("learning_rate", learning_rate),
-            dim, distribution, compartments, normalize, redraw_every, momentum, seed, source, orthogonalize,
-        )  # fmt: skip
+        rbd = RBD(checks.finite_float("learning_rate", learning_rate), dim, momentum, **basis)
         sgd = SGD(sgd_learning_rate, momentum)
         before, after = (rbd, sgd) if first == "rbd" else (sgd, rbd)
         super().__init__(before, after, switch_step)

@@ -5,12 +5,13 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 from rbd_ipu import _imports, checks
 from rbd_ipu._compat import KERAS_3, keras, tf
+from rbd_ipu.basis import BasisSpec
 from rbd_ipu.checks import Registry
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.optimizers import projected
 from rbd_ipu.optimizers.projected import Pairs
 from rbd_ipu.step.model_state import flatten, unflatten
-from rbd_ipu.subspace import Subspace, check_names, subspace
+from rbd_ipu.subspace import Subspace, rbd_update, subspace_of
 
 if KERAS_3:
     from rbd_ipu.optimizers.keras_3 import SubspaceSGD
@@ -87,17 +88,7 @@ class RandomBasesDescent(SubspaceSGD):
         **kwargs: Any,
     ):
         # All of our own arguments are checked before Keras sees any.
-        own: Dict[str, Any] = {
-            "dim": None if dim is None else checks.positive_int("dim", dim),
-            "distribution": distribution,
-            "compartments": compartments,
-            "redraw_every": checks.positive_int("redraw_every", redraw_every),
-            "seed": checks.seed(seed),
-            "normalize": normalize,
-            "source": source,
-            "orthogonalize": checks.flag("orthogonalize", orthogonalize),
-        }
-        check_names(distribution, compartments, normalize, source)
+        basis = BasisSpec(dim, distribution, compartments, normalize, source, orthogonalize, redraw_every, seed)
         if dim is None and not compartments.startswith("factor:"):
             raise TypeError(f"compartments {compartments!r} need dim, the total number of directions; got None")
         super().__init__(
@@ -107,32 +98,34 @@ class RandomBasesDescent(SubspaceSGD):
             name=name or type(self).__name__,
             **kwargs,
         )
-        self._subspace_config = own
+        self.basis_spec = basis
         self.check_settings()
 
     def descend(self, pairs: Pairs) -> Pairs:
         gradients, variables = zip(*pairs)
-        space = self.subspace_of(variables)
-        vector = flatten(gradients)
-        seed, index = self._subspace_config["seed"], self.basis_index()
+        space, gradient = self.subspace_of(variables), flatten(gradients)
+        seed, index = self.basis_spec.seed, self.basis_index()
         if projected.alone():
-            update = space.filter(vector, seed, index)
+            update = space.filter(gradient, seed, index)  # both halves in one pass
         else:
-            update = space.expand(projected.replica_mean(space.project(vector, seed, index)), seed, index)
+            update = rbd_update(
+                gradient,
+                project=lambda g: space.project(g, seed, index),
+                exchange=projected.replica_mean,
+                expand=lambda c: space.expand(c, seed, index),
+            )
         return projected.mark(self, unflatten(update, variables), variables)
 
     def basis_index(self) -> Any:
         """How many bases were drawn before the one of this step: int32 scalar."""
-        return self.step_index() // self._subspace_config["redraw_every"]
+        return self.basis_spec.index(self.step_index())
 
     def subspace_of(self, variables: Sequence[Any]) -> Subspace:
         """The subspace for these variables: its ``directions(seed, basis_index)`` are what a step uses."""
-        own = self._subspace_config
-        cut = Compartments.of(self.described(variables), own["compartments"], own["dim"])
-        return subspace(cut, own["distribution"], own["normalize"], own["source"], own["orthogonalize"])
+        return subspace_of(self.basis_spec, self.described(variables))
 
     def get_config(self) -> Dict[str, Any]:
-        return {**super().get_config(), **self._subspace_config}
+        return {**super().get_config(), **self.basis_spec.as_dict()}
 
 
 @OPTIMIZERS.register("FixedProjectionDescent")
@@ -198,8 +191,7 @@ class FixedProjectionDescent(RandomBasesDescent):
         self._known = _references(variables)
         if not self._decay:
             return None
-        own = self._subspace_config
-        return Compartments.of(variables, own["compartments"], own["dim"]).dim
+        return Compartments.of(variables, self.basis_spec.compartments, self.basis_spec.dim).dim
 
     def restored(self) -> None:
         self._owners = self._known  # the steps before were taken with these variables
@@ -215,7 +207,7 @@ class FixedProjectionDescent(RandomBasesDescent):
                 f"some variables have no gradient, which leaves {space.dim} of {self.velocity.shape[0]} directions; "
                 "momentum in coordinates needs all of them: make the other variables non-trainable"
             )
-        seed = self._subspace_config["seed"]
+        seed = self.basis_spec.seed
         impulse = self.rate() * projected.replica_mean(space.project(flatten(gradients), seed))
         before = tf.convert_to_tensor(self.velocity)
         velocity = self._decay * before - impulse

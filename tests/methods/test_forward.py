@@ -21,7 +21,7 @@ def directions(method, step=5, worker=1):
 
 def lengths(method):
     sizes = [piece.size for piece in method.subspace.compartments for _ in range(piece.dim)]
-    return method.sigma * (np.ones(len(sizes)) if method.normalize == "none" else np.sqrt(sizes))
+    return method.sigma * (np.ones(len(sizes)) if method.basis.normalize == "none" else np.sqrt(sizes))
 
 
 def reference_losses(method, model, batches):

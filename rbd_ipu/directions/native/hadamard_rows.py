@@ -1,12 +1,12 @@
 """Which rows of the Hadamard matrix are directions, for all of them at once, and where their entries lie.
 
 A set of ranks is a matrix of bits [A, B], one for each rank. Backwards, a round of the permutation in ``hadamard.py``
-takes (i, j) to (i - F(j), j) or (i, j - F(i)): it rotates the columns or the rows of this matrix. A row is a string of
-bits, and so is a column once the matrix is transposed; a rotation is two shifts for 64 entries. After six
+takes (i, j) to (i - F(j), j) or (i, j - F(i)): it rotates the columns or the rows of this matrix. A row is a string
+of bits, and so is a column once the matrix is transposed; a rotation is two shifts for 64 entries. After six
 transpositions and rotations the ranks have become rows.
 
-Entry (i, j) of H_a X H_b lies where ``hadamard_transform.py`` leaves it. A basis has the ranks f, f + 1, ... f + d - 1
-modulo N, where f is 0 for a worker on its own.
+Entry (i, j) of H_a X H_b lies where ``hadamard_transform.py`` leaves it. A basis has the ranks f, f + 1, ... f + d -
+1 modulo N, where f is 0 for a worker on its own.
 """
 
 import numpy as np

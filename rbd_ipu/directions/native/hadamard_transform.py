@@ -22,8 +22,8 @@ Every order is a base (12, 20 or 1) times a power of two, H_order = H_base (x) H
     a group of a few rows of a part    the base of b, then its twos digit by digit, which leaves the group as
                                        [twos of b, rows, base of b]
 
-Only the first of them goes through all of X. The way back starts from there; ``hadamard_rows.py`` knows where a row of
-H is found.
+Only the first of them goes through all of X. The way back starts from there; ``hadamard_rows.py`` knows where a row
+of H is found.
 """
 
 from typing import Any, Tuple
