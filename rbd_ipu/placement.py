@@ -15,7 +15,7 @@ from rbd_ipu.seeds import fold_in, fold_in_numpy
 BLOCK_ENTRIES = 20_000_000
 
 
-class Place(NamedTuple):
+class Placement(NamedTuple):
     """A device, as far as it is known.
 
     Attributes:
@@ -33,7 +33,7 @@ class Place(NamedTuple):
     seeds: Optional[Dict[int, Any]] = None
 
 
-_known: "weakref.WeakKeyDictionary[Any, Place]" = weakref.WeakKeyDictionary()
+_known: "weakref.WeakKeyDictionary[Any, Placement]" = weakref.WeakKeyDictionary()
 
 
 def block_rows(size: int, dim: int, entries: int) -> int:
@@ -67,14 +67,14 @@ def block_rows(size: int, dim: int, entries: int) -> int:
 
 def settle(strategy: Any, entries: int, replicas: int, hashing: Optional[Any] = None) -> None:
     """Says what the device of a strategy is."""
-    _known[strategy] = Place(positive_int("entries", entries), positive_int("replicas", replicas), hashing, {})
+    _known[strategy] = Placement(positive_int("entries", entries), positive_int("replicas", replicas), hashing, {})
 
 
 @contextlib.contextmanager
-def as_on_an_ipu(hashing: Any) -> Iterator[Place]:
+def as_on_an_ipu(hashing: Any) -> Iterator[Placement]:
     """As if the strategy in scope were an IPU's, with these operations for the integer hash: to trace a program.
 
-    Yields the Place, whose variables the program lives no longer than.
+    Yields the Placement, whose variables the program lives no longer than.
     """
     from rbd_ipu._compat import tf  # late: `devices check` needs no TensorFlow
 
@@ -102,16 +102,16 @@ def seed_words(seed: Any) -> Any:
     return tf.convert_to_tensor(known[seed])
 
 
-def here() -> Place:
+def here() -> Placement:
     """What is known of the device whose strategy is in scope.
 
     Example:
       >>> here()
-      Place(entries=20000000, replicas=None, hashing=None, seeds=None)
+      Placement(entries=20000000, replicas=None, hashing=None, seeds=None)
     """
     from rbd_ipu._compat import tf
 
-    return _known.get(tf.distribute.get_strategy(), Place())
+    return _known.get(tf.distribute.get_strategy(), Placement())
 
 
 def on_ipu() -> bool:

@@ -31,7 +31,7 @@ from rbd_ipu.seeds import fold_in
 WALK_FLOATS = 1 << 19
 
 
-class Walk:
+class DirectionBlocks:
     """Goes through the directions of G equal compartments, at most a block of each in memory.
 
     Args:
@@ -139,7 +139,7 @@ class Subspace:
             self._groups = [(members, Compiled(s) if s.jit else s) for members, s in self._groups]
         self._one_draw = all(source.one_draw for _, source in self._groups)
         drawn_by = module_of(self.source.partition(":")[0])
-        self._together = many or (drawn_by.fused(compartments, self._groups) if self.source == "native" else None)
+        self._fused = many or (drawn_by.fused(compartments, self._groups) if self.source == "native" else None)
         order = [k for members, _ in self._groups for k in members]
         self._on_host = drawn_by.compartment_seeds(order) if self.source == "native" else None
         self._seeds = self._hash_seeds if self._on_host else _compile(self._hash_seeds, not jit)
@@ -147,8 +147,10 @@ class Subspace:
             method: _compile(functools.partial(self._apply, method), jit)
             for method in ("project", "expand", "sketch", "filter", "join")
         }
-        self._walks = [
-            Walk(self.size, [compartments[k].start for k in members], size, dim, source, self.source == "counter")
+        self._blocks = [
+            DirectionBlocks(
+                self.size, [compartments[k].start for k in members], size, dim, source, self.source == "counter"
+            )
             for (size, dim), (members, source) in zip(compartments.groups(), self._groups)
         ]
 
@@ -201,10 +203,10 @@ class Subspace:
         seeds = self._seeds(*_tensors(seed, step, worker))
         rows: List[Any] = [None] * len(self.compartments)
         place = 0
-        for (members, _), walk, own in zip(self._groups, self._walks, seeds):
-            for k, values in zip(members, tf.unstack(walk(function, width, own, place))):
+        for (members, _), of_group, own in zip(self._groups, self._blocks, seeds):
+            for k, values in zip(members, tf.unstack(of_group(function, width, own, place))):
                 rows[k] = values
-            place += len(members) * walk.dim
+            place += len(members) * of_group.dim
         return tf.concat(rows, axis=0)
 
     def directions(self, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
@@ -236,9 +238,9 @@ class Subspace:
         """A method of the sources, on all compartments: the result, or a list of two for ``sketch``."""
         seeds = self._seeds(*key)
         # Many's loops have lengths that a program for an IPU does not know.
-        if self._together and not (on_ipu() if self._together.in_xla else inside_xla()):
+        if self._fused and not (on_ipu() if self._fused.in_xla else inside_xla()):
             whole = "sketch" if method == "filter" else method
-            results = self._together.run(whole, operand, tf.concat(seeds, axis=0))[-1 if method == "filter" else 0 :]
+            results = self._fused.run(whole, operand, tf.concat(seeds, axis=0))[-1 if method == "filter" else 0 :]
         else:
             takes_coordinates = method in ("expand", "join")
             sizes = [piece.dim if takes_coordinates else piece.size for piece in self.compartments]

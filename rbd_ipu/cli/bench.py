@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rbd_ipu import text_table
     from rbd_ipu.lab.bench import report, rows
 
-    document, complete = report.measured(cases, arguments.rounds, arguments.seconds, _tell)
+    document, complete = report.measured(cases, arguments.rounds, arguments.seconds, _say)
     document = {"command": command_line(arguments.words), **document}
     _write(arguments, document)
     if complete and (arguments.memory or arguments.preset):
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.memory:
             wanted = [case for target in rows.TARGETS for case in rows.remembered(target) if case in cases]
         try:
-            report.add_memory(document, wanted, _tell)
+            report.add_memory(document, wanted, _say)
         except KeyboardInterrupt:
             complete = False
     verdicts = rows.judge(document["rows"], document["machine"]["usable_cores"]) if arguments.preset else []
@@ -107,7 +107,7 @@ def _by_workers(arguments: argparse.Namespace) -> int:
         raise ConfigError("--workers measures the Trainer; leave out --preset, --plot, --memory and --keras")
     began = report.load()
     pairs = team.teams(_grid(arguments), arguments.workers, plans)
-    rows, complete = team.measured(pairs, arguments.rounds, arguments.seconds, _tell)
+    rows, complete = team.measured(pairs, arguments.rounds, arguments.seconds, _say)
     document = {
         "command": command_line(arguments.words),
         **report.surroundings(began),
@@ -174,7 +174,7 @@ def _check_files(arguments: argparse.Namespace) -> None:
         raise ConfigError('--plot needs matplotlib: pip install "rbd-ipu[plots]"')
 
 
-def _tell(text: str) -> None:
+def _say(text: str) -> None:
     print(f"rbd-ipu: {text}", file=sys.stderr, flush=True)
 
 

@@ -79,7 +79,7 @@ def run_lint(arguments: argparse.Namespace) -> int:
     report.check_stack()
     if arguments.write:
         report.write(arguments.write, "")  # is it there, with its markers?
-    found = report.results(trace.all_together() if arguments.all else trace.each_once(), _tell)
+    found = report.results(trace.all_together() if arguments.all else trace.each_once(), _say)
     faults = [(str(result.row), fault) for result in found for fault in result.faults]
     if arguments.all:
         programs = [result for result in found if result.report]
@@ -96,7 +96,7 @@ def run_lint(arguments: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-def _tell(text: str) -> None:
+def _say(text: str) -> None:
     if sys.stderr.isatty():
         print(f"rbd-ipu: {text}", file=sys.stderr, flush=True)
 

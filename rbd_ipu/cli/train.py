@@ -13,7 +13,7 @@ from rbd_ipu.lab import tuning
 from rbd_ipu.parallel import ranks
 from rbd_ipu.provenance import command_line
 from rbd_ipu.runs import resume
-from rbd_ipu.runs.train import free, go_on, goes_on, together, train
+from rbd_ipu.runs.train import free, go_on, goes_on, train, with_all_ranks
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
-    given = together(lambda: _given(arguments))
+    given = with_all_ranks(lambda: _given(arguments))
     words, output, quiet = arguments.words, arguments.output, arguments.quiet
     if goes_on(arguments.resume, output):
         if _is_auto(given) and tuning.is_kept(output):  # it goes on with what was found

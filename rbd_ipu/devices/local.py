@@ -20,7 +20,7 @@ class Device:
     Attributes:
       name: "cpu" or "gpu".
       strategy: a ``tf.distribute`` strategy.
-      exchange: what the workers of this device tell each other.
+      exchange: what the workers of this device send each other.
       compiles_only: it runs nothing: programs are compiled for a machine that has the device.
       has_numbers: what it measures means something.
     """

@@ -77,21 +77,21 @@ def planned(preset: Preset, found: Sequence[Cell], rows: Sequence[results.Row], 
     return Plan(jobs, to_do, words, costs)
 
 
-def train(plan: Plan, parallel: Optional[int], tell: Callable[[str], None]) -> List[Failure]:
+def train(plan: Plan, parallel: Optional[int], say: Callable[[str], None]) -> List[Failure]:
     """Makes the runs that are to do; see :func:`rbd_ipu.lab.pool.run`.
 
     Args:
       plan: from :func:`planned`.
       parallel: how many at once; None for as many as the machine takes.
-      tell: gets lines of progress.
+      say: gets lines of progress.
     """
     jobs = plan.to_do
     if parallel is None:
         parallel = max(1, min(process.default_jobs(), len(jobs)))
     if jobs:
         total = plan.costs.total(one.config for one in jobs)
-        tell(f"{parallel or 1} at once: about {duration(total.seconds / max(1, parallel))}")
-    return pool.run(jobs, parallel, plan.costs.seconds, tell)
+        say(f"{parallel or 1} at once: about {duration(total.seconds / max(1, parallel))}")
+    return pool.run(jobs, parallel, plan.costs.seconds, say)
 
 
 def summary(plan: Plan, budget: str) -> str:
@@ -164,7 +164,7 @@ def run(arguments: argparse.Namespace, kind: str) -> int:
         _write_rows(output / f"{name}.jsonl", found, rows, finding)
         if preset.kind != "table":
             _draw(output / f"{name}.png", shown.title, drawn(preset, found, Index(rows), finding))
-        _tell(f"{output}/{name}.* and the runs in {output}/runs")
+        _say(f"{output}/{name}.* and the runs in {output}/runs")
     return status
 
 
@@ -213,13 +213,13 @@ def _known(arguments: argparse.Namespace, output: Path) -> List[results.Row]:
 def _train(arguments: argparse.Namespace, preset: Preset, found: Sequence[Cell], output: Path) -> int:
     plan = planned(preset, found, _known(arguments, output), output / "runs")
     for line in [*plan.words, summary(plan, arguments.budget)]:
-        _tell(line)
+        _say(line)
     if arguments.only_show:
         return 0
     try:
-        return 1 if train(plan, arguments.jobs, _tell) else 0
+        return 1 if train(plan, arguments.jobs, _say) else 0
     except KeyboardInterrupt:
-        _tell("interrupted by Ctrl-C; the same command goes on from here")
+        _say("interrupted by Ctrl-C; the same command goes on from here")
         return 130
 
 
@@ -236,15 +236,15 @@ def _rates(
     places = tuning.searches(found, output / "tune")
     chosen = [places[cell.row, cell.column] for cell in wanted]
     to_do = [search for search in dict.fromkeys(chosen) if search.choice() is None]
-    _tell(f"{preset.source}: {len(places)} searches, about 6 rates each: {tuning.cost(list(places.values()))}")
+    _say(f"{preset.source}: {len(places)} searches, about 6 rates each: {tuning.cost(list(places.values()))}")
     for dataset, reason in absent([search.config for search in to_do]).items():
-        _tell(f"searches on {dataset} are left out: {reason}")
+        _say(f"searches on {dataset} are left out: {reason}")
         to_do = [search for search in to_do if search.config.dataset != dataset]
-    _tell(f"budget {limits.name}: to do: {len(to_do) or 'none'}")
+    _say(f"budget {limits.name}: to do: {len(to_do) or 'none'}")
     status = 0
     if not arguments.only_show:
         try:
-            status = min(1, tuning.run(to_do, limits, arguments.jobs, _tell))
+            status = min(1, tuning.run(to_do, limits, arguments.jobs, _say))
         except KeyboardInterrupt:
             status = 130
     shown = _titled(tables.grid_of_rates(preset, places), limits)
@@ -289,14 +289,14 @@ def _write_rows(file: Path, found: Sequence[Cell], rows: Sequence[results.Row], 
 
 def _draw(path: Path, title: str, panels: Sequence[Any]) -> None:
     if not installed("matplotlib"):
-        _tell('no picture: matplotlib is missing; pip install "rbd-ipu[plots]"')
+        _say('no picture: matplotlib is missing; pip install "rbd-ipu[plots]"')
     elif panels:
         from rbd_ipu.lab import figures
 
         figures.draw(path, title, panels)
 
 
-def _tell(text: str) -> None:
+def _say(text: str) -> None:
     print(f"rbd-ipu: {text}", file=sys.stderr, flush=True)
 
 

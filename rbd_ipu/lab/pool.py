@@ -39,14 +39,14 @@ class _Running(NamedTuple):
     began: float
 
 
-def run(jobs: Sequence[Job], parallel: int, seconds: Callable[[Config], float], tell: Tell) -> List[Failure]:
+def run(jobs: Sequence[Job], parallel: int, seconds: Callable[[Config], float], say: Tell) -> List[Failure]:
     """Makes all runs that have not ended.
 
     Args:
       jobs: in the order in which they are begun.
       parallel: how many at once, the cores divided among them; 0: in this process, one after the other.
       seconds: what a run is expected to take.
-      tell: gets the lines of progress.
+      say: gets the lines of progress.
 
     Returns:
       the runs that failed; the others have ended.
@@ -56,14 +56,14 @@ def run(jobs: Sequence[Job], parallel: int, seconds: Callable[[Config], float], 
     """
     waiting = [job for job in jobs if not job.ended()]
     if parallel == 0:
-        return _in_this_process(waiting, tell)
-    return _Queue(waiting, parallel, seconds, tell).run()
+        return _in_this_process(waiting, say)
+    return _Queue(waiting, parallel, seconds, say).run()
 
 
-def _in_this_process(jobs: Sequence[Job], tell: Tell) -> List[Failure]:
+def _in_this_process(jobs: Sequence[Job], say: Tell) -> List[Failure]:
     failures = []
     for number, job in enumerate(jobs, start=1):
-        tell(f"{number}/{len(jobs)}  {job.label}")
+        say(f"{number}/{len(jobs)}  {job.label}")
         job.folder.mkdir(parents=True, exist_ok=True)
         # What a run prints goes where that of a process goes; warnings stay on the screen.
         with open(job.log, "a", encoding="utf-8") as log, redirect_stdout(log):
@@ -72,18 +72,18 @@ def _in_this_process(jobs: Sequence[Job], tell: Tell) -> List[Failure]:
             raise KeyboardInterrupt
         if not job.ended():
             failures.append(Failure(job, f"exit status {status}"))
-            tell(f"failed: {job.label}: exit status {status}")
+            say(f"failed: {job.label}: exit status {status}")
     return failures
 
 
 class _Queue:
-    def __init__(self, jobs: List[Job], parallel: int, seconds: Callable[[Config], float], tell: Tell):
+    def __init__(self, jobs: List[Job], parallel: int, seconds: Callable[[Config], float], say: Tell):
         # Those that another queue's processes still train come first, so that their cores are known to be taken.
         self.waiting = sorted(jobs, key=lambda job: not is_claimed(job.folder))
         self.total = len(jobs)
         self.slots: Dict[int, List[int]] = dict(enumerate(divided(usable(), parallel)))
         self.free = sorted(self.slots)
-        self.seconds, self.tell = seconds, tell
+        self.seconds, self.say = seconds, say
         self.running: List[_Running] = []
         self.failures: List[Failure] = []
         self.expected_so_far = self.taken_so_far = 0.0
@@ -98,7 +98,7 @@ class _Queue:
                     self._end(entry)
                 if time.monotonic() - reported > REPORT:
                     reported = time.monotonic()
-                    self.tell(self.progress())
+                    self.say(self.progress())
         except KeyboardInterrupt:
             self._stop()
             raise
@@ -150,13 +150,13 @@ class _Queue:
         if job.ended():
             self.expected_so_far += self.seconds(job.config)
             self.taken_so_far += taken
-            self.tell(f"{self.progress()}  ended: {job.label}, {duration(taken)}")
+            self.say(f"{self.progress()}  ended: {job.label}, {duration(taken)}")
         elif entry.process is None or entry.process.returncode == TAKEN:
             self.waiting.insert(0, job)  # the other process has left it unfinished
         else:
             failure = Failure(job, job.last_words() or f"exit status {entry.process.returncode}")
             self.failures.append(failure)
-            self.tell(f"{self.progress()}  failed: {job.label}: {failure.reason} (see {job.log})")
+            self.say(f"{self.progress()}  failed: {job.label}: {failure.reason} (see {job.log})")
 
     def progress(self) -> str:
         """Runs that are over, what runs now, and the time left."""

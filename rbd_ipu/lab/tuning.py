@@ -206,7 +206,7 @@ def cost(all_searches: Sequence[Search]) -> Total:
     return Costs().total(search.config for search in all_searches for _ in range(_RATES))
 
 
-def run(to_do: Sequence[Search], limits: Budget, parallel: Optional[int], tell: Callable[[str], None]) -> int:
+def run(to_do: Sequence[Search], limits: Budget, parallel: Optional[int], say: Callable[[str], None]) -> int:
     """Makes the searches that have no choice yet, one after the other; returns the worst exit status.
 
     Raises:
@@ -216,7 +216,7 @@ def run(to_do: Sequence[Search], limits: Budget, parallel: Optional[int], tell: 
     for search in dict.fromkeys(to_do):
         if search.choice() is not None:
             continue
-        tell(f"tuning in {search.folder}")
+        say(f"tuning in {search.folder}")
         search.folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.redirect_stdout(sys.stderr):
             status = exit_status(functools.partial(search.run, limits, parallel))

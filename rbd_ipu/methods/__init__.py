@@ -1,4 +1,4 @@
-"""Training methods: what one worker has to tell, and what everybody subtracts. A registry row each.
+"""Training methods: what one worker sends, and what everybody subtracts. A registry row each.
 
     message(state, batch, step, worker) -> [m]     local
     update(messages [K, m], step)       -> [D]     everywhere, the same

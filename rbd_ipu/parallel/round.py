@@ -13,7 +13,7 @@ from rbd_ipu.parallel.exchange import Exchange
 from rbd_ipu.parallel.plan import WIRES, Plan, basis_of, weight_of
 
 
-class Turns:
+class OutsideWeights:
     """What a model keeps beside its weights, such as the moving statistics of batch normalisation.
 
     Every worker finds what the first one found, and in the end what the first one left is there: so it is with real
@@ -29,7 +29,7 @@ class Turns:
         self._left: List[Any] = []
 
     @contextlib.contextmanager
-    def turn(self, i: int) -> Iterator[None]:
+    def worker(self, i: int) -> Iterator[None]:
         """The time in which the i-th worker has the model, in a traced function."""
         if i:
             self._assign(self._found)
@@ -44,13 +44,13 @@ class Turns:
             variable.assign(value)
 
 
-class Heard(NamedTuple):
+class Received(NamedTuple):
     """What all workers know after the exchange, the same everywhere.
 
     Attributes:
       update: what to subtract, in units of the learning rate: [D].
       report: the mean of the workers' reports: [r].
-      finite: whether all that anybody told is finite: bool scalar.
+      finite: whether all that anybody sent is finite: bool scalar.
     """
 
     update: Any
@@ -58,30 +58,30 @@ class Heard(NamedTuple):
     finite: Any
 
 
-def tell(method: Any, plan: Plan, state: Any, batch: Any, step: Any, worker: Any) -> Any:
-    """What a worker has to tell about its mini-batch: its message [m], or with ``exchange="update"`` its step [D]."""
+def send(method: Any, plan: Plan, state: Any, batch: Any, step: Any, worker: Any) -> Any:
+    """What a worker has to send about its mini-batch: its message [m], or with ``exchange="update"`` its step [D]."""
     basis = basis_of(plan.mode, worker)
     if plan.exchange == "update":
         return method.step(state, batch, step, basis)
     return method.message(state, batch, step, basis)
 
 
-def hear(
-    method: Any, exchange: Exchange, plan: Plan, told: Sequence[Any], reports: Sequence[Any], step: Any
-) -> Heard:
+def receive(
+    method: Any, exchange: Exchange, plan: Plan, sent: Sequence[Any], reports: Sequence[Any], step: Any
+) -> Received:
     """The exchange, and the update that follows from it.
 
     Args:
       plan: from :func:`settle`.
-      told: from :func:`tell`, one for each worker that this process plays.
+      sent: from :func:`send`, one for each worker that this process plays.
       reports: for each a few numbers about its mini-batch: float32 [r]. They travel with the rest, uncompressed, so
         that all workers see the same losses and stop at the same step if one is not finite.
     """
-    size = told[0].shape[0]
+    size = sent[0].shape[0]
     if plan.exchange == "update" or (not plan.mode.own_basis and plan.wire == "float32"):
         # Steps are averaged on the way, which moves 2 (K - 1) / K of one instead of K - 1. Coordinates of one basis
         # are few: they are added up in the order of the workers, so that their sum has the same bits everywhere.
-        joined = [tf.concat(pair, axis=0) for pair in zip(told, reports)]
+        joined = [tf.concat(pair, axis=0) for pair in zip(sent, reports)]
         mean = exchange.mean_all(joined, ordered=plan.exchange != "update")
         update, report = mean[:size], mean[size:]
         finite = tf.math.is_finite(tf.reduce_sum(mean))
@@ -89,7 +89,7 @@ def hear(
             update = method.update(update[tf.newaxis], step)
     else:
         wire = WIRES.get(plan.wire)
-        words = [_joined(wire.encode(one), report) for one, report in zip(told, reports)]
+        words = [_joined(wire.encode(one), report) for one, report in zip(sent, reports)]
         gathered, cut = exchange.gather_all(words), wire.words(size)
         messages = wire.decode(gathered[:, :cut], size)
         applied = messages if plan.mode.own_basis else tf.reduce_mean(messages, axis=0, keepdims=True)
@@ -99,7 +99,7 @@ def hear(
             finite = tf.math.is_finite(tf.reduce_sum(messages) + tf.reduce_sum(all_reports))
             report = tf.reduce_mean(all_reports, axis=0)
     weight = weight_of(plan.mode, exchange.workers)
-    return Heard(update if weight == 1.0 else weight * update, report, finite)
+    return Received(update if weight == 1.0 else weight * update, report, finite)
 
 
 def _joined(words: Any, report: Any) -> Any:
@@ -121,7 +121,7 @@ def settle(method: Any, exchange: Exchange) -> Plan:
     if plan.exchange != "auto":
         return plan
     work = work_of(method, exchange.workers, plan.parallel)
-    if not tells_steps(method):
+    if not sends_steps(method):
         choice = Choice("coordinates", f"exchange=coordinates: all that method {method.name!r} can send")
     elif work.dim is None:
         choice = Choice("update", f"exchange=update: method {method.name!r} has no coordinates")
@@ -143,12 +143,12 @@ def _check_fit(method: Any, exchange: Exchange) -> None:
             f"parallel={plan.parallel!r} shares directions among workers, and method {method.name!r} has none; "
             "use parallel='own'"
         )
-    if plan.exchange == "update" and not tells_steps(method):
+    if plan.exchange == "update" and not sends_steps(method):
         raise ValueError(
             f"method {method.name!r} has no step of a single worker to average; use exchange='coordinates'"
         )
 
 
-def tells_steps(method: Any) -> bool:
+def sends_steps(method: Any) -> bool:
     """Whether ``exchange="update"`` is possible: the method can make its own step from the basis of any worker."""
     return "worker" in inspect.signature(method.step).parameters

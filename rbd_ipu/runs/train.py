@@ -12,7 +12,7 @@ from rbd_ipu.provenance import command_line
 from rbd_ipu.runs import RunFolder, check_free, new_folder, resume, workers
 
 
-def together(read: Callable[[], Dict[str, Given]]) -> Dict[str, Given]:
+def with_all_ranks(read: Callable[[], Dict[str, Given]]) -> Dict[str, Given]:
     """The settings that ``read`` gives, in a process that then knows the other ones of its launcher.
 
     Raises:

@@ -12,7 +12,7 @@ from rbd_ipu._compat import apply_update, tensors, tf
 from rbd_ipu.methods import Method
 from rbd_ipu.objective import REPORTED, Objective
 from rbd_ipu.parallel.exchange import Exchange
-from rbd_ipu.parallel.round import Heard, Turns, hear, settle, tell
+from rbd_ipu.parallel.round import OutsideWeights, Received, receive, send, settle
 from rbd_ipu.step.model_state import State, unflatten
 from rbd_ipu.vectors import likeness
 
@@ -103,15 +103,15 @@ def one_step(
             report = _report(objective, state, batch)
             # A sum is not finite when an entry is not.
             finite = tf.math.is_finite(report[1]) & tf.math.is_finite(tf.reduce_sum(update))
-            return Part(state, batch, report), Heard(update, report, finite)
-        told, parts, played = [], [], exchange.played()
-        turns = Turns(tensors(model.non_trainable_variables) if len(played) > 1 else [])
+            return Part(state, batch, report), Received(update, report, finite)
+        sent, parts, played = [], [], exchange.played()
+        outside = OutsideWeights(tensors(model.non_trainable_variables) if len(played) > 1 else [])
         for i, worker in enumerate(played):
-            with turns.turn(i):
+            with outside.worker(i):
                 state, batch = _begun(next_batch if len(played) == 1 else functools.partial(next_batch, i))
-                told.append(tell(method, plan, state, batch, step, worker))
+                sent.append(send(method, plan, state, batch, step, worker))
                 parts.append(Part(state, batch, _report(objective, state, batch)))
-        return parts[0], hear(method, exchange, plan, told, [part.report for part in parts], step)
+        return parts[0], receive(method, exchange, plan, sent, [part.report for part in parts], step)
 
     def beside() -> List[Any]:
         return tensors([*part(model, variables)[0].non_trainable_variables, *_metrics()])
@@ -126,26 +126,26 @@ def one_step(
     def propose(next_batch: Callable[..., Any], place: Any, alive: Any = True) -> Proposal:
         before = [tf.identity(variable) for variable in beside()]
         step = tf.cast(optimizer.iterations, tf.int32)
-        first, heard = descend(next_batch, step)
+        first, received = descend(next_batch, step)
         compared = tf.equal(place % compare_every, 0)
         if method.follows_gradient:
             cosine = correlation = tf.cast(compared, tf.float32)
         else:
             cosine, correlation = tf.cond(
                 compared,
-                lambda: likeness(heard.update, first.state.gradient(first.batch)),
+                lambda: likeness(received.update, first.state.gradient(first.batch)),
                 lambda: (tf.constant(0.0), tf.constant(0.0)),
             )
-        finite = alive & heard.finite & tf.math.is_finite(tf.reduce_sum(heard.update))
+        finite = alive & received.finite & tf.math.is_finite(tf.reduce_sum(received.update))
         measures = {
             "steps": tf.constant(1.0),
             "compared": tf.cast(compared, tf.float32),
-            **dict(zip(REPORTED, [*tf.unstack(heard.report), *[tf.constant(0.0)] * len(REPORTED)])),
+            **dict(zip(REPORTED, [*tf.unstack(received.report), *[tf.constant(0.0)] * len(REPORTED)])),
             "cosine": cosine,
             "correlation": correlation,
             "finite": tf.cast(finite, tf.float32),
         }
-        return Proposal(heard.update, finite, measures, before)
+        return Proposal(received.update, finite, measures, before)
 
     def apply(update: Any) -> Any:
         subtract(optimizer, list(zip(unflatten(update, variables), variables)))

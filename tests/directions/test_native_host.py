@@ -143,7 +143,7 @@ for distribution in ("normal", "uniform", "rademacher"):
         v = np.random.default_rng(n).standard_normal((1, n)).astype(np.float32)
         for array in (*launcher.sketch(v, seeds), launcher.project(v, seeds), launcher.directions(seeds, 0, 5)):
             found.update(array.tobytes())
-print(sum(dense.walk.stats.cache_hits.values()), sum(dense.walk.stats.cache_misses.values()))
+print(sum(dense.sweep.stats.cache_hits.values()), sum(dense.sweep.stats.cache_misses.values()))
 print(found.hexdigest())
 """
     results = [python(program, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]

@@ -194,13 +194,13 @@ class IPUDevice(Device):
                     programs[key] = self._queued(
                         lambda enqueue: train_program(step, n, enqueue, compared, stream.finish)
                     )
-                told = programs[key](iterator, place)
+                sent = programs[key](iterator, place)
             self._compiled = True
             if not self.has_numbers:
                 return [done + float(n), *[float("nan")] * (len(MEASURES) - 1), 1.0]
             if compared:
-                _check_alike(told["fingerprint"], done)
-            return _added(told["measures"], sums)
+                _check_alike(sent["fingerprint"], done)
+            return _added(sent["measures"], sums)
 
         return run
 
@@ -227,8 +227,8 @@ class IPUDevice(Device):
 
         return run
 
-    def _by_replica(self, told: Any) -> np.ndarray:
-        values = np.asarray(told)
+    def _by_replica(self, sent: Any) -> np.ndarray:
+        values = np.asarray(sent)
         return values[:, np.newaxis] if self.instance.local_replicas == 1 else values  # then there is no such axis
 
 
@@ -255,9 +255,9 @@ def better_epoch(steps_per_epoch: int, most: int) -> int:
     return steps_per_epoch - steps_per_epoch % most
 
 
-def _rows(told: Optional[np.ndarray]) -> Optional[np.ndarray]:
-    """What a validation told, [batches, REPORTED]; None where it told nothing."""
-    return None if told is None else told.reshape(-1, len(REPORTED))
+def _rows(sent: Optional[np.ndarray]) -> Optional[np.ndarray]:
+    """What a validation sent, [batches, REPORTED]; None where it sent nothing."""
+    return None if sent is None else sent.reshape(-1, len(REPORTED))
 
 
 def _added(measures: np.ndarray, sums: Sequence[float]) -> List[float]:

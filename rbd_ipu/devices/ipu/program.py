@@ -156,10 +156,10 @@ def train_program(
     def run(iterator: Any, done: Any) -> None:
         def body(i: Any, alive: Any) -> Any:
             new = step.run(lambda: _batch(iterator, finish), done + i, alive > 0.0)
-            told = {"measures": tf.stack([new[name] for name in TOLD])}
+            sent = {"measures": tf.stack([new[name] for name in TOLD])}
             if compared:
-                told["fingerprint"] = fingerprint(compared)
-            enqueue(told)
+                sent["fingerprint"] = fingerprint(compared)
+            enqueue(sent)
             return i + 1, new["finite"]
 
         tf.while_loop(lambda i, _: i < steps, body, (tf.constant(0), tf.constant(1.0)), parallel_iterations=1)
@@ -237,11 +237,11 @@ class Evaluation:
             self._known[id(dataset)] = (dataset, self._readings(dataset))
         total = np.zeros(len(REPORTED))
         for reading in self._known[id(dataset)][1]:
-            told = reading.read(reading.iterator)
-            if told is None:
+            sent = reading.read(reading.iterator)
+            if sent is None:
                 total[:] = float("nan")
             else:
-                total += told[: reading.batches].astype(np.float64).sum(axis=0)
+                total += sent[: reading.batches].astype(np.float64).sum(axis=0)
         return total.tolist()
 
     def _readings(self, dataset: Any) -> List[Reading]:

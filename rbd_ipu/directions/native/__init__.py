@@ -54,10 +54,10 @@ def fused(compartments: Sequence[Any], groups: Sequence[Tuple[List[int], Source]
       compartments: the cut, with ``start``, ``size`` and ``dim`` of each piece.
       groups: (indices of equal compartments, their source).
     """
-    from rbd_ipu.directions.native.op import Native, Together
+    from rbd_ipu.directions.native.op import Fused, Native
 
     kernels = [(members, source.kernels) for members, source in groups if isinstance(source, Native)]
-    return Together(compartments, kernels) if len(kernels) == len(groups) > 1 else None
+    return Fused(compartments, kernels) if len(kernels) == len(groups) > 1 else None
 
 
 def compartment_seeds(members: Sequence[int]) -> Any:

@@ -2,7 +2,7 @@
 
 One pass over each direction: drawn into a buffer that fits the cache, measured, used, forgotten.
 
-``walk`` handles a range of directions, counted through all groups: direction i of group g is number g d + i. With
+``sweep`` handles a range of directions, counted through all groups: direction i of group g is number g d + i. With
 raw entries x_i, r_i = 1 / |x_i| (or one constant) and phi_i = r_i x_i::
 
     gather            c_i = r_i <v, x_i>
@@ -145,7 +145,7 @@ def digest() -> str:
 def _build(digest: str) -> Any:
     """The kernels. They hold ``digest`` in a closure, which Numba makes a part of the key of its cache."""
 
-    def walk(kind, mean, unit, scale, seeds, first, last, vectors, coordinates, out, head, z, gather, scatter):
+    def sweep(kind, mean, unit, scale, seeds, first, last, vectors, coordinates, out, head, z, gather, scatter):
         """Works on directions first ... last - 1 in buffer z; those of a group begun before go to ``head``."""
         digest  # noqa: B018
         d, n = coordinates.shape[1], out.shape[1]
@@ -195,10 +195,10 @@ def _build(digest: str) -> Any:
             a, b = fold_in(k0, k1, u32(members[k]))
             out[k, 0], out[k, 1] = np.int32(a), np.int32(b)
 
-    return compile_loop(walk), compile_loop(rows), compile_loop(join), compile_loop(compartment_seeds)
+    return compile_loop(sweep), compile_loop(rows), compile_loop(join), compile_loop(compartment_seeds)
 
 
-walk, rows, join, compartment_seeds = _build(digest())
+sweep, rows, join, compartment_seeds = _build(digest())
 
 
 # Samples worth a task of their own: 0.05 ms of drawing, a few times what it costs to wake a thread.
@@ -220,17 +220,17 @@ class Launcher:
 
     def project(self, vectors: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         coordinates = empty(self.groups, self.dim)
-        self._walk(seeds, vectors, coordinates, empty(0, self.size), True, False)
+        self._sweep(seeds, vectors, coordinates, empty(0, self.size), True, False)
         return coordinates
 
     def expand(self, coordinates: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         update = empty(self.groups, self.size)
-        self._walk(seeds, update, coordinates, update, False, True)
+        self._sweep(seeds, update, coordinates, update, False, True)
         return update
 
     def sketch(self, vectors: np.ndarray, seeds: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         coordinates, update = empty(self.groups, self.dim), empty(self.groups, self.size)
-        self._walk(seeds, vectors, coordinates, update, True, True)
+        self._sweep(seeds, vectors, coordinates, update, True, True)
         return coordinates, update
 
     def directions(self, seeds: np.ndarray, start: int, count: int) -> np.ndarray:
@@ -249,7 +249,7 @@ class Launcher:
             wanted *= max(1, min(rounds, MOST_ROUNDS, KEPT_FLOATS // (self.size * threads)))
         return max(1, min(wanted, directions))
 
-    def _walk(self, seeds, vectors, coordinates, update, gather, scatter) -> None:  # type: ignore[no-untyped-def]
+    def _sweep(self, seeds, vectors, coordinates, update, gather, scatter) -> None:  # type: ignore[no-untyped-def]
         seeds, vectors, coordinates = plain(seeds), plain(vectors), plain(coordinates)
         threads = thread_count()
         tasks = self._tasks or self.tasks(threads)
@@ -260,7 +260,7 @@ class Launcher:
 
         def task(t: int) -> None:
             z, head = BUFFERS.take(length), heads.get(t, NOTHING)
-            walk(*self._row, seeds, ends[t], ends[t + 1], vectors, coordinates, update, head, z, gather, scatter)
+            sweep(*self._row, seeds, ends[t], ends[t + 1], vectors, coordinates, update, head, z, gather, scatter)
             BUFFERS.give(z)
 
         run_tasks(tasks, threads, task)

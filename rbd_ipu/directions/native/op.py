@@ -97,7 +97,7 @@ def call_from_graph(function: Callable, arguments: Any, shapes: Any, dtype: Any 
     return results
 
 
-class Together:
+class Fused:
     """The kernels of all groups of equal compartments, applied to flat vectors in NumPy.
 
     Args:

@@ -49,7 +49,7 @@ def prepare(cases: Sequence[Case]) -> Dict[Any, Runner]:
     return runners
 
 
-def measured(cases: Sequence[Case], rounds: int, seconds: float, tell: Tell) -> Tuple[Dict[str, Any], bool]:
+def measured(cases: Sequence[Case], rounds: int, seconds: float, say: Tell) -> Tuple[Dict[str, Any], bool]:
     """Builds, times and describes the cases.
 
     Returns:
@@ -58,7 +58,7 @@ def measured(cases: Sequence[Case], rounds: int, seconds: float, tell: Tell) -> 
     began = load()
     runners = prepare(cases)
     with _quiet_tensorflow():
-        times = measure(runners, rounds, seconds, tell)
+        times = measure(runners, rounds, seconds, say)
     document = {
         "format": FORMAT,
         "note": NOTE,
@@ -94,16 +94,16 @@ def _quiet_tensorflow() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def add_memory(document: Dict[str, Any], wanted: Sequence[Case], tell: Tell) -> None:
+def add_memory(document: Dict[str, Any], wanted: Sequence[Case], say: Tell) -> None:
     """Measures peak memory of these cases and of their plain SGD steps, each in a process of its own."""
     cases: List[Case] = [case for case in wanted if case.loop == TRAINER]
     cases = list(dict.fromkeys([*(case.baseline for case in cases), *cases]))
     peaks = {}
     for number, case in enumerate(cases, start=1):
-        tell(f"memory {number}/{len(cases)}: {case}")
+        say(f"memory {number}/{len(cases)}: {case}")
         peaks[case] = peak_of(case)
         if peaks[case] is None:
-            tell(f"memory of {case} could not be measured")
+            say(f"memory of {case} could not be measured")
     rows.add_memory(document["rows"], peaks)
 
 

@@ -185,7 +185,7 @@ def burst(runner: Any, seconds: float) -> int:
 
 
 def measure(
-    runners: Mapping[Key, Any], rounds: int, seconds: float, tell: Callable[[str], None] = lambda text: None
+    runners: Mapping[Key, Any], rounds: int, seconds: float, say: Callable[[str], None] = lambda text: None
 ) -> Times:
     """Times every runner once a round, in another order each time: what runs before one leaves its mark on it.
 
@@ -193,7 +193,7 @@ def measure(
       runners: what to time; ``run(steps) -> seconds``.
       rounds: how many.
       seconds: how long a burst of each should last.
-      tell: is called with a line of text on progress.
+      say: is called with a line of text on progress.
 
     Ctrl-C ends the measurement after the last whole round; before the first, it goes on to the caller.
 
@@ -208,12 +208,12 @@ def measure(
     keys = list(runners)
     steps = {}
     for number, key in enumerate(keys, start=1):
-        tell(f"warming up {number}/{len(keys)}: {key}")
+        say(f"warming up {number}/{len(keys)}: {key}")
         steps[key] = burst(runners[key], seconds)
     whole: List[Dict[Any, float]] = []
     try:
         for r in range(rounds):
-            tell(f"round {r + 1}/{rounds}")
+            say(f"round {r + 1}/{rounds}")
             order = random.Random(r).sample(keys, len(keys))
             whole.append({key: runners[key].run(steps[key]) / steps[key] for key in order})
     except KeyboardInterrupt:

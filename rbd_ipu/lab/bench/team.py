@@ -170,7 +170,7 @@ def teams(cases: Sequence[Case], counts: Sequence[int], plans: Sequence[Dict[str
 
 
 def measured(
-    pairs: Sequence[Pair], rounds: int, seconds: float, tell: Callable[[str], None]
+    pairs: Sequence[Pair], rounds: int, seconds: float, say: Callable[[str], None]
 ) -> Tuple[List[Dict[str, Any]], bool]:
     """Times all teams, each for about ``seconds`` in every round.
 
@@ -184,7 +184,7 @@ def measured(
     """
     with contextlib.ExitStack() as stack:
         runners = {pair: stack.enter_context(TeamSteps(*pair)) for pair in pairs}
-        times = measure(runners, rounds, seconds, tell)
+        times = measure(runners, rounds, seconds, say)
     whole = len(next(iter(times.seconds.values())))
     alone = {pair.case: times.seconds[pair] for pair in pairs if pair.team.workers == 1}
     rows = []

@@ -165,7 +165,7 @@ class Row(NamedTuple):
     """A program to lint.
 
     Attributes:
-      face: "trainer", "keras" or "validation".
+      kind: "trainer", "keras" or "validation".
       name: the method, or the Keras optimizer.
       distribution, compartments, network: rows of their registries.
       workers: replicas.
@@ -175,7 +175,7 @@ class Row(NamedTuple):
       subject: (kind, name) of what the row is there to show.
     """
 
-    face: str = "trainer"
+    kind: str = "trainer"
     name: str = "rbd"
     distribution: str = "normal"
     compartments: str = "global"
@@ -201,7 +201,7 @@ class Row(NamedTuple):
     def parts(self) -> List[Tuple[str, str]]:
         """All that the row is made of, as (kind, name)."""
         made = [
-            ("method" if self.face == "trainer" else "optimizer", self.name),
+            ("method" if self.kind == "trainer" else "optimizer", self.name),
             ("distribution", self.distribution),
             ("compartments", self.compartments),
             ("network", self.network),
@@ -227,8 +227,8 @@ def each_once() -> Iterator[Row]:
     for name in methods:
         yield Row(name=name, subject=("method", name))
     for name in optimizers:
-        yield Row(face="keras", name=name, subject=("optimizer", name))
-        yield Row(face="keras", name=name, option="momentum", subject=("optimizer", f"{name}(momentum=0.9)"))
+        yield Row(kind="keras", name=name, subject=("optimizer", name))
+        yield Row(kind="keras", name=name, option="momentum", subject=("optimizer", f"{name}(momentum=0.9)"))
     for distribution in _distributions():
         yield Row(distribution=distribution, subject=("distribution", distribution))
     for source in SOURCES:
@@ -242,19 +242,19 @@ def each_once() -> Iterator[Row]:
             yield Row(option=option, subject=("option", option))
     for share in SHARING:
         yield Row(workers=WORKERS, share=share, subject=("replicas", share))
-    yield Row(face="validation", subject=("program", "validation"))
+    yield Row(kind="validation", subject=("program", "validation"))
 
 
 def all_together() -> Iterator[Row]:
     """Every method with every distribution, compartment scheme and network, as far as it takes them."""
-    faces = [("trainer", name, make) for name, make in _items(_methods())]
-    faces += [("keras", name, make) for name, make in _items(_optimizers())]
-    for face, name, make in faces:
+    kinds = [("trainer", name, make) for name, make in _items(_methods())]
+    kinds += [("keras", name, make) for name, make in _items(_optimizers())]
+    for kind, name, make in kinds:
         takes = inspect.signature(make.__init__).parameters
         for distribution in _distributions() if "distribution" in takes else ("normal",):
             for scheme in _schemes() if "compartments" in takes else ("global",):
                 for network in _networks():
-                    yield Row(face, name, distribution, scheme, network)
+                    yield Row(kind, name, distribution, scheme, network)
 
 
 def _items(registry: Any) -> List[Tuple[str, Any]]:
@@ -329,13 +329,13 @@ def trace(row: Row) -> Program:
 
     noted: List[Operation] = []
     model = models.build(row.network, IMAGE)
-    make = {"trainer": _trainer, "keras": _keras, "validation": _validation}[row.face]
+    make = {"trainer": _trainer, "keras": _keras, "validation": _validation}[row.kind]
     with as_on_an_ipu(Hashing(noted)) as there:
         try:
             run = make(row, model, noted)
         except ValueError as error:
             raise Refused(str(error)) from None
-        program = _traced(run, noted, row.face)
+        program = _traced(run, noted, row.kind)
     whole = program._replace(place=there)
     # Whoever keeps only `lower` keeps the variables of the place, too.
     return whole._replace(lower=functools.partial(_lowered, whole))
@@ -431,12 +431,12 @@ def _finish(images: Any, labels: Any) -> Any:
     return standardised(tf.cast(images, tf.float32) / 255.0), labels
 
 
-def _traced(run: Callable[[Any, Any], Any], noted: List[Operation], face: str) -> Program:
+def _traced(run: Callable[[Any, Any], Any], noted: List[Operation], kind: str) -> Program:
     """``run(iterator, done)`` as a compiled function of one batch and of the number of steps before."""
     from rbd_ipu._compat import tf
 
     def program(x: Any, y: Any, done: Any) -> Any:
-        return run(Batches((x, y), (tf.float32 if face == "keras" else tf.uint8, tf.int32), noted), done)
+        return run(Batches((x, y), (tf.float32 if kind == "keras" else tf.uint8, tf.int32), noted), done)
 
     arguments = tf.zeros([BATCH, *IMAGE]), tf.zeros([BATCH], tf.int32), tf.constant(0)
     function = tf.function(program, jit_compile=True)
