@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 from rbd_ipu import text_table
+from rbd_ipu.config import rates
 from rbd_ipu.lab import analyses, noise, paper, presets, results, tables
 from rbd_ipu.lab.claims import VERDICTS, Known, Verdict, verdicts
 from rbd_ipu.lab.measures import Index
@@ -113,6 +114,19 @@ def _large(found: Known) -> str:
     return text_table.markdown(lines, 1)
 
 
+_NAMES = {"digits": "digits", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+
+
+def _learning_rates(found: Known) -> str:
+    """The rates on record; they come with the package, not from the rows of runs."""
+    lines = [["data", "network", "method", "from", "d", "learning rate"]]
+    for row in rates.rates().values():
+        dim = "" if row.dim is None else f"{row.dim:,}"
+        rate = f"2^{exponent(row.learning_rate)}"
+        lines.append([_NAMES[row.dataset], row.network, row.method, row.source, dim, rate])
+    return text_table.markdown(lines, 4)
+
+
 #: Name of a place -> what is written there.
 PLACES: Dict[str, Callable[[Known], Any]] = {
     "claims": _claims,
@@ -124,4 +138,5 @@ PLACES: Dict[str, Callable[[Known], Any]] = {
     "table2": _table("table2"),
     "table3": _table("table3"),
     "large-d": _large,
+    "learning-rates": _learning_rates,
 }

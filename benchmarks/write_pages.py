@@ -25,7 +25,7 @@ from rbd_ipu.lab.bench.rows import render as rendered
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-PAGES = [CHECKOUT / name for name in ("README.md", "docs/performance.md", "docs/reproduction.md")]
+PAGES = [CHECKOUT / name for name in ("README.md", "docs/choosing.md", "docs/performance.md", "docs/reproduction.md")]
 ARGUMENTS.add_argument("--results", type=Path, default=CHECKOUT / "results")
 ARGUMENTS.add_argument("--page", type=Path, action="append", help="may be repeated; default: all that have places")
 ARGUMENTS.add_argument("--check", action="store_true", help="only say whether the pages are up to date")

@@ -91,7 +91,7 @@ def test_the_extra_cpu_brings_one_tensorflow_that_suits_the_python(python, platf
 @needs_wheel
 def test_the_extras_are_the_documented_ones():
     extras = set(metadata.metadata("rbd-ipu").get_all("Provides-Extra"))
-    assert extras == {"cpu", "gpu", "native", "plots", "data", "mpi", "dev"}
+    assert extras == {"cpu", "gpu", "native", "plots", "data", "mpi", "dev", "docs"}
     brings = {"native": "numba", "plots": "matplotlib", "data": "tensorflow-datasets"}
     for extra, name in brings.items():
         assert name in chosen("3.11", "linux", "x86_64", extra)
