@@ -1,4 +1,4 @@
-"""What all tests share: versions in the heading, data sets, the marker `ipu`, clean sessions."""
+"""What all tests share: versions in the heading, two options, data sets, the marker `ipu`, clean sessions."""
 
 import importlib.util
 import os
@@ -14,6 +14,30 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the background; runs would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 HEADING = ("tensorflow-cpu", "tensorflow", "keras", "numpy", "numba", "tensorflow-datasets")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+    parser.addoption("--minimum", type=int, metavar="N", help="fail where fewer than N tests pass")
+
+
+def pytest_configure(config):
+    if not config.option.slow and not config.option.markexpr:
+        config.option.markexpr = "not slow"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    """Tests that vanish must not pass unseen. Only the process that reports knows how many passed."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    minimum = session.config.option.minimum
+    if reporter is None or minimum is None:
+        return
+    passed = len(reporter.stats.get("passed", ()))
+    reporter.write_line("")
+    reporter.write_line(f"{passed} tests passed, at least {minimum} are expected")
+    if passed < minimum and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_report_header():
