@@ -172,8 +172,8 @@ def _shared_memory(processes: Iterable[int]) -> Set[str]:
 def run(words: Sequence[str], count: int) -> int:
     """Runs ``python -m`` these words as so many ranks, passes signals on to them, and waits; returns the exit status.
 
-    It is that of the first rank that ended with an error; 5 where a rank was lost; that of a signal which came before
-    the ranks could hear it.
+    It is that of the rank whose error ended the others; 5 where a rank was lost; that of a signal which came before the
+    ranks could hear it.
     """
     asked: List[int] = []
     with Launch(words, count) as ranks, _passing_on(ranks, asked):
@@ -183,10 +183,21 @@ def run(words: Sequence[str], count: int) -> int:
             print(f"rbd-ipu: lost of {count} ranks: {said} (killed, or ended without a word)", file=sys.stderr)
             for late in ranks.overdue:
                 print(f"rbd-ipu: rank {late} did not end within {PATIENCE:g} s and was killed", file=sys.stderr)
-        failed = next((status for status in ranks.statuses.values() if status), 0)
+        failed = _cause(ranks.statuses.values())
         if asked and (lost or failed):
             return failed if failed == 128 + asked[0] else 128 + asked[0]
         return STATUS if lost or ranks.overdue else failed
+
+
+def _cause(statuses: Iterable[int]) -> int:
+    """The status of the rank that failed first: those that end because of it say STATUS, maybe before it is gone.
+
+    Example:
+      >>> _cause([0, 5, 2]), _cause([0, 5]), _cause([0, 0])
+      (2, 5, 0)
+    """
+    errors = [status for status in statuses if status]
+    return next((status for status in errors if status != STATUS), errors[0] if errors else 0)
 
 
 @contextlib.contextmanager
