@@ -172,8 +172,8 @@ def _shared_memory(processes: Iterable[int]) -> Set[str]:
 def run(words: Sequence[str], count: int) -> int:
     """Runs ``python -m`` these words as so many ranks, passes signals on to them, and waits; returns the exit status.
 
-    It is that of the rank whose error ended the others; 5 where a rank was lost; that of a signal which came before the
-    ranks could hear it.
+    It is that of the rank whose error ended the others; 5 where a rank was lost; that of a signal which came before
+    the ranks could act on it.
     """
     asked: List[int] = []
     with Launch(words, count) as ranks, _passing_on(ranks, asked):
