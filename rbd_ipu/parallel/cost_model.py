@@ -1,12 +1,7 @@
 """A model of the time that a step of K workers takes, behind ``exchange="auto"``.
 
-A model of the time that a step of K workers takes: compute, drawing of bases, exchange. Pure functions.
-
-What a machine and its network can do, as measured; the parameters of the model.
-
-Bytes that a worker sends in a collective of K workers, by the algorithms that move the least.
-
-The time of a step of K workers: compute + drawing of bases + exchange.
+A step takes compute + drawing of bases + exchange. Pure functions of what a machine and its network can do, as
+measured; bytes are those of the collectives that move the least.
 
 With b(d) the time of one pass over a basis of d directions in R^D that projects and expands, p b(d) that of one that
 only projects (message), and e b(d) of one that only expands (a basis of another worker, or drawn again):
@@ -28,9 +23,8 @@ b(d) = d D / rate where directions are drawn entry by entry. Hadamard directions
 power of two from D on, whatever d is; as all workers' are rows of one matrix, a second pass applies those of all, so
 that every mode takes (p + e) of them.
 
-``exchange="auto"``: the cheaper of the two exchanges, as the model has it.
-
-Where random bases are faster than data-parallel SGD, as the model has it.
+``exchange="auto"`` is the cheaper of the two exchanges, as the model has it; it also says from how many workers on
+random bases are faster than data-parallel SGD.
 """
 
 import math
