@@ -160,8 +160,14 @@ def _refused(text: str) -> ConfigError:
 TIMEOUT = 300.0  # seconds that a rank waits for the others, by default
 GRACE = 5.0  # seconds that rank 0 has to write what it has, once a rank is lost
 MOMENT = 0.2  # seconds between two looks around
-_SPIN = 0.02  # seconds in which a rank asks without a pause
-_PAUSES = 5e-4, 2e-2  # seconds between two questions after that, at first and at most
+# A rank that waits for others sleeps between two questions: the cores are for those who still compute. Once all have
+# come, a message moves only while they ask, so they ask without a pause.
+_LARGE = 1 << 14  # bytes from which on a message takes several questions to arrive
+_SPIN = (
+    5e-5,
+    2e-2,
+)  # seconds in which a rank asks without a pause: where others may still compute; where all have come
+_PAUSES = 2e-5, 2e-2  # seconds between two questions after that, at first and at most
 _REPORTERS = (0, 1)  # the ranks that are told who waits
 _STOPS, _WAITS = 1, 2  # tags of notes
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -199,6 +205,7 @@ class Ranks:
         self._sent: List[Any] = []  # notes that may be on their way
         self.neighbours: Dict[int, int] = {}
         self.local, self.locals = 0, 1
+        self.crowded = False  # more ranks than cores on this machine
 
     def __str__(self) -> str:
         return f"rank {self.rank} of {self.size}"
@@ -209,13 +216,15 @@ class Ranks:
         """Every rank's array, in the order of the ranks: [...] -> [K, ...]."""
         row = np.ascontiguousarray(row)
         rows = np.empty((self.size, *row.shape), row.dtype)
-        self._finish(self._world.Iallgather(_bytes(row), _bytes(rows)))
+        all_are_here = self._arrive(row.nbytes)
+        self._finish(self._world.Iallgather(_bytes(row), _bytes(rows)), all_are_here)
         return rows
 
     def total(self, vector: np.ndarray) -> np.ndarray:
         """The sum over the ranks by MPI's own reduction: [n] -> [n]. Its order is MPI's."""
         total = np.empty_like(vector, order="C")
-        self._finish(self._world.Iallreduce(np.ascontiguousarray(vector), total))
+        all_are_here = self._arrive(vector.nbytes)
+        self._finish(self._world.Iallreduce(np.ascontiguousarray(vector), total), all_are_here)
         return total
 
     def from_first(self, data: bytes) -> bytes:
@@ -251,23 +260,31 @@ class Ranks:
 
     # --- waiting ---------------------------------------------------------------------------------------
 
-    def _finish(self, request: Any) -> None:
+    def _arrive(self, size: int) -> bool:
+        """Waits for all ranks before a message of many bytes; whether all are here."""
+        if size < _LARGE:
+            return False
+        self._finish(self._world.Ibarrier())
+        return True
+
+    def _finish(self, request: Any, all_are_here: bool = False) -> None:
         if self.lost is not None:
             raise self.lost
         try:
             if not request.Test():
-                self._wait(request)
+                self._wait(request, _SPIN[all_are_here])
         except KeyboardInterrupt:  # what mpiexec.gforker sends when a rank has died
             self.look_around()
             raise
         self._done += 1
 
-    def _wait(self, request: Any) -> None:
+    def _wait(self, request: Any, spin: float) -> None:
         began = looked = time.monotonic()
         while not request.Test():
             now = time.monotonic()
-            if now - began < _SPIN:
-                os.sched_yield()
+            if now - began < spin:
+                if self.crowded:  # what is waited for may need this core
+                    os.sched_yield()
                 continue
             time.sleep(min(max(_PAUSES[0], (now - began) / 100), _PAUSES[1]))
             if now - looked < MOMENT:
@@ -446,6 +463,7 @@ def _settle(ranks: Ranks) -> None:
     ranks.neighbours = {k: rows[k]["process"] for k in here if k != ranks.rank}
     ranks.local, ranks.locals = here.index(ranks.rank), len(here)
     if len(here) > 1 and all(rows[k]["cores"] == own["cores"] for k in here):  # the launcher has not dealt them
+        ranks.crowded = len(here) > len(usable())
         keep_to(divided(usable(), len(here))[ranks.local])
     ranks.compare(_versions())
 
