@@ -11,7 +11,7 @@ from typing import Any, Dict, Optional, Sequence
 
 from rbd_ipu.process import usable
 
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
 
 
 def command_line(arguments: Sequence[str]) -> str:
