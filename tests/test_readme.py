@@ -22,7 +22,7 @@ def blocks(page):
 BLOCKS = [(page, number) for page in PAGES for number in range(len(blocks(page)))]
 
 
-@pytest.mark.parametrize("page, least", zip(PAGES, (1, 3, 1)), ids=lambda value: getattr(value, "stem", None))
+@pytest.mark.parametrize("page, least", list(zip(PAGES, (1, 3, 1))), ids=lambda value: getattr(value, "stem", None))
 def test_there_are_blocks(page, least):
     if not page.is_file():
         pytest.skip(f"{page.name} is not beside the tests")
