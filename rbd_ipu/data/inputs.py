@@ -1,4 +1,4 @@
-"""Feeds: the kinds of training data that users have, behind one face."""
+"""Feeds: the kinds of training data that users have, behind one interface."""
 
 from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
 

@@ -21,7 +21,7 @@ needs_2_6 = pytest.mark.skipif(KERAS_3, reason="the record is of TensorFlow 2.6,
     "row",
     [
         trace.Row(),
-        trace.Row(face="keras", name="FixedProjectionDescent", option="momentum"),
+        trace.Row(kind="keras", name="FixedProjectionDescent", option="momentum"),
         trace.Row(name="switch", source="counter", distribution="uniform"),
     ],
     ids=str,
@@ -76,7 +76,7 @@ def test_every_registry_row_is_there(results):
 def test_programs_are_whole(results):
     """A program that lost its network, its directions or its loop over blocks would be clean for no good reason."""
     for result in results:
-        if result.row.face == "validation":
+        if result.row.kind == "validation":
             continue
         kinds = {kind.partition("(")[0] for kind in result.report.kinds}
         assert {"SparseSoftmaxCrossEntropyWithLogits", "MatMul"} <= kinds
