@@ -359,7 +359,7 @@ def _():
 
 def table():
     """{feature: (Trainer, fit)} as the page has it."""
-    section = PAGE.read_text().split("## What a model says")[1].split("\n## ")[0]
+    section = PAGE.read_text().split("## Features of a model")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", section, re.M)
     return {name: (trainer, fit) for name, trainer, fit in rows[1:]}
 

@@ -13,12 +13,13 @@ import numpy as np
 from nets import blobs, crossentropy, dense
 
 import rbd_ipu
-from rbd_ipu import methods, parallel
+from rbd_ipu import methods
 from rbd_ipu._compat import keras, tensors
 from rbd_ipu.data import Batches
 from rbd_ipu.errors import WorkersError
 from rbd_ipu.methods import METHODS
 from rbd_ipu.parallel import ranks
+from rbd_ipu.parallel.plan import MODES, WIRES, plan
 from rbd_ipu.parallel.ranks import task
 from rbd_ipu.process import divided, keep_to, usable
 
@@ -33,13 +34,9 @@ def case(name="rbd", model="dense", **plan):
 
 # Every mode both ways, every method that can be shared, every wire; and what is not a weight.
 CASES = {
-    **{
-        f"{mode}-{way}": case(parallel=mode, exchange=way)
-        for mode in parallel.MODES
-        for way in ("coordinates", "update")
-    },
+    **{f"{mode}-{way}": case(parallel=mode, exchange=way) for mode in MODES for way in ("coordinates", "update")},
     **{f"method-{name}": case(name) for name in METHODS if name not in ("rbd", *ONE_WORKER_ONLY)},
-    **{f"wire-{wire}": case(exchange="coordinates", wire=wire) for wire in parallel.WIRES if wire != "float32"},
+    **{f"wire-{wire}": case(exchange="coordinates", wire=wire) for wire in WIRES if wire != "float32"},
     "batch-norm": case(model="normalised", exchange="coordinates"),
     "keras-metrics": case(model="measured", exchange="coordinates"),
     "not-finite": case("nan", exchange="coordinates"),
@@ -82,7 +79,7 @@ def train(one, device):
         model.compile(
             loss=crossentropy(), metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(3, "top")]
         )
-    device.exchange.plan = parallel.plan(**one["plan"])
+    device.exchange.plan = plan(**one["plan"])
     method = methods.create(name, learning_rate=0.5, **OPTIONS.get(name, {"dim": 20}))
     trainer = rbd_ipu.Trainer(model, method, device, loss=crossentropy())
     found = {"stopped": None}
