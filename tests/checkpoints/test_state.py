@@ -9,7 +9,7 @@ from nets import blobs, dense, flat
 import rbd_ipu
 from rbd_ipu import checkpoints, methods, training
 from rbd_ipu._compat import KERAS_3, keras, tf
-from rbd_ipu.checkpoints import CheckpointError
+from rbd_ipu.checkpoints import CheckpointError, file
 from rbd_ipu.checkpoints.state import variables
 from rbd_ipu.data import Batches
 
@@ -264,10 +264,10 @@ def _unknown_progress(facts, arrays):
 def test_a_file_that_is_whole_and_holds_something_else(tmp_path, damage, reason):
     t = trainer()
     checkpoints.save(tmp_path / "a", t)
-    facts, arrays = checkpoints.container.read(tmp_path / "a")
+    facts, arrays = file.read(tmp_path / "a")
     arrays = dict(arrays)
     damage(facts, arrays)
-    checkpoints.container.write(tmp_path / "a", facts, arrays)
+    file.write(tmp_path / "a", facts, arrays)
     before = values(t)
     with pytest.raises(CheckpointError, match=reason):
         checkpoints.restore(t, checkpoints.load(tmp_path / "a"))

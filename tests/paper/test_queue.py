@@ -173,7 +173,7 @@ def test_runs_of_a_killed_queue_are_waited_for_not_started_twice(tmp_path, start
 
 
 def test_the_cores_of_a_run_that_goes_on_are_not_given_to_another(tmp_path, monkeypatch):
-    monkeypatch.setattr(pool.cores, "usable", lambda: [0, 1, 2])
+    monkeypatch.setattr(pool, "usable", lambda: [0, 1, 2])
     jobs = jobs_of(tmp_path, range(4))
     begun = {}
     monkeypatch.setattr(pool._Queue, "_start", lambda self, one, slot: begun.setdefault(one.label, self.slots[slot]))

@@ -16,7 +16,7 @@ blocks, so that the loop over blocks is in the program.
 import functools
 import inspect
 import types
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from rbd_ipu.devices.ipu.lint.rules import Operation, lower, type_name
 
@@ -238,7 +238,7 @@ def each_once() -> Iterator[Row]:
     for network in _networks():
         yield Row(network=network, subject=("network", network))
     for option, values in OPTIONS.items():
-        if set(values) <= set(inspect.signature(methods.get("rbd").__init__).parameters):
+        if set(values) <= _accepted(methods.get("rbd")):
             yield Row(option=option, subject=("option", option))
     for share in SHARING:
         yield Row(workers=WORKERS, share=share, subject=("replicas", share))
@@ -250,7 +250,7 @@ def all_together() -> Iterator[Row]:
     kinds = [("trainer", name, make) for name, make in _items(_methods())]
     kinds += [("keras", name, make) for name, make in _items(_optimizers())]
     for kind, name, make in kinds:
-        takes = inspect.signature(make.__init__).parameters
+        takes = _accepted(make)
         for distribution in _distributions() if "distribution" in takes else ("normal",):
             for scheme in _schemes() if "compartments" in takes else ("global",):
                 for network in _networks():
@@ -405,6 +405,11 @@ def _keras(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any],
     return run
 
 
+def _accepted(make: Any) -> Set[str]:
+    """The names of what a method or an optimizer can be made with."""
+    return {*inspect.signature(make.__init__).parameters, *getattr(make, "of_basis", ())}
+
+
 def options_for(make: Any, row: Row, variables: int) -> Dict[str, Any]:
     """What a method or an optimizer is made with: of the row's parts, those that it takes."""
     # A Hadamard basis has no blocks, and in a small compartment few directions.
@@ -419,7 +424,7 @@ def options_for(make: Any, row: Row, variables: int) -> Dict[str, Any]:
         "seed": row.seed,
         **row.options,
     }
-    accepted = inspect.signature(make.__init__).parameters
+    accepted = _accepted(make)
     return {name: value for name, value in wanted.items() if name in accepted or name in row.options}
 
 
