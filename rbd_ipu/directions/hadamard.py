@@ -59,14 +59,13 @@ What padding does. In R^N the directions are exactly orthogonal. Cropped to n co
   close to the identity, as the N - n rows that are left out are missing.
 """
 
-import importlib
 import math
 from typing import Any, List, Tuple
 
 import numpy as np
 
 from rbd_ipu._compat import tf
-from rbd_ipu.directions.source import STRUCTURED, Source, Structure
+from rbd_ipu.directions.source import STRUCTURED, Source, Structure, imported
 from rbd_ipu.directions.stream import DISTRIBUTIONS, hash32, schedule, shift_right
 from rbd_ipu.seeds import fold_in
 
@@ -337,7 +336,7 @@ def make(source: str, groups: int, size: int, dim: int, normalize: str, rows: in
             f"at most that, got {dim}; other distributions take any dim"
         )
     if source == "native":
-        return importlib.import_module(NATIVE).NativeHadamard(groups, size, dim, normalize)
+        return imported(NATIVE).NativeHadamard(groups, size, dim, normalize)
     return Hadamard(groups, size, dim, normalize)
 
 

@@ -29,13 +29,19 @@ SOURCES.register("poprand")("rbd_ipu.directions.poprand")
 ORTHOGONAL = "rbd_ipu.directions.orthogonal"
 
 
+@tf.autograph.experimental.do_not_convert
+def imported(path: str) -> Any:
+    """The module with this path, also where a function is being traced: AutoGraph would try to rewrite the import."""
+    return importlib.import_module(path)
+
+
 def module_of(source: str) -> Any:
     """The module of a row of ``SOURCES``.
 
     Raises:
       ValueError: there is no such row.
     """
-    return importlib.import_module(SOURCES.get(source))
+    return imported(SOURCES.get(source))
 
 
 class Source:
@@ -208,7 +214,7 @@ def make_source(
       ValueError: such a basis makes no sense; the message says why.
     """
     if orthogonalize:
-        return importlib.import_module(ORTHOGONAL).make(groups, size, dim, distribution, normalize)
+        return imported(ORTHOGONAL).make(groups, size, dim, distribution, normalize)
     source, _, entries = source.partition(":")
     if distribution in DISTRIBUTIONS:
         parameters = {"entries": int(entries)} if entries else {}
