@@ -277,17 +277,18 @@ def main() -> int:
         found = left(folder / name)
         differences += [f"{name}: {part}" for part in expected if found[part] != expected[part]]
         runs += 1
-    seconds = time.monotonic() - started_at
-    resumed = sum(
-        len(json.loads((folder / f"disturbed-{i}" / "run.json").read_text())["resumed"]) for i in range(runs)
-    )
-    print(f"{kills} kills of {runs} runs (seed {options.seed}), {resumed} resumed from a checkpoint, {seconds:.0f} s")
-    if options.output:
-        from rbd_ipu import provenance
+        resumed = sum(
+            len(json.loads((folder / f"disturbed-{i}" / "run.json").read_text())["resumed"]) for i in range(runs)
+        )
+        seconds = time.monotonic() - started_at
+        said = f"{kills} kills of {runs} runs (seed {options.seed}), {resumed} resumed from a checkpoint, {seconds:.0f} s"
+        print(said, flush=True)
+        if options.output:  # after each run, so that nothing is lost where this is cut short
+            from rbd_ipu import provenance
 
-        found = {"kills": kills, "runs": runs, "resumed": resumed, "seconds": seconds, "differences": differences}
-        about = {"command": " ".join(["benchmarks/faults.py", *sys.argv[1:]]), **provenance.origin()}
-        options.output.write_text(json.dumps({**about, **found}, indent=1) + "\n")
+            found = {"kills": kills, "runs": runs, "resumed": resumed, "seconds": seconds, "differences": differences}
+            about = {"command": " ".join(["benchmarks/faults.py", *sys.argv[1:]]), **provenance.origin()}
+            options.output.write_text(json.dumps({**about, **found}, indent=1) + "\n")
     print("\n".join(f"differs from the undisturbed run: {text}" for text in differences) or "no bit differs")
     if options.folder is None and not differences:
         shutil.rmtree(folder)
