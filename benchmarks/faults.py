@@ -281,8 +281,8 @@ def main() -> int:
             len(json.loads((folder / f"disturbed-{i}" / "run.json").read_text())["resumed"]) for i in range(runs)
         )
         seconds = time.monotonic() - started_at
-        said = f"{kills} kills of {runs} runs (seed {options.seed}), {resumed} resumed from a checkpoint, {seconds:.0f} s"
-        print(said, flush=True)
+        said = f"{kills} kills of {runs} runs (seed {options.seed}), {resumed} resumed from a checkpoint"
+        print(f"{said}, {seconds:.0f} s", flush=True)
         if options.output:  # after each run, so that nothing is lost where this is cut short
             from rbd_ipu import provenance
 
