@@ -72,7 +72,10 @@ def described(method: Method) -> Dict[str, Any]:
       {'name': 'sgd', 'd': 0, 'D': 0, 'learning_rate': 0.5, 'momentum': 0.0}
     """
     names, _ = options_of(METHODS.get(method.name))
-    options = {name: getattr(method, name, None) for name in names if name != "dim"}  # d is what became of it
+    basis = getattr(method, "basis", None)
+    options = {  # d is what became of dim
+        name: getattr(basis if name in method.of_basis else method, name, None) for name in names if name != "dim"
+    }
     plain = {name: value for name, value in options.items() if isinstance(value, _PLAIN)}
     return {"name": method.name, "d": method.dim, "D": method.size, **plain}
 

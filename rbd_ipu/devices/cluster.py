@@ -208,6 +208,7 @@ def _about(step: Step, plan: Plan) -> Dict[str, Any]:
     """What all workers must have alike to take the same steps."""
     method = step.method
     options = {name: value for name, value in vars(method).items() if isinstance(value, (int, float, str, tuple))}
+    options.update(method.basis.as_dict() if hasattr(method, "basis") else {})
     shapes = [tuple(variable.shape) for variable in step.model.trainable_variables]
     of_method = {f"{name} of method {method.name}": str(value) for name, value in options.items()}
     return {"method": method.name, **of_method, "shapes of the weights": str(shapes), **plan._asdict()}
