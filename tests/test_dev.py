@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 COMMANDS = ("demo", "test", "lint", "format", "bench", "docs", "ci", "help")
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "rbd_ipu")
 TOOLS = ("bash", "cat", "cksum", "cp", "dirname", "env", "ls", "mkdir", "mktemp", "mv", "nproc", "getconf")
-TOOLS += ("rm", "sed", "sleep", "touch", "tr")
+TOOLS += ("find", "rm", "sed", "sleep", "touch", "tr", "wc", "xargs")
 
 pytestmark = [
     pytest.mark.skipif(not (CHECKOUT / "dev").is_file(), reason="no ./dev beside the tests"),
@@ -41,7 +41,7 @@ case "$*" in
     while [ "$1" != --python ]; do shift; done
     mkdir -p "$3/bin"
     cp "$2" "$3/bin/python"
-    for tool in pytest ruff mypy shellcheck mkdocs; do cp "$FAKES/tool" "$3/bin/$tool"; done ;;
+    for tool in pytest ruff mypy lint-imports shellcheck mkdocs; do cp "$FAKES/tool" "$3/bin/$tool"; done ;;
   "pip install "*)
     env | while read -r line; do
       case "$line" in UV_*INDEX* | UV_FIND_LINKS* | SSL_CERT_FILE*) echo "$line" >>"$CALLS" ;; esac
