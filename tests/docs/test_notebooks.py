@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rbd_ipu._compat import KERAS_3
+
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
@@ -21,7 +23,11 @@ def test_there_are_four():
     assert len(NOTEBOOKS) == 4
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# The readers of the site have today's stack; on the other one they take minutes.
+RUN = [pytest.param(path, marks=() if KERAS_3 else pytest.mark.slow, id=path.stem) for path in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", RUN)
 def test_its_code_runs_in_order(path):
     namespace, printed = {"__name__": "__main__"}, io.StringIO()
     with contextlib.redirect_stdout(printed):
