@@ -27,9 +27,6 @@ from rbd_ipu.directions.stream import schedule
 from rbd_ipu.placement import on_ipu, seed_words
 from rbd_ipu.seeds import fold_in
 
-# Floats of one block: small beside the activations of most networks, and large enough to be drawn at full speed.
-WALK_FLOATS = 1 << 19
-
 
 class DirectionBlocks:
     """Goes through the directions of G equal compartments, at most a block of each in memory.
@@ -58,7 +55,7 @@ class DirectionBlocks:
         ``before`` on. Loops have constant lengths.
         """
         groups = len(self._starts)
-        rows = self._rows or max(1, min(self.dim, WALK_FLOATS // (groups * self.size)))
+        rows = self._rows or max(1, min(self.dim, BLOCK_FLOATS // (groups * self.size)))
         full, rest = divmod(self.dim, rows)
 
         def block(start: Any, count: int) -> Any:
@@ -133,15 +130,15 @@ class Subspace:
         ]
         # Seeds are hashed by Numba or under XLA, inside the compiled program or in one of their own: as single
         # operations, the rounds of Threefry would take longer than a network.
+        self._order = [k for members, _ in self._groups for k in members]  # of the seeds
         many = self._many()
         jit = many is not None or all(source.jit for _, source in self._groups)
         if not jit:  # a large group may be cut into programs where a small one is left whole
             self._groups = [(members, Compiled(s) if s.jit else s) for members, s in self._groups]
         self._one_draw = all(source.one_draw for _, source in self._groups)
-        drawn_by = module_of(self.source.partition(":")[0])
-        self._fused = many or (drawn_by.fused(compartments, self._groups) if self.source == "native" else None)
-        order = [k for members, _ in self._groups for k in members]
-        self._on_host = drawn_by.compartment_seeds(order) if self.source == "native" else None
+        native = module_of("native") if self.source == "native" else None
+        self._fused = many or (native.fused(compartments, self._groups) if native else None)
+        self._on_host = native.compartment_seeds(self._order) if native else None
         self._seeds = self._hash_seeds if self._on_host else _compile(self._hash_seeds, not jit)
         self._run = {
             method: _compile(functools.partial(self._apply, method), jit)
@@ -163,8 +160,7 @@ class Subspace:
         plain = self.source == "counter" and self.distribution in DISTRIBUTIONS and not self._orthogonalize
         if not plain or len(self._groups) <= MOST_GROUPS:
             return None
-        order = [k for members, _ in self._groups for k in members]
-        return OneProgram(Many(self.compartments, self.distribution, self.normalize), order)
+        return OneProgram(Many(self.compartments, self.distribution, self.normalize), self._order)
 
     def project(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """c = P^T v: float32 [D] -> [d]."""
@@ -226,9 +222,8 @@ class Subspace:
         if self._on_host and not inside_xla():
             seeds = self._on_host(seed, step, drawn_by)
         else:
-            order = [k for members, _ in self._groups for k in members]
             seed = fold_in(seed, "step", step, "worker", drawn_by)
-            seeds = fold_in(seed, "compartment", tf.constant(order, tf.int32))
+            seeds = fold_in(seed, "compartment", tf.constant(self._order, tf.int32))
         parts = tf.split(seeds, [len(members) for members, _ in self._groups])
         if not self._one_draw:
             return parts
