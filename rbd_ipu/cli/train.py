@@ -70,8 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 130
         given = {**given, "learning_rate": Given(2.0**exponent, "learning_rate=auto")}
         words = tuning.rewritten(words, exponent)
-    keep = {} if found is None else {"made": functools.partial(tuning.keep, found)}
-    return train(given, words, output, quiet, **keep)
+    return train(given, words, output, quiet, None if found is None else functools.partial(tuning.keep, found))
 
 
 def _is_auto(given: Mapping[str, Any]) -> bool:

@@ -240,37 +240,40 @@ def tune(config: Config, wanted: Wanted, output: Optional[Path], command: str) -
     """
     tuning_folder.check(output, config)
     prepared(config)  # what is missing is said before anything is written
-    grid = exponents(wanted.first, wanted.last)
     with tuning_folder.opened(output, config, wanted.facts(), command) as folder:
-
-        def orders() -> List[Order]:
-            return [Order(config, e, again=e in folder.trials) for e in following(grid, folder.trials, wanted.start)]
-
         print(f"{_title(config)}; {folder.path}")
-        for trial in folder.trials.values():
-            print(f"{tuning_folder.line(trial)} (kept)")
         try:
-            with contextlib.closing(
-                at_once(orders, wanted.jobs) if wanted.jobs > 1 else one_by_one(orders)
-            ) as trials:
-                for trial in trials:
-                    folder.add(trial)
-                    print(tuning_folder.line(trial), flush=True)
-        except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt)
-            folder.end("interrupted" if stopped else "failed")
-            if not stopped:
-                raise
+            _tried(config, wanted, folder, functools.partial(print, flush=True))
+        except KeyboardInterrupt:
             print("\nrbd-ipu: interrupted by Ctrl-C; the rates that are done are kept:", file=sys.stderr)
             print(f"rbd-ipu: go on with --output {folder.path}", file=sys.stderr)
             return 130
-        folder.end("finished")
         print(f"\n{tuning_folder.table(folder.trials)}\n")
         if best(folder.trials) is None:
             print("rbd-ipu: no rate could be finished; try other rates by --from and --to", file=sys.stderr)
             return 1
         print(f"a row for rbd_ipu/config/learning_rates.yaml:\n{tuning_folder.row(config, folder.trials)}")
         return 0
+
+
+def _tried(config: Config, wanted: Wanted, folder: Any, say: Callable[[str], None]) -> None:
+    """Tries the rates of a search that its folder does not hold; keeps and says each, and notes how it ended."""
+    grid = exponents(wanted.first, wanted.last)
+
+    def orders() -> List[Order]:
+        return [Order(config, e, again=e in folder.trials) for e in following(grid, folder.trials, wanted.start)]
+
+    for trial in folder.trials.values():
+        say(f"{tuning_folder.line(trial)} (kept)")
+    try:
+        with contextlib.closing(at_once(orders, wanted.jobs) if wanted.jobs > 1 else one_by_one(orders)) as trials:
+            for trial in trials:
+                folder.add(trial)
+                say(tuning_folder.line(trial))
+    except BaseException as error:
+        folder.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+    folder.end("finished")
 
 
 def _title(config: Config) -> str:
@@ -315,26 +318,13 @@ def search(config: Config, output: Optional[Path], command: str, say: Callable[[
     Raises:
       ConfigError: no rate could be finished, or the folder holds something else.
     """
-    trials, grid = shortened(config), exponents()
+    trials = shortened(config)
     start = rates.likely_exponent(config.as_dict())
-    with tuning_folder.opened(output, trials, Wanted(start=start).facts(), command) as folder:
-
-        def orders() -> List[Order]:
-            return [Order(trials, e, again=e in folder.trials) for e in following(grid, folder.trials, start)]
-
+    wanted = Wanted(start=start)
+    with tuning_folder.opened(output, trials, wanted.facts(), command) as folder:
         say(f"learning_rate=auto: rates are tried for {trials.epochs} epochs each, from {written(start)} outwards")
         say(tuning_folder.HEADING)
-        for trial in folder.trials.values():
-            say(f"{tuning_folder.line(trial)} (kept)")
-        try:
-            with contextlib.closing(one_by_one(orders)) as done:
-                for trial in done:
-                    folder.add(trial)
-                    say(tuning_folder.line(trial))
-        except BaseException as error:
-            folder.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-            raise
-        folder.end("finished")
+        _tried(trials, wanted, folder, say)
         chosen = best(folder.trials)
         if chosen is None:
             raise ConfigError(f"learning_rate=auto: no rate could be finished; what was tried is in {folder.path}")

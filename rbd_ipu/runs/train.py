@@ -59,7 +59,7 @@ def train(
     words: Sequence[str],
     output: Optional[Path] = None,
     quiet: bool = False,
-    made: Callable[[Path], None] = lambda folder: None,
+    made: Optional[Callable[[Path], None]] = None,
 ) -> int:
     """Begins a run and trains to its end; returns the exit status.
 
@@ -68,7 +68,7 @@ def train(
       words: the command line after ``rbd-ipu``, for the record and for the workers that are started.
       output: the folder to make; None makes one under runs/.
       quiet: whether to print the path of the folder only.
-      made: called with the folder, once it is there.
+      made: if given, called with the folder once it is there.
 
     Raises:
       ConfigError: settings that cannot be used, or a folder that is taken; nothing was written.
@@ -85,7 +85,8 @@ def train(
     if experiment.trainer.device.compiles_only:
         return _compile(experiment)
     folder = RunFolder(new_folder(output, f"{config.dataset}-{config.network}-{config.method}"))
-    made(folder.path)
+    if made is not None:
+        made(folder.path)
     with locked(folder.path):
         return _train(experiment, folder, words, quiet)
 
