@@ -4,12 +4,26 @@
 and what is accepted. ``str(kind)`` is the same rule for ``--help``.
 """
 
+import difflib
 import math
 import numbers
 import re
-from typing import Any, Optional, Tuple
+from typing import Any, Iterable, Optional, Tuple
 
 from rbd_ipu.errors import ConfigError
+
+
+def instead_of(name: Any, known: Iterable[str], accepted: Optional[Iterable[str]] = None) -> str:
+    """What an unknown name may stand for, and all that are accepted, which are the known ones unless given.
+
+    Example:
+      >>> instead_of("dimm", ["dim", "seed"])
+      'did you mean dim? accepted: dim, seed'
+    """
+    known = list(known)
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}accepted: {', '.join(known if accepted is None else accepted)}"
 
 
 def _quoted(value: Any) -> str:

@@ -3,7 +3,6 @@
 The table of settings for ``--help``.
 """
 
-import difflib
 import json
 import shlex
 import textwrap
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional, Union
 
 from rbd_ipu.config import rates
+from rbd_ipu.config.kinds import instead_of
 from rbd_ipu.config.schema import FIELDS, Config, takes
 from rbd_ipu.config.yaml import YamlError, load_mapping, scalar
 from rbd_ipu.errors import ConfigError
@@ -161,9 +161,7 @@ def _words(settings: Mapping[str, Any]) -> str:
 
 def _checked(key: str, entry: Given) -> Any:
     if key not in FIELDS:
-        close = difflib.get_close_matches(str(key), FIELDS, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ConfigError(f"{entry.origin}: unknown key {key!r}; {hint}accepted: {', '.join(FIELDS)}")
+        raise ConfigError(f"{entry.origin}: unknown key {key!r}; {instead_of(key, FIELDS)}")
     facts = FIELDS[key]
     if entry.value is None and facts["default"] is None:
         return None

@@ -10,12 +10,11 @@ as replicas that drift apart.
 """
 
 import dataclasses
-import difflib
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
-from rbd_ipu.config.kinds import Boolean, Choice, Integer, Kind, Text
+from rbd_ipu.config.kinds import Boolean, Choice, Integer, Kind, Text, instead_of
 from rbd_ipu.config.yaml import YamlError, load_mapping
 from rbd_ipu.devices import memory
 from rbd_ipu.devices.ipu import options
@@ -153,9 +152,7 @@ def check(given: Mapping[str, Any]) -> Description:
 
 def _checked(key: str, value: Any) -> Any:
     if key not in FIELDS:
-        close = difflib.get_close_matches(str(key), FIELDS, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ConfigError(f"{key}: unknown key; {hint}accepted: {', '.join(FIELDS)}")
+        raise ConfigError(f"{key}: unknown key; {instead_of(key, FIELDS)}")
     facts = FIELDS[key]
     if value is None and "default" in facts and facts["default"] is None:
         return None

@@ -15,7 +15,7 @@ compiled. (Flags from ``driver/tools/flags.cc`` of the commit named in the recor
 import difflib
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional
 
-from rbd_ipu.config.kinds import Boolean, Choice, Integer, Kind, Text
+from rbd_ipu.config.kinds import Boolean, Choice, Integer, Kind, Text, instead_of
 from rbd_ipu.devices.ipu import sdk_record
 from rbd_ipu.errors import ConfigError
 
@@ -176,10 +176,8 @@ def check_flags(given: Any) -> Dict[str, Any]:
 
 def _value(name: str, value: Any) -> Any:
     if name not in FLAGS:
-        close = difflib.get_close_matches(str(name), FLAGS, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        accepted = ", ".join(flag for flag, facts in FLAGS.items() if facts.key is None)
-        raise ConfigError(f"unknown flag {name!r}; {hint}accepted: {accepted}")
+        accepted = [flag for flag, facts in FLAGS.items() if facts.key is None]
+        raise ConfigError(f"unknown flag {name!r}; {instead_of(name, FLAGS, accepted)}")
     flag = FLAGS[name]
     if flag.key is not None:
         raise ConfigError(f"{name} is set by the key {flag.key}; leave it out here")
