@@ -9,8 +9,8 @@ from rbd_ipu.files import replacing
 
 # Okabe and Ito's palette, told apart by colour-blind readers and in grey.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
-_STYLE = {
-    "axes.grid": True,
+#: What all pictures of this package share.
+STYLE = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": "medium",
@@ -18,8 +18,8 @@ _STYLE = {
     "font.size": 10,
     "grid.alpha": 0.3,
     "legend.frameon": False,
-    "lines.linewidth": 1.8,
 }
+_STYLE = {**STYLE, "axes.grid": True, "lines.linewidth": 1.8}
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
