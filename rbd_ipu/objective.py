@@ -1,9 +1,4 @@
-"""What a model is trained for: losses, accuracy and metrics, as in Keras' own ``fit``.
-
-Losses as plain functions of a batch, and the accuracy that goes with classes.
-
-What a model is trained for: its loss on a mini-batch, and what is reported of it, as in Keras' own ``fit``.
-"""
+"""What a model is trained for: losses, accuracy and metrics, as in Keras' own ``fit``."""
 
 import inspect
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple

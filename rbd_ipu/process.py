@@ -1,9 +1,5 @@
 """This process: its cores, and signals that wait for a moment when nothing is half done.
 
-The cores of this process, and how several processes share them.
-
-Ctrl-C and SIGTERM at a moment when nothing is half done.
-
 Python raises KeyboardInterrupt between any two operations, in the middle of a line of metrics too, and SIGTERM, which
 schedulers send before they kill, ends a process on the spot. Here the first of them is only noted, and the training
 stops after the chunk of steps it is in; the second one kills the process as the operating system does, even where

@@ -1,9 +1,8 @@
-"""The
+"""The Trainer: one training loop for every method, on every device, with Keras callbacks around it.
+
 The optimizer of a model that a Trainer trains applies the updates of the Trainer's method, and nothing else. A stock
 SGD would do that too. But it would stay with the model, at the learning rate of a random subspace, and
 ``model.fit``, or a file of the model, would go on with plain SGD at a rate a hundred times too large.
-
-Trainer: one training loop for every method, on every device, with Keras callbacks around it.
 """
 
 import math

@@ -4,8 +4,6 @@ The embedded data set: 1,797 handwritten digits, 8 by 8 pixels (see NOTICE.md be
 file).
 
 The paper's three data sets: what is known of each, and how the training images are divided.
-
-The data sets by name.
 """
 
 import hashlib

@@ -1,11 +1,7 @@
 """Several devices of this machine by ``MirroredStrategy``: a worker on each, all in one process.
 
-A replica of a MirroredStrategy: what it has of a model, and how all of them change their weights alike.
-
 Weights are mirrored: a copy on each device, changed by all replicas together. All else that a model keeps, such as
 the moving statistics of batch normalisation, is each replica's own; whoever reads it from outside gets replica 0's.
-
-Several devices of this machine: a worker on each of them, all in this process.
 """
 
 import contextlib

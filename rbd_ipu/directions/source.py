@@ -1,13 +1,7 @@
 """Sources of directions: what each one computes, their registries, and the one place where they are made.
 
-Sources: who draws the directions, and with what arithmetic.
-
-Structured distributions, whose directions are made as a whole, and the one place where sources are made.
-
 A row of ``DISTRIBUTIONS`` says how bits become an entry, and every source can draw it. A row of ``STRUCTURED`` is
 faster than drawing its entries one by one, so it brings sources of its own.
-
-Loops that an IPU repeats: of constant length, with a bare condition.
 """
 
 import importlib

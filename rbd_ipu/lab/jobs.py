@@ -1,7 +1,5 @@
 """A run of a table or a figure: its folder, its attempts, and the process that makes it.
 
-A run of the queue: its folder, its attempts, and who works on it.
-
     FOLDER/                 DATASET-NETWORK-METHOD-sSEED-KEY
       .lock                 held by the process that trains, whoever started it
       .cores                those of that process, "0,1"

@@ -1,9 +1,4 @@
-"""What ``rbd-ipu table`` and ``rbd-ipu figure`` do: plan, runs, screen and files.
-
-From cells to ended runs: what is known, what is left to do, what it costs, and doing it.
-
-What ``rbd-ipu table`` and ``rbd-ipu figure`` share: arguments, plan, runs, screen and files.
-"""
+"""What ``rbd-ipu table`` and ``rbd-ipu figure`` do: plan, runs, screen and files."""
 
 import argparse
 import sys

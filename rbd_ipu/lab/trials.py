@@ -1,11 +1,6 @@
 """Trials of learning rates: powers of two, lowest loss on a quarter of the training images (Section C.1).
 
-Choosing the learning rate: powers of two, lowest loss on a quarter of the training images (Section C.1).
-
 Importing this module does not import TensorFlow.
-
-The powers of two that learning rates are chosen from.
-
 One rate that was tried: what it came to, and when nothing more is to be hoped for.
 
 Which rates are tried next, and which one is chosen: pure functions of what has been measured.

@@ -6,8 +6,6 @@ The folder of a search: every finished trial is in it, none is made twice, and o
 ``tune.json``         settings, range, rule; each sitting with its command, commit, versions and machine; the choice
 ``grid.jsonl``        one line a trial, as they ended; of two lines for one rate the later one holds
 ====================  =================================================================
-
-A search in words: the table for the screen, and the row for ``learning_rates.yaml``.
 """
 
 import contextlib

@@ -1,7 +1,4 @@
-"""Runs: from settings to a folder with everything about a training.
-
-What a run leaves behind: its folder, metrics, provenance and curves.
-"""
+"""Runs: from settings to a folder with everything about a training."""
 
 from rbd_ipu.runs.folder import RunFolder, check_free, new_folder
 

@@ -4,10 +4,8 @@ A fingerprint of the weights: equal weights give equal ones, others almost surel
 
 Infeeds: the stream of batches that a program reads; element i R + r of it is the i-th of replica r.
 
-The programs that an IPU runs: loops of constant length, compiled whole, with queues at both ends.
-
-They are plain functions of what they are given, so that they can be traced anywhere: ``next(iterator)`` is an infeed
-where the iterator was made in the scope of an ``IPUStrategy``, and ``enqueue`` that of an outfeed.
+The programs are plain functions of what they are given, so that they can be traced anywhere: ``next(iterator)`` is an
+infeed where the iterator was made in the scope of an ``IPUStrategy``, and ``enqueue`` that of an outfeed.
 
 A validation on the device: all examples, each once, although programs take batches of one size only.
 

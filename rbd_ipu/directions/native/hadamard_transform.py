@@ -1,6 +1,4 @@
-"""Hadamard transforms by machine code.
-
-Hadamard transforms in vector registers: the inner loops of the native transform.
+"""Hadamard transforms in vector registers: the inner loops of the native transform.
 
 A factor of order 12 or 20 is straight-line code over LANES or ROW_LANES vectors side by side, which reads each number
 once. Factors 4 and 2 come in two forms:

@@ -1,9 +1,5 @@
 """The TensorFlow operations around the kernels of Numba.
 
-The TensorFlow op around the kernels, and what stands in for it where an op in Python cannot run.
-
-Compartments of many shapes in one operation of the graph: a network's variables, each with a basis of its own.
-
 An operation of the graph costs about as much as a small compartment, and cutting a vector up and joining it again
 takes several for each. Here one call from the graph walks over all of them, on slices of the flat vectors.
 """

@@ -1,7 +1,5 @@
 """A measurement from start to end, the document that keeps all of it, and its picture.
 
-A measurement from start to end, and the document that keeps all of it.
-
 The picture: what a step costs against d, one panel for each network.
 """
 
@@ -17,7 +15,7 @@ from rbd_ipu.lab.bench import rows
 from rbd_ipu.lab.bench import runners as ceiling
 from rbd_ipu.lab.bench.cases import TRAINER, Case
 from rbd_ipu.lab.bench.runners import Runner, make, measure, peak_of
-from rbd_ipu.plots import BLUE, GREEN, GREY, ORANGE
+from rbd_ipu.plots import BLUE, GREEN, GREY, ORANGE, STYLE
 
 FORMAT = 1
 NOTE = (
@@ -121,16 +119,7 @@ def machine_line(document: Dict[str, Any]) -> str:
 
 _COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00")
 _DASHES = ("-", "--", ":", "-.")
-_STYLE = {
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": "medium",
-    "figure.constrained_layout.use": True,
-    "font.size": 10,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "legend.fontsize": "small",
-}
+_STYLE = {**STYLE, "legend.fontsize": "small"}
 
 # Known speeds of others for the CIFAR-10 CNN at d = 10,000 and batch 32: name -> images a second, marker. The IPU's
 # is the paper's own; the original code was measured on a 4-core CPU.

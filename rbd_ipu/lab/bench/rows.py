@@ -1,9 +1,5 @@
 """Rows of a measurement: from seconds to the numbers that are shown, and the targets that they must meet.
 
-Rows: from seconds to the numbers that are shown, as pure functions.
-
-The targets: what a step may cost, for the paper's networks, and whether it does not cost more here.
-
 Images a second are for four cores, and in proportion on fewer.
 """
 

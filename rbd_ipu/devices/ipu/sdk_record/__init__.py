@@ -1,7 +1,5 @@
 """What is known about Graphcore's TensorFlow 2.6 (SDK 3.4) without having it: options, signatures, operations.
 
-The signatures of the record, read: what a stand-in checks the arguments of a call with.
-
 Read from its sources; nothing was run on an IPU. Three files of data, and a function for each:
 
 ===================  =============================================================================
