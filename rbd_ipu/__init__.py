@@ -22,6 +22,7 @@ _HOME = {
     "Compartments": "compartments",
     "RandomBasesDescent": "optimizers",
     "FixedProjectionDescent": "optimizers",
+    "SubspaceOptimizer": "optimizers",
     "Trainer": "training",
     "NonFiniteError": "errors",
     "open_device": "devices",

@@ -15,7 +15,7 @@ import warnings
 from typing import Any, Callable, Dict
 
 PACKAGE = "rbd_ipu"
-NAMES = ("RandomBasesDescent", "FixedProjectionDescent")
+NAMES = ("RandomBasesDescent", "FixedProjectionDescent", "SubspaceOptimizer")
 
 
 def announce() -> None:

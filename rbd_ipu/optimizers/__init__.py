@@ -4,5 +4,6 @@
 """
 
 from rbd_ipu.optimizers.random_bases import OPTIMIZERS, FixedProjectionDescent, RandomBasesDescent
+from rbd_ipu.optimizers.subspace_optimizer import SubspaceOptimizer
 
-__all__ = ["FixedProjectionDescent", "OPTIMIZERS", "RandomBasesDescent"]
+__all__ = ["FixedProjectionDescent", "OPTIMIZERS", "RandomBasesDescent", "SubspaceOptimizer"]

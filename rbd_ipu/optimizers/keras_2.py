@@ -202,3 +202,231 @@ class SubspaceSGD(keras.optimizers.SGD):
 def _present(pairs: Any) -> Pairs:
     """The pairs that have a gradient."""
     return [(gradient, variable) for gradient, variable in pairs if gradient is not None]
+
+
+class Wrapper(keras.optimizers.Optimizer):
+    """An optimizer around another: calls ``self.descend(gradients, variables)`` with clipped gradients.
+
+    Clipping is taken over from the inner optimizer, and is done here, before ``descend``. The inner one is then called
+    by :meth:`apply_inner`, with what all replicas hold alike.
+    """
+
+    _taken_over = ("clipnorm", "clipvalue", "global_clipnorm")
+    _HAS_AGGREGATE_GRAD = True
+
+    def __init__(self, inner: Any, name: str, **kwargs: Any):
+        unknown = [key for key in kwargs if key not in self._taken_over]
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} does not take {', '.join(unknown)}; beside its own arguments it takes "
+                f"{', '.join(self._taken_over)}. Others belong to inner_optimizer"
+            )
+        settings = {key: kwargs.get(key) for key in self._taken_over}
+        for key in self._taken_over:
+            own = getattr(inner, key)
+            if own is not None:
+                if settings[key] not in (None, own):
+                    raise ValueError(f"{key}={settings[key]!r} contradicts {own!r} of inner_optimizer")
+                settings[key] = own
+                setattr(inner, key, None)
+        super().__init__(name=name, **{key: value for key, value in settings.items() if value is not None})
+        self.inner_optimizer = inner
+        self._track_trackable(inner, "inner_optimizer")
+        object.__setattr__(self, "_memory", {})
+        object.__setattr__(self, "_order", [])
+        self.coordinates: Optional[Any] = None
+        self._owners: Any = ()
+
+    # --- state -------------------------------------------------------------------------------------------------
+
+    def _create_all_weights(self, var_list: Sequence[Any]) -> None:
+        variables = list(var_list)
+        if not variables:
+            return
+        inside = self.inside(variables)
+        chosen = [v for v, own in zip(variables, inside) if own]
+        if self._use.memory is not None:
+            for variable in chosen:
+                key = projected._key(variable)
+                if key not in self._memory:
+                    self._memory[key] = self._new("memory", variable)
+                    self._order.append(key)
+        if self.state == "coordinates":
+            if self.coordinates is None:
+                dim = self.sketch_of(chosen).dim
+                with self._distribution_strategy_scope():
+                    self.coordinates = tf.Variable(tf.zeros([dim]), trainable=True, name="subspace_coordinates")
+                self._owners = [projected._key(v) for v in variables]
+            self.inner_optimizer._create_all_weights(
+                [self.coordinates, *[v for v, own in zip(variables, inside) if not own]]
+            )
+        else:
+            self.inner_optimizer._create_all_weights(variables)
+        if not self._known_variables:
+            object.__setattr__(self, "_known_variables", variables)
+
+    _known_variables: Any = ()
+
+    def _new(self, name: str, like: Any) -> Any:
+        """A variable of which each replica has its own; files hold the mean."""
+        size = int(like.shape.num_elements())
+        with self._distribution_strategy_scope():
+            strategy = tf.distribute.get_strategy()
+            many = strategy.num_replicas_in_sync > 1
+            with strategy.extended.colocate_vars_with(like):
+                variable = tf.Variable(
+                    tf.zeros([size]),
+                    trainable=False,
+                    name=f"{like.name.split(':')[0]}/{name}",
+                    synchronization=tf.VariableSynchronization.ON_READ if many else tf.VariableSynchronization.AUTO,
+                    aggregation=tf.VariableAggregation.MEAN,
+                )
+        self._track_trackable(variable, f"{name}_{len(self._order)}")
+        return variable
+
+    @property
+    def weights(self) -> List[Any]:
+        return [*self.inner_optimizer.weights, *[self._memory[key] for key in self._order]]
+
+    def variables(self) -> List[Any]:
+        return self.weights
+
+    @property
+    def iterations(self) -> Any:
+        return self.inner_optimizer.iterations
+
+    @iterations.setter
+    def iterations(self, variable: Any) -> None:
+        self.inner_optimizer.iterations = variable
+
+    # --- a step ------------------------------------------------------------------------------------------------
+
+    def _aggregate_gradients(self, grads_and_vars: Any) -> Pairs:
+        """Of a wrapper around this one: the sum over replicas, of the size of the model."""
+        pairs = _present(list(grads_and_vars))
+        return list(self.gradient_aggregator(pairs))
+
+    def apply_gradients(
+        self, grads_and_vars: Any, name: Any = None, experimental_aggregate_gradients: bool = True
+    ) -> Any:
+        pairs = list(grads_and_vars)
+        present = _present(pairs)
+        if pairs and not present:
+            raise ValueError(f"No gradients provided for any variable: {[v.name for _, v in pairs]}")
+        if not pairs:
+            return tf.no_op()
+        if tf.distribute.in_cross_replica_context():
+            raise RuntimeError("apply_gradients() is for a replica: call it in what strategy.run runs")
+        if len(present) < len(pairs):
+            names = [variable.name for gradient, variable in pairs if gradient is None]
+            tf.get_logger().warning(f"Gradients do not exist for variables {names} when minimizing the loss.")
+        variables = [variable for _, variable in present]
+        with tf.name_scope(self._name):
+            with tf.init_scope():
+                self._create_all_weights(variables)
+            gradients = [gradient for gradient, _ in self._transform_gradients(present)]
+            if experimental_aggregate_gradients:
+                return self.descend(gradients, variables)
+            with projected.agreed():
+                return self.descend(gradients, variables)
+
+    def described(self, variables: Sequence[Any]) -> List[Any]:
+        """The variables as Keras knows them."""
+        return list(variables)
+
+    def step_index(self) -> Any:
+        """Optimizer steps so far, int32: an IPU keeps no more of the int64 counter."""
+        return tf.cast(self.iterations, tf.int32)
+
+    def memory_of(self, variable: Any) -> Any:
+        """m of a variable: a tf.Variable float32 [n]."""
+        return self._memory[projected._key(variable)]
+
+    def check_owners(self, variables: Sequence[Any]) -> None:
+        """Refuses other variables than those of the first step: the coordinates are theirs."""
+        if [projected._key(v) for v in variables] != self._owners:
+            raise ValueError(
+                f"the state of this {type(self).__name__} is in coordinates of the {len(self._owners)} variables of its "
+                f"first step, and these {len(variables)} are others (layers frozen or made trainable, or a part that "
+                "got no gradient): give each set of variables an optimizer of its own"
+            )
+
+    def apply_inner(self, updates: Sequence[Any], variables: Sequence[Any]) -> None:
+        """The inner optimizer's step, with what all replicas hold alike."""
+        with projected.agreed():
+            self.inner_optimizer.apply_gradients(
+                list(zip(updates, variables)), experimental_aggregate_gradients=False
+            )
+
+    def inner_slots(self) -> List[Any]:
+        """The inner optimizer's state for the coordinates."""
+        return list(self.inner_optimizer._slots.get(projected._key(self.coordinates), {}).values())
+
+    def decay_weights(self, variables: Sequence[Any]) -> None:
+        """Nothing: the optimizers of Keras 2 do not decay weights."""
+
+    def move(self, variable: Any, step: Any) -> None:
+        """theta <- theta + step."""
+
+        def update(distribution: Any, value: Any, step: Any) -> Any:
+            return distribution.extended.update(value, lambda v, s: v.assign_add(s), args=(step,), group=False)
+
+        strategy = tf.distribute.get_strategy()
+        if tf.distribute.has_strategy() and strategy.extended._use_merge_call():
+            tf.distribute.get_replica_context().merge_call(update, args=(variable, step))
+        else:
+            update(strategy, variable, step)
+
+    def _known(self, variables: Any) -> List[Any]:
+        if variables is None:
+            variables = self._known_variables
+        found = list(variables.trainable_variables if isinstance(variables, keras.layers.Layer) else variables)
+        if not found:
+            raise ValueError("there are no variables yet: give a built model, or train first")
+        return found
+
+    def _inside_variables(self, variables: Any) -> List[Any]:
+        known = self._known(variables)
+        return [v for v, own in zip(known, self.inside(known)) if own]
+
+    # --- what belongs to the inner optimizer ---------------------------------------------------------------------
+
+    @property
+    def learning_rate(self) -> Any:
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        self.inner_optimizer.learning_rate = learning_rate
+
+    lr = learning_rate
+
+    def get_slot_names(self) -> List[str]:
+        return self.inner_optimizer.get_slot_names()
+
+    def get_slot(self, var: Any, slot_name: str) -> Any:
+        return self.inner_optimizer.get_slot(var, slot_name)
+
+    def wrapper_config(self) -> Dict[str, Any]:
+        """Name, inner optimizer, and what was taken over from it."""
+        return {
+            **super().get_config(),
+            "inner_optimizer": keras.optimizers.serialize(self.inner_optimizer),
+        }
+
+    @classmethod
+    def from_config(cls, config: Dict[str, Any], custom_objects: Any = None) -> Any:
+        config = dict(config)
+        inner = config.pop("inner_optimizer")
+        if isinstance(inner, dict):
+            settings = projected.to_keras_2(inner["config"])
+            inner = keras.optimizers.deserialize(
+                {"class_name": inner["class_name"], "config": settings}, custom_objects=custom_objects
+            )
+        for key in ("loss_scale_factor", "gradient_accumulation_steps"):  # of Keras 3
+            value = config.pop(key, None)
+            if value is not None:
+                raise ValueError(
+                    f"this optimizer was saved with {key}={value!r}, which the optimizers of Keras 2 have not"
+                )
+        return cls(inner, **config)

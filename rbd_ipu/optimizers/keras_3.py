@@ -12,6 +12,8 @@ from rbd_ipu._compat import keras, tf
 from rbd_ipu.optimizers import projected
 from rbd_ipu.optimizers.projected import Pairs
 
+COORDINATES = "subspace_coordinates"
+
 # The methods from the projection to the weights.
 _WRITE = (
     "_all_reduce_sum_gradients",
@@ -141,3 +143,220 @@ class SubspaceSGD(keras.optimizers.SGD):
     @classmethod
     def from_config(cls, config: Dict[str, Any], custom_objects: Any = None) -> Any:
         return super().from_config(projected.to_keras_3(config), custom_objects)
+
+
+class Wrapper(keras.optimizers.Optimizer):
+    """An optimizer around another: calls ``self.descend(gradients, variables)`` with what Keras has clipped.
+
+    What acts on gradients (clipping, loss scale, accumulation) is taken over from the inner optimizer, and is done
+    here, before ``descend``. The inner one is then called by :meth:`apply_inner`, with what all replicas hold alike.
+    """
+
+    _taken_over = ("clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor", "gradient_accumulation_steps")
+
+    def __init__(self, inner: Any, name: str, **kwargs: Any):
+        unknown = [key for key in kwargs if key not in self._taken_over]
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} does not take {', '.join(unknown)}; beside its own arguments it takes "
+                f"{', '.join(self._taken_over)}. Others belong to inner_optimizer"
+            )
+        settings = {key: kwargs.get(key) for key in self._taken_over}
+        for key in self._taken_over:
+            if getattr(inner, key) is not None:
+                if settings[key] not in (None, getattr(inner, key)):
+                    raise ValueError(f"{key}={settings[key]!r} contradicts {getattr(inner, key)!r} of inner_optimizer")
+                settings[key] = getattr(inner, key)
+                setattr(inner, key, None)
+        super().__init__(learning_rate=0.0, name=name, **settings)
+        self.inner_optimizer = inner
+        inner._all_reduce_sum_gradients = list  # all replicas hold the same updates
+        object.__setattr__(self, "_memory", {})  # by variable; Keras would track a dict of its own kind
+
+    def build(self, variables: Sequence[Any]) -> None:
+        if self.built or not variables:
+            return
+        variables = list(variables)
+        super().build(variables)
+        inside = self.inside(variables)
+        chosen = [v for v, own in zip(variables, inside) if own]
+        sketch = self.sketch_of(chosen)
+        if self._use.memory is not None:
+            for variable in chosen:
+                self._memory[self._var_key(variable)] = self._new("memory", [_size(variable)], variable)
+        if self.state == "coordinates":
+            with self._distribution_strategy.scope():
+                self.coordinates = keras.Variable(
+                    lambda shape, dtype: tf.zeros(shape, dtype), shape=(sketch.dim,), dtype="float32", name=COORDINATES
+                )
+            self.inner_optimizer.build([self.coordinates, *[v for v, own in zip(variables, inside) if not own]])
+        else:
+            self.inner_optimizer.build(variables)
+
+    def _new(self, name: str, shape: Sequence[int], like: Any) -> Any:
+        """A variable of which each replica has its own; files hold the mean."""
+        path = f"{like.path.replace('/', '_')}_{name}"
+        with self._distribution_strategy.extended.colocate_vars_with(like.value):
+            with keras.name_scope(self.name):
+                variable = keras.Variable(
+                    lambda shape, dtype: tf.zeros(shape, dtype),
+                    shape=tuple(shape),
+                    dtype="float32",
+                    trainable=False,
+                    synchronization="on_read" if self._distribution_strategy.num_replicas_in_sync > 1 else "auto",
+                    aggregation="mean",
+                    name=path,
+                )
+        self._track_variable(variable)
+        return variable
+
+    @property
+    def variables(self) -> List[Any]:
+        return self._variables[:] + self.inner_optimizer.variables
+
+    def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
+        self.descend(list(grads), list(trainable_variables))
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        """Nothing: it is the inner optimizer's."""
+
+    def described(self, variables: Sequence[Any]) -> List[Any]:
+        """The variables as Keras knows them, with their paths."""
+        return [self._trainable_variables[self._get_variable_index(v)] for v in variables]
+
+    def step_index(self) -> Any:
+        """Optimizer steps so far, int32; micro-steps of gradient accumulation do not count."""
+        return tf.cast(tf.convert_to_tensor(self.iterations), tf.int32)
+
+    def memory_of(self, variable: Any) -> Any:
+        """m of a variable: a tf.Variable float32 [n]."""
+        return self._memory[self._var_key(variable)].value
+
+    def check_owners(self, variables: Sequence[Any]) -> None:
+        """Refuses other variables than the optimizer was built with: its coordinates are theirs."""
+        if len(variables) != len(self._trainable_variables):
+            raise ValueError(
+                f"{len(self._trainable_variables) - len(variables)} of {len(self._trainable_variables)} variables have "
+                "no gradient; a state in coordinates needs all of them: make the others non-trainable, or exclude them"
+            )
+
+    def apply_inner(self, updates: Sequence[Any], variables: Sequence[Any]) -> None:
+        """The inner optimizer's step, with what all replicas hold alike."""
+        with projected.agreed():
+            self.inner_optimizer.apply(list(updates), list(variables))
+
+    def inner_slots(self) -> List[Any]:
+        """The inner optimizer's state for the coordinates."""
+        return [v.value for v in self.inner_optimizer.variables if COORDINATES in v.path]
+
+    def decay_weights(self, variables: Sequence[Any]) -> None:
+        """The inner optimizer's weight decay, on the weights."""
+        self.inner_optimizer._apply_weight_decay(list(variables))
+
+    def move(self, variable: Any, step: Any) -> None:
+        """theta <- theta + step."""
+        value = variable.value if isinstance(variable, keras.Variable) else variable
+
+        def update(distribution: Any, value: Any, step: Any) -> None:
+            distribution.extended.update(value, lambda v, s: v.assign_add(s), args=(step,), group=False)
+
+        tf.__internal__.distribute.interim.maybe_merge_call(update, self._distribution_strategy, value, step)
+
+    def _known(self, variables: Any) -> List[Any]:
+        if variables is None:
+            variables = self._trainable_variables
+        found = list(variables.trainable_variables if isinstance(variables, keras.layers.Layer) else variables)
+        if not found:
+            raise ValueError("there are no variables yet: give a built model, or train first")
+        return found
+
+    def _inside_variables(self, variables: Any) -> List[Any]:
+        known = self._known(variables)
+        return [v for v, own in zip(known, self.inside(known)) if own]
+
+    @property
+    def learning_rate(self) -> Any:
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate: Any) -> None:
+        self.inner_optimizer.learning_rate = learning_rate
+
+    @property
+    def use_ema(self) -> bool:
+        """Whether the inner optimizer keeps an average of the weights."""
+        inner = getattr(self, "inner_optimizer", None)
+        return inner is not None and inner.use_ema
+
+    @use_ema.setter
+    def use_ema(self, use_ema: bool) -> None:
+        """Nothing: it is the inner optimizer's."""
+
+    def _update_model_variables_moving_average(self, trainable_variables: Any) -> None:
+        """Nothing: the inner optimizer has done it."""
+
+    @property
+    def ema_overwrite_frequency(self) -> None:
+        """None: the inner optimizer overwrites weights itself."""
+        return None
+
+    @ema_overwrite_frequency.setter
+    def ema_overwrite_frequency(self, frequency: Any) -> None:
+        """Nothing: it is the inner optimizer's."""
+
+    @property
+    def _model_variables_moving_average(self) -> Any:
+        return self.inner_optimizer._model_variables_moving_average
+
+    @_model_variables_moving_average.setter
+    def _model_variables_moving_average(self, averages: Any) -> None:
+        """Nothing: they are the inner optimizer's."""
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        self.inner_optimizer.finalize_variable_values(var_list)
+
+    def exclude_from_weight_decay(self, *args: Any, **kwargs: Any) -> None:
+        self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        if len(weights) != len(self.variables):
+            raise ValueError(f"the optimizer has {len(self.variables)} variables, not {len(weights)}")
+        for variable, weight in zip(self.variables, weights):
+            if tuple(variable.shape) != np.shape(weight):
+                raise ValueError(f"{variable.path} has shape {variable.shape}, got weights of {np.shape(weight)}")
+        for variable, weight in zip(self.variables, weights):
+            variable.assign(weight)
+
+    def wrapper_config(self) -> Dict[str, Any]:
+        """Name, inner optimizer, and what was taken over from it."""
+        return {
+            "name": self.name,
+            "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
+            **{key: getattr(self, key) for key in self._taken_over},
+        }
+
+    @classmethod
+    def from_config(cls, config: Dict[str, Any], custom_objects: Any = None) -> Any:
+        config = dict(config)
+        inner = config.pop("inner_optimizer")
+        if isinstance(inner, dict):
+            inner = keras.saving.deserialize_keras_object(_of_keras_3(inner), custom_objects=custom_objects)
+        for name in ("include", "exclude"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
+        return cls(inner, **config)
+
+
+def _of_keras_3(inner: Dict[str, Any]) -> Dict[str, Any]:
+    """The configuration of an inner optimizer, as Keras 3 has it, whichever Keras wrote it."""
+    if "module" in inner:
+        return inner
+    settings = projected.to_keras_3(inner["config"])
+    for key in ("amsgrad", "centered", "initial_accumulator_value"):
+        settings.setdefault(key, inner["config"].get(key))
+    settings = {key: value for key, value in settings.items() if value is not None}
+    return {"module": "keras.optimizers", "class_name": inner["class_name"], "config": settings, "registered_name": None}
+
+
+def _size(variable: Any) -> int:
+    return int(np.prod(variable.shape, dtype=np.int64))

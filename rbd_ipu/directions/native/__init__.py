@@ -65,3 +65,10 @@ def compartment_seeds(members: Sequence[int]) -> Any:
     from rbd_ipu.directions.native.op import CompartmentSeeds
 
     return CompartmentSeeds(members)
+
+
+def block_kernels(layout: Any, signed: bool) -> Any:
+    """The kernels of :class:`rbd_ipu.compression.BlockSketch`."""
+    from rbd_ipu.directions.native.blocks import BlockKernels
+
+    return BlockKernels(layout, signed)

@@ -1,0 +1,400 @@
+"""From gradients to a small message and back: select, remember, few bits a coordinate.
+
+For worker k with memory m_k, an orthonormal basis P_t from the seed, and S the largest of |P_t^T m_k| in each block::
+
+    m_k <- beta m_k + g_k
+    c   =  P_t^T m_k,  q = wire(c_S)                       the message: |S| indices, |S| values
+    m_k <- m_k - P_t q                                     remembers what was not sent
+    u   =  P_t (sum_k q_k) / K                             the same on all workers
+
+Without memory, m_k is g_k. Without a selection, S is all coordinates and no indices are sent. All workers, the sender
+too, go on with what the receivers decode.
+
+A *sketch* is the P_t of a model: of blocks (:class:`BlockSketch`), or any other bases (:class:`SubspaceSketch`).
+"""
+
+import math
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from rbd_ipu._compat import inside_xla, tf
+from rbd_ipu.basis import BasisSpec
+from rbd_ipu.compartments import Compartments
+from rbd_ipu.directions import resolve
+from rbd_ipu.directions.blocks import BLOCK, UNSIGNED, backward, forward
+from rbd_ipu.directions.source import module_of
+from rbd_ipu.parallel import wire as wires
+from rbd_ipu.parallel.wire import Chosen, Shape
+from rbd_ipu.placement import seed_words
+from rbd_ipu.seeds import fold_in
+from rbd_ipu.subspace import Subspace, subspace
+
+#: Sketches whose P_t has orthonormal columns: m - P_t q forgets just what was sent.
+ORTHONORMAL = ("blocks", "groups", "hadamard")
+
+
+class Layout:
+    """How the coordinates of vectors are cut into blocks, and how many of each are sent.
+
+    A vector of n entries has n // 4096 whole blocks, and one of what is left. A block of n_b coordinates sends
+    max(1, round(fraction n_b)) of them; all, where fraction is 1. Blocks of one shape are coded together: those of
+    vectors of one length one after the other, lengths in the order in which they first appear.
+
+    Args:
+      sizes: n of each vector.
+      fraction: of the coordinates that are sent, in (0, 1].
+
+    Attributes:
+      shapes: of the blocks, see :class:`rbd_ipu.parallel.wire.Shape`.
+      coordinates: how many are sent in all.
+      groups: indices of the vectors of each length.
+
+    Example:
+      >>> Layout([5000, 10, 5000], 1 / 128).shapes
+      [Shape(count=2, n=4096, k=32), Shape(count=2, n=904, k=7), Shape(count=1, n=10, k=1)]
+    """
+
+    def __init__(self, sizes: Sequence[int], fraction: float):
+        self.sizes, self.fraction = tuple(sizes), fraction
+        self.groups: Dict[int, List[int]] = {}
+        for index, size in enumerate(sizes):
+            self.groups.setdefault(size, []).append(index)
+        counts: Dict[int, int] = {}
+        # Of each vector: the first row of its whole blocks, and the row of what is left, among blocks of that length.
+        self.rows: List[Tuple[int, int]] = [(0, 0)] * len(self.sizes)
+        for size, members in self.groups.items():
+            whole, rest = divmod(size, BLOCK)
+            for index in members:
+                first, last = counts.get(BLOCK, 0), counts.get(rest, 0)
+                self.rows[index] = (first, last)
+                if whole:
+                    counts[BLOCK] = first + whole
+                if rest:
+                    counts[rest] = last + 1
+        self.shapes = [Shape(count, n, self.sent(n)) for n, count in counts.items()]
+        self.lengths = list(counts)
+        self.coordinates = sum(shape.count * shape.k for shape in self.shapes)
+
+    def sent(self, n: int) -> int:
+        """How many coordinates a block of n sends."""
+        return n if self.fraction == 1.0 else min(n, max(1, int(self.fraction * n + 0.5)))
+
+    def at(self, n: int) -> int:
+        """The index of the shape of blocks of n coordinates."""
+        return self.lengths.index(n)
+
+
+class BlockSketch:
+    """P_t of the distribution ``blocks``, one basis for each vector, and the k largest coordinates of each block.
+
+    Args:
+      sizes: n of each vector.
+      fraction: of the coordinates that are chosen; 1 for all.
+      seed: of the bases.
+      signed: whether the bases have random signs.
+      source: "auto", "native" or "counter".
+
+    Attributes:
+      size: D, entries of all vectors.
+      dim: d, coordinates that are sent.
+      shapes: of their blocks.
+    """
+
+    def __init__(self, sizes: Sequence[int], fraction: float, seed: int, signed: bool, source: str = "auto"):
+        self.layout = Layout(sizes, fraction)
+        self.size, self.dim, self.shapes = sum(sizes), self.layout.coordinates, self.layout.shapes
+        self.seed, self._signed = seed, signed
+        self._kernels = None
+        if resolve(source) == "native":
+            self._kernels = module_of("native").block_kernels(self.layout, signed)
+
+    def choose(self, vectors: Sequence[Any], index: Any) -> List[Chosen]:
+        """The largest coordinates of vectors float32 [n]; ``index`` counts the bases drawn before."""
+        keys = self._keys(index)
+        if self._kernels and not inside_xla():
+            return self._kernels.choose(vectors, keys)
+        blocks: List[List[Any]] = [[] for _ in self.shapes]
+        for size, members in self.layout.groups.items():
+            c = forward(tf.stack([vectors[v] for v in members]), self._of(keys, members))
+            whole, rest = divmod(size, BLOCK)
+            if whole:
+                blocks[self.layout.at(BLOCK)].append(tf.reshape(c[:, : whole * BLOCK], [-1, BLOCK]))
+            if rest:
+                blocks[self.layout.at(rest)].append(c[:, whole * BLOCK :])
+        return [largest(_joined(of_shape), shape.k) for of_shape, shape in zip(blocks, self.shapes)]
+
+    def expand(self, sent: Sequence[Sequence[Chosen]], index: Any) -> List[Any]:
+        """P_t of the sum of the workers' coordinates, added in their order: vectors float32 [n]."""
+        keys = self._keys(index)
+        if self._kernels and not inside_xla():
+            return self._kernels.expand(sent, keys)
+        blocks = [placed([own[s] for own in sent], shape) for s, shape in enumerate(self.shapes)]
+        vectors: List[Any] = [None] * len(self.layout.sizes)
+        for size, members in self.layout.groups.items():
+            whole, rest = divmod(size, BLOCK)
+            first, last = self.layout.rows[members[0]]
+            parts, count = [], len(members)
+            if whole:
+                of_group = blocks[self.layout.at(BLOCK)][first : first + count * whole]
+                parts.append(tf.reshape(of_group, [count, whole * BLOCK]))
+            if rest:
+                parts.append(blocks[self.layout.at(rest)][last : last + count])
+            x = backward(_joined(parts, axis=1), self._of(keys, members))
+            for v, vector in zip(members, tf.unstack(x)):
+                vectors[v] = vector
+        return vectors
+
+    def _keys(self, index: Any) -> Any:
+        """The seeds of the vectors' bases, int32 [V, 2]: those of compartments, one for each vector."""
+        if not self._signed:
+            return tf.zeros([len(self.layout.sizes), 2], tf.int32)
+        seed = fold_in(seed_words(self.seed), "step", tf.cast(index, tf.int32), "worker", tf.constant(0))
+        return fold_in(seed, "compartment", tf.range(len(self.layout.sizes)))
+
+    def _of(self, keys: Any, members: Sequence[int]) -> Any:
+        return tf.gather(keys, list(members)) if self._signed else None
+
+
+def largest(c: Any, k: int) -> Chosen:
+    """The k largest of |c| in each row, of equal ones the first, by rising index: [B, n] -> int32, float32 [B, k]."""
+    if k == c.shape[1]:
+        return None, c
+    index = tf.math.top_k(tf.abs(c), k).indices
+    # Rising, by a second selection: an IPU sorts no integers.
+    index = -tf.cast(tf.math.top_k(-tf.cast(index, tf.float32), k).values, tf.int32)
+    return index, tf.gather(c, index, axis=1, batch_dims=1)
+
+
+def placed(chosen: Sequence[Chosen], shape: Shape) -> Any:
+    """The workers' coordinates in their places, added up in order: float32 [B, n]."""
+    total = None
+    for index, values in chosen:
+        if index is not None:
+            flat = tf.reshape(index + shape.n * tf.range(shape.count)[:, tf.newaxis], [-1])
+            dense = tf.math.unsorted_segment_sum(tf.reshape(values, [-1]), flat, shape.count * shape.n)
+            values = tf.reshape(dense, [shape.count, shape.n])
+        total = values if total is None else total + values
+    return total
+
+
+class SubspaceSketch:
+    """P_t of any other bases: all d coordinates are sent, in blocks of 4096.
+
+    Args:
+      sizes: n of each vector.
+      space: the bases.
+      seed: of the bases.
+    """
+
+    def __init__(self, sizes: Sequence[int], space: Subspace, seed: int):
+        self.space, self.seed, self.size, self.dim = space, seed, space.size, space.dim
+        self._sizes = list(sizes)
+        self.layout = Layout([self.dim], 1.0)
+        self.shapes = self.layout.shapes
+
+    def choose(self, vectors: Sequence[Any], index: Any) -> List[Chosen]:
+        """All coordinates of vectors float32 [n]."""
+        return self.cut(self.space.project(_joined(vectors), self.seed, index))
+
+    def expand(self, sent: Sequence[Sequence[Chosen]], index: Any) -> List[Any]:
+        """P_t of the sum of the workers' coordinates: vectors float32 [n]."""
+        c = self.joined([placed([own[s] for own in sent], shape) for s, shape in enumerate(self.shapes)])
+        return tf.split(self.space.expand(c, self.seed, index), self._sizes)
+
+    def cut(self, c: Any) -> List[Chosen]:
+        """Coordinates [d] in blocks."""
+        whole = self.dim // BLOCK * BLOCK
+        parts = [tf.reshape(c[:whole], [-1, BLOCK])] if whole else []
+        parts += [c[tf.newaxis, whole:]] if whole < self.dim else []
+        return [(None, part) for part in parts]
+
+    def joined(self, blocks: Sequence[Any]) -> Any:
+        """Blocks of coordinates as one vector: [d]."""
+        return _joined([tf.reshape(block, [-1]) for block in blocks])
+
+
+def _joined(parts: Sequence[Any], axis: int = 0) -> Any:
+    return parts[0] if len(parts) == 1 else tf.concat(list(parts), axis=axis)
+
+
+class Compression(NamedTuple):
+    """How gradients become messages.
+
+    Attributes:
+      basis: which bases; ``dim`` is left to the model.
+      fixed: whether the first basis is kept; blocks then have no signs.
+      dim, fraction: how many coordinates a step sends, or which part of D; both None for all.
+      select: "all", or "largest" of the coordinates of blocks.
+      memory: beta, or None.
+      wire: a row of :data:`rbd_ipu.parallel.wire.VALUES`.
+    """
+
+    basis: BasisSpec
+    fixed: bool = False
+    dim: Optional[int] = None
+    fraction: Optional[float] = None
+    select: str = "all"
+    memory: Optional[float] = None
+    wire: str = "float32"
+
+    def index(self, step: Any) -> Any:
+        """How many bases were drawn before the one of this step."""
+        return tf.zeros_like(step) if self.fixed else self.basis.index(step)
+
+    def sketch(self, variables: Sequence[Any]) -> Any:
+        """The sketch of these variables (or shapes), built for them.
+
+        Raises:
+          ValueError: dim or fraction does not fit them.
+        """
+        cut = Compartments.of(variables, "variable", len(variables))
+        sizes = [piece.size for piece in cut]
+        D = sum(sizes)
+        if self.dim is not None and self.dim > D:
+            raise ValueError(f"dim={self.dim} is more than the {D} parameters of the subspace")
+        basis = self.basis
+        if self.select == "largest":
+            fraction = self.fraction if self.dim is None else self.dim / D
+            sketch = BlockSketch(sizes, float(fraction or 1.0), basis.seed, not self.fixed, basis.source)
+            blocks = sum(shape.count for shape in sketch.shapes)
+            if self.dim is not None and self.dim < blocks:
+                raise ValueError(f"dim={self.dim}: each of the {blocks} blocks of this model sends at least one")
+            return sketch
+        if basis.distribution == "blocks":
+            if self.dim not in (None, D) or self.fraction not in (None, 1.0):
+                raise ValueError(
+                    f"distribution 'blocks' has all {D} directions, so with select='all' dim must be {D} or None; got "
+                    f"dim={self.dim}, fraction={self.fraction}. To send fewer: select='largest', or distribution "
+                    "'hadamard' or 'groups'"
+                )
+            return BlockSketch(sizes, 1.0, basis.seed, not self.fixed, basis.source)
+        dim = self.dim
+        if dim is None and self.fraction is not None:
+            dim = max(1, int(self.fraction * D + 0.5))
+        whole = Compartments.of(variables, basis.compartments, dim)
+        space = subspace(whole, basis.distribution, basis.normalize, basis.source, basis.orthogonalize)
+        return SubspaceSketch(sizes, space, basis.seed)
+
+
+def check(use: Compression) -> None:
+    """Refuses what does not go together, before there is a model.
+
+    Raises:
+      TypeError, ValueError: quotes what came and what is accepted.
+    """
+    for name, value, accepted in (("select", use.select, ("all", "largest")), ("wire", use.wire, tuple(wires.VALUES))):
+        if value not in accepted:
+            raise ValueError(f"unknown {name} {value!r}; accepted: {', '.join(map(repr, accepted))}")
+    distribution = use.basis.distribution.partition(":")[0]
+    if use.dim is not None and use.fraction is not None:
+        raise ValueError(f"give dim or fraction, not both: got dim={use.dim}, fraction={use.fraction}")
+    if use.fraction is not None and not 0.0 < use.fraction <= 1.0:
+        raise ValueError(f"fraction must be in (0, 1], the part of D that is sent; got {use.fraction}")
+    if use.select == "largest" and distribution != "blocks":
+        raise ValueError(
+            f"select='largest' needs an orthonormal basis of all directions, distribution='blocks'; got "
+            f"{use.basis.distribution!r}"
+        )
+    if use.select == "largest" and use.dim is None and use.fraction is None:
+        raise TypeError("select='largest' needs dim or fraction: how many coordinates a step sends")
+    if use.select == "all" and distribution != "blocks" and (use.dim, use.fraction) == (None, None):
+        if not use.basis.compartments.startswith("factor:"):
+            raise TypeError(f"distribution {use.basis.distribution!r} needs dim or fraction: how many directions")
+    if use.memory is not None and distribution not in ORTHONORMAL and not use.basis.orthogonalize:
+        raise ValueError(
+            f"memory={use.memory} needs orthonormal directions, so that m - P q forgets what was sent; distribution "
+            f"{use.basis.distribution!r} has none. Accepted: {', '.join(map(repr, ORTHONORMAL))}, or orthogonalize=True"
+        )
+    if use.memory is not None and use.basis.normalize != "unit":
+        raise ValueError(f"memory={use.memory} needs normalize='unit', got {use.basis.normalize!r}")
+    if distribution == "blocks" and use.basis.compartments not in ("global", "variable"):
+        raise ValueError(
+            f"distribution 'blocks' cuts every variable into blocks by itself; compartments must be 'variable' or "
+            f"'global' (no difference), got {use.basis.compartments!r}"
+        )
+
+
+Gather = Callable[[Any], Sequence[Any]]
+
+
+class Sent(NamedTuple):
+    """What comes of a step.
+
+    Attributes:
+      coordinates: decoded, of each worker; those of all workers, in their order.
+      own: those of this worker.
+      finite: whether this worker's gradients were: bool scalar.
+    """
+
+    coordinates: List[List[Chosen]]
+    own: List[Chosen]
+    finite: Any
+
+
+def send(
+    use: Compression, sketch: Any, gradients: Sequence[Any], memory: Sequence[Any], index: Any, gather: Optional[Gather]
+) -> Sent:
+    """The first two lines, and the exchange: from gradients float32 [n] to the coordinates that all workers decode.
+
+    A gradient that is not finite does not enter the memory; it is sent as NaN, so that all learn of it.
+
+    Args:
+      memory: m, variables float32 [n], which take up the gradients; empty without memory.
+      gather: a message int32 [words] -> those of all workers, in order; None for one worker alone.
+    """
+    finite = all_finite(gradients)
+    if memory:
+        tf.cond(finite, lambda: _remember(memory, gradients, use.memory), _nothing)
+        vectors = [tf.convert_to_tensor(m) for m in memory]
+    else:
+        vectors = list(gradients)
+    coded = wires.encode(use.wire, sketch.choose(vectors, index))
+    if memory or wires.VALUES.get(use.wire).scaled:
+        coded = [_not_finite_unless(finite, use.wire, one) for one in coded]
+    own = wires.decode(use.wire, coded)
+    if gather is None:
+        return Sent([own], own, finite)
+    messages = gather(wires.pack(use.wire, sketch.shapes, coded))
+    return Sent([wires.decode(use.wire, wires.unpack(use.wire, sketch.shapes, m)) for m in messages], own, finite)
+
+
+def forget(sketch: Any, sent: Sent, memory: Sequence[Any], update: Sequence[Any], index: Any) -> Any:
+    """The third line: m <- m - P q, unless the gradients were not finite. ``update`` is P q of one worker alone."""
+    if not memory:
+        return
+    own = update if len(sent.coordinates) == 1 else sketch.expand([sent.own], index)
+
+    def subtract() -> Any:
+        for m, u in zip(memory, own):
+            m.assign_sub(u)
+        return tf.constant(0)
+
+    tf.cond(sent.finite, subtract, _nothing)
+
+
+def all_finite(tensors: Sequence[Any]) -> Any:
+    """Whether all entries are finite, by their sums: bool scalar."""
+    return tf.math.is_finite(tf.add_n([tf.reduce_sum(tensor) * 0.0 for tensor in tensors]))
+
+
+def _remember(memory: Sequence[Any], gradients: Sequence[Any], beta: Any) -> Any:
+    for m, g in zip(memory, gradients):
+        if beta == 1.0:
+            m.assign_add(g)
+        else:
+            m.assign(beta * tf.convert_to_tensor(m) + g)
+    return tf.constant(0)
+
+
+def _nothing() -> Any:
+    return tf.constant(0)
+
+
+def _not_finite_unless(finite: Any, wire: str, coded: Any) -> Any:
+    index, codes, scale = coded
+    if wires.VALUES.get(wire).scaled:
+        return index, codes, tf.where(finite, scale, wires.NOT_FINITE)
+    nan = wires.VALUES.get(wire).encode(tf.fill([1, 1], tf.constant(math.nan)))[0]
+    return index, tf.where(finite, codes, nan), scale
+
+
+__all__ = ["BlockSketch", "Compression", "Layout", "Sent", "SubspaceSketch", "UNSIGNED", "check", "forget", "send"]

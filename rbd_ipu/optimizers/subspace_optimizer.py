@@ -1,0 +1,381 @@
+"""SubspaceOptimizer: any Keras optimizer, on gradients that went through a random subspace."""
+
+import fnmatch
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from rbd_ipu import _imports, checks, compression, text_table
+from rbd_ipu._compat import KERAS_3, keras, tensors, tf
+from rbd_ipu.basis import BasisSpec
+from rbd_ipu.compartments import describe
+from rbd_ipu.compression import Compression
+from rbd_ipu.optimizers import projected
+from rbd_ipu.optimizers.random_bases import OPTIMIZERS, SubspaceSGD
+from rbd_ipu.parallel import wire as wires
+from rbd_ipu.placement import on_ipu
+
+if KERAS_3:
+    from rbd_ipu.optimizers.keras_3 import Wrapper
+else:
+    from rbd_ipu.optimizers.keras_2 import Wrapper
+
+UPDATES = ("mean", "sign")
+STATES = ("full", "coordinates")
+ON_REDRAW = ("keep", "reset")
+
+Patterns = Union[None, str, Sequence[str], Callable[[Any], bool]]
+
+register = _imports.register(keras.utils.register_keras_serializable, keras.utils.get_custom_objects())
+
+
+@OPTIMIZERS.register("SubspaceOptimizer")
+@register
+class SubspaceOptimizer(Wrapper):
+    """Any Keras optimizer around which gradients are compressed: few coordinates, few bits, and a memory of the rest.
+
+    With g_k the gradient of worker k (clipped), P_t an orthonormal basis that is drawn from the seed, and S the
+    coordinates that are sent (all, or the largest of each block)::
+
+        m_k   <- memory * m_k + g_k                          without memory: m_k = g_k
+        c     =  P_t^T m_k,   q_k = wire(c_S)                what a worker sends
+        m_k   <- m_k - P_t q_k                               what was not sent is sent later
+        u     =  update( P_t (sum_k q_k) / K )               the mean, or its sign
+        theta <- inner_optimizer(theta, u)
+
+    One worker alone applies what it would have sent. With ``state="coordinates"`` the inner optimizer sees the mean of
+    the q_k instead, d numbers, its own state has d entries, and the weights move by P_t times its step.
+
+    The method of the paper (https://arxiv.org/abs/2011.04720) is ``select="all"`` with d of D directions, no memory
+    and SGD. A selection with memory and the sign of the update needs far fewer bytes for the same loss (compare DeMo,
+    https://arxiv.org/abs/2411.19870, which selects in a cosine transform).
+
+    **The learning rate** is that of the inner optimizer. With ``update="sign"`` a good rate is about that of Adam; with
+    ``update="mean"`` and an inner SGD, that of SGD. ``rbd_ipu.presets`` has two settings by name.
+
+    Args:
+      inner_optimizer: a Keras optimizer. Its clipping, loss scale and gradient accumulation act before the
+        compression; its weight decay acts on the weights.
+      dim: how many coordinates a step sends, or
+      fraction: which part of D, in (0, 1]. With ``select="largest"`` each block sends max(1, round(fraction n)) of
+        its n; with ``select="all"`` they are d, the number of directions. Both None: all D, for "blocks".
+      distribution: of the bases: "blocks" (the default), "groups", "hadamard", or another of
+        :class:`rbd_ipu.RandomBasis`.
+      select: "all" coordinates, or the "largest" of each block of "blocks".
+      memory: what a step keeps of the memory, in [0, 1]: 1.0 forgets nothing. None: no memory, no state of D numbers.
+      wire: how coordinates are sent: "float32", "bfloat16", "int8", "sign", "sign-unbiased".
+      update: what the inner optimizer is given: the "mean" over the workers, or its "sign".
+      state: of the inner optimizer: "full", or in "coordinates" (for ``select="all"``).
+      redraw_every: steps that a basis serves; 0 keeps the first one (of "blocks", that without signs).
+      include, exclude: which variables: shell patterns of names or layers ("embedding*", "*/bias"), several in a
+        list, or a function of the variable. The others are given to the inner optimizer as they are.
+      seed: of the bases, an int of at most 64 bits.
+      on_redraw: what becomes of the inner state in coordinates when the basis changes: "keep" or "reset".
+      compartments, normalize, source, orthogonalize: of the bases, as for :class:`rbd_ipu.RandomBasis`.
+      name: of the optimizer.
+
+    Raises:
+      TypeError, ValueError: an argument is wrong, or does not go with another; quotes it and what is accepted. When
+        the model is known: a pattern matches no variable, or dim does not fit.
+
+    A gradient that is not finite never enters the memory: the step passes NaN on to the inner optimizer, as without
+    compression. Under a strategy with several replicas each has a memory; a file holds their mean, which is what the
+    next steps depend on, and all replicas start from it.
+
+    Example:
+      >>> import numpy as np, rbd_ipu
+      >>> from rbd_ipu._compat import keras
+      >>> optimizer = rbd_ipu.SubspaceOptimizer(
+      ...     keras.optimizers.SGD(0.01), fraction=1 / 16, select="largest", memory=1.0, wire="sign", update="sign"
+      ... )
+      >>> model = keras.Sequential([keras.layers.Dense(8), keras.layers.Dense(1)])
+      >>> model.compile(optimizer=optimizer, loss="mse")
+      >>> history = model.fit(np.ones((8, 16)), np.ones((8, 1)), epochs=2, verbose=0)
+      >>> optimizer.message_bytes
+      13
+    """
+
+    def __init__(
+        self,
+        inner_optimizer: Any,
+        dim: Optional[int] = None,
+        fraction: Optional[float] = None,
+        distribution: str = "blocks",
+        select: str = "all",
+        memory: Optional[float] = None,
+        wire: str = "float32",
+        update: str = "mean",
+        state: str = "full",
+        redraw_every: int = 1,
+        include: Patterns = None,
+        exclude: Patterns = None,
+        seed: int = 0,
+        on_redraw: str = "keep",
+        compartments: str = "global",
+        normalize: str = "unit",
+        source: str = "auto",
+        orthogonalize: bool = False,
+        name: Optional[str] = None,
+        **kwargs: Any,
+    ):
+        fixed = isinstance(redraw_every, int) and not isinstance(redraw_every, bool) and redraw_every == 0
+        basis = BasisSpec(
+            None, distribution, compartments, normalize, source, orthogonalize, 1 if fixed else redraw_every, seed
+        )
+        use = Compression(
+            basis,
+            fixed,
+            None if dim is None else checks.positive_int("dim", dim),
+            None if fraction is None else checks.finite_float("fraction", fraction, 0.0, 1.0),
+            select,
+            None if memory is None else checks.finite_float("memory", memory, 0.0, 1.0),
+            wire,
+        )
+        compression.check(use)
+        for argument, value, accepted in (
+            ("update", update, UPDATES), ("state", state, STATES), ("on_redraw", on_redraw, ON_REDRAW),
+        ):  # fmt: skip
+            if value not in accepted:
+                raise ValueError(f"unknown {argument} {value!r}; accepted: {', '.join(map(repr, accepted))}")
+        if state == "coordinates" and (select, update) != ("all", "mean"):
+            raise ValueError(
+                "state='coordinates' keeps the inner state for all coordinates of a step, so it needs select='all' "
+                f"and update='mean'; got select={select!r}, update={update!r}"
+            )
+        if on_redraw == "reset" and state != "coordinates":
+            raise ValueError(f"on_redraw='reset' is for state='coordinates', got state={state!r}")
+        _check_inner(inner_optimizer, state)
+        super().__init__(inner_optimizer, name or type(self).__name__, **kwargs)
+        self._use, self.update, self.state, self.on_redraw = use, update, state, on_redraw
+        self.include, self.exclude = _plain(include), _plain(exclude)
+        object.__setattr__(self, "_sketches", {})  # by variables; not tracked by Keras
+
+    # --- which variables ----------------------------------------------------------------------------------------
+
+    def inside(self, variables: Sequence[Any]) -> List[bool]:
+        """Of each variable, whether its gradient goes through the subspace.
+
+        Raises:
+          ValueError: a pattern matches none of them, or none is left.
+        """
+        chosen = [True] * len(variables) if self.include is None else _matching("include", self.include, variables)
+        if self.exclude is not None:
+            left_out = _matching("exclude", self.exclude, variables)
+            chosen = [own and not out for own, out in zip(chosen, left_out)]
+        sizes = [describe(v, i).size if own else 0 for i, (v, own) in enumerate(zip(variables, chosen))]
+        chosen = [own and size > 0 for own, size in zip(chosen, sizes)]
+        if not any(chosen):
+            raise ValueError(
+                f"include={self.include!r} and exclude={self.exclude!r} leave none of the {len(variables)} variables "
+                "in the subspace"
+            )
+        return chosen
+
+    def sketch_of(self, variables: Sequence[Any]) -> Any:
+        """The sketch (:mod:`rbd_ipu.compression`) of the variables that are inside."""
+        key = tuple((describe(v, i).name, tuple(v.shape)) for i, v in enumerate(variables))
+        if key not in self._sketches:
+            self._sketches[key] = self._use.sketch(variables)
+        return self._sketches[key]
+
+    @property
+    def message_bytes(self) -> int:
+        """Bytes that a worker sends at a step, of the variables inside the subspace.
+
+        Raises:
+          ValueError: there is no model yet.
+        """
+        return wires.message_bytes(self._use.wire, self.sketch_of(self._inside_variables(None)).shapes)
+
+    def summary(self, variables: Any = None, print_fn: Callable[[str], Any] = print) -> None:
+        """Prints which variables are inside, with their coordinates and bytes a step, before training.
+
+        Args:
+          variables: a model, or variables; None for those that the optimizer was built with.
+          print_fn: what prints a text.
+
+        Raises:
+          ValueError: there are no variables yet.
+        """
+        known = self._known(variables)
+        rows, total = [["variable", "shape", "subspace", "coordinates", "bytes"]], [0, 0, 0]
+        inside = self.inside(known)
+        whole = self.sketch_of([v for v, own in zip(known, inside) if own])
+        shared = not hasattr(whole, "layout") or whole.layout.sizes != tuple(
+            describe(v, 0).size for v, own in zip(known, inside) if own
+        )
+        for i, (variable, own) in enumerate(zip(known, inside)):
+            about = describe(variable, i)
+            shape = " x ".join(str(n) for n in variable.shape) or "1"
+            if not own:
+                rows.append([about.name, shape, "no", "", f"{4 * about.size:,}"])
+                total[2] += 4 * about.size
+            elif shared:
+                rows.append([about.name, shape, "yes", "", ""])
+            else:
+                layout = compression.Layout([about.size], whole.layout.fraction)
+                count = wires.message_bytes(self._use.wire, layout.shapes)
+                rows.append([about.name, shape, "yes", f"{layout.coordinates:,}", f"{count:,}"])
+        total[0], total[1] = whole.dim, wires.message_bytes(self._use.wire, whole.shapes)
+        size = sum(describe(v, i).size for i, v in enumerate(known))
+        rows.append(["all", f"{size:,}", f"{whole.size:,}", f"{total[0]:,}", f"{total[1] + total[2]:,}"])
+        print_fn(text_table.text(rows, left=3))
+
+    # --- a step ---------------------------------------------------------------------------------------------------
+
+    def descend(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Any:
+        """One step: the gradients of this replica, clipped, into changed weights."""
+        known = self.described(variables)
+        inside = self.inside(known)
+        chosen = [i for i, own in enumerate(inside) if own]
+        sketch = self.sketch_of([known[i] for i in chosen])
+        step = self.step_index()
+        index = self._use.index(step)
+        flat = [tf.reshape(tf.cast(tf.convert_to_tensor(gradients[i]), tf.float32), [-1]) for i in chosen]
+        memory = [self.memory_of(known[i]) for i in chosen] if self._use.memory is not None else []
+        workers, gather = self._workers()
+        sent = compression.send(self._use, sketch, flat, memory, index, gather)
+        if self.state == "full" or memory:
+            expanded = sketch.expand(sent.coordinates, index)
+            compression.forget(sketch, sent, memory, expanded, index)
+        others = [i for i in range(len(variables)) if not inside[i]]
+        plain = self._sum_of_replicas([gradients[i] for i in others])
+        if self.state == "coordinates":
+            self._in_coordinates(sketch, sent, step, workers, known, chosen, others, plain)
+            return
+        updates: List[Any] = [None] * len(variables)
+        for i, u in zip(chosen, expanded):
+            u = u if workers == 1 else u / workers
+            u = tf.sign(u) if self.update == "sign" else u
+            updates[i] = tf.cast(tf.reshape(u, variables[i].shape), variables[i].dtype)
+        for i, gradient in zip(others, plain):
+            updates[i] = gradient
+        self.apply_inner(updates, variables)
+
+    def _in_coordinates(
+        self, sketch: Any, sent: Any, step: Any, workers: int, known: Sequence[Any], chosen: Sequence[int],
+        others: Sequence[int], plain: Sequence[Any],
+    ) -> None:  # fmt: skip
+        """The inner optimizer on d coordinates, and P_t times its step on the weights."""
+        self.check_owners(known)
+        blocks = [
+            compression.placed([own[s] for own in sent.coordinates], shape) for s, shape in enumerate(sketch.shapes)
+        ]
+        mean = tf.concat([tf.reshape(block, [-1]) for block in blocks], axis=0) / float(workers)
+        z = tensors([self.coordinates])[0]
+        if self.on_redraw == "reset" and not self._use.fixed:
+            due = tf.equal(step % self._use.basis.redraw_every, 0) & (step > 0)
+            for slot in self.inner_slots():
+                slot.assign(tf.where(due, tf.zeros_like(slot), tf.convert_to_tensor(slot)))
+        inside = [known[i] for i in chosen]
+        self.decay_weights(inside)
+        z.assign(tf.zeros_like(z))
+        outside = [known[i] for i in others]
+        self.apply_inner([mean, *plain], [self.coordinates, *outside])
+        moved, cut = [], 0
+        for shape in sketch.shapes:
+            count = shape.count * shape.n
+            moved.append((None, tf.reshape(tf.convert_to_tensor(z)[cut : cut + count], [shape.count, shape.n])))
+            cut += count
+        for variable, u in zip(inside, sketch.expand([moved], self._use.index(step))):
+            self.move(variable, tf.cast(tf.reshape(u, variable.shape), variable.dtype))
+
+    def _workers(self) -> Tuple[int, Optional[compression.Gather]]:
+        """(what the sum over replicas is divided by, how messages are gathered)."""
+        if projected.alone():
+            return 1, None
+        if on_ipu():
+            raise NotImplementedError(
+                "SubspaceOptimizer on several replicas of an IPU keeps a memory for each of them: use rbd_ipu.Trainer"
+            )
+        context = tf.distribute.get_replica_context()
+        if context is None:
+            raise RuntimeError("a step of SubspaceOptimizer is for a replica: call it in what strategy.run runs")
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+
+        def gather(message: Any) -> List[Any]:
+            rows = context.all_gather(message[tf.newaxis], axis=0)
+            return tf.unstack(tf.ensure_shape(rows, [replicas, *message.shape]))
+
+        return 1, gather  # Keras has divided the losses already
+
+    def _sum_of_replicas(self, gradients: List[Any]) -> List[Any]:
+        if not gradients or projected.alone():
+            return gradients
+        context = tf.distribute.get_replica_context()
+        return list(context.all_reduce(tf.distribute.ReduceOp.SUM, [tf.convert_to_tensor(g) for g in gradients]))
+
+    def get_config(self) -> Dict[str, Any]:
+        use, basis = self._use, self._use.basis
+        return {
+            **self.wrapper_config(),
+            "dim": use.dim,
+            "fraction": use.fraction,
+            "distribution": basis.distribution,
+            "select": use.select,
+            "memory": use.memory,
+            "wire": use.wire,
+            "update": self.update,
+            "state": self.state,
+            "redraw_every": 0 if use.fixed else basis.redraw_every,
+            "include": _plain(self.include),
+            "exclude": _plain(self.exclude),
+            "seed": basis.seed,
+            "on_redraw": self.on_redraw,
+            "compartments": basis.compartments,
+            "normalize": basis.normalize,
+            "source": basis.source,
+            "orthogonalize": basis.orthogonalize,
+        }
+
+
+class _Known(NamedTuple):
+    name: str
+    layer: str
+
+
+def _matching(what: str, patterns: Patterns, variables: Sequence[Any]) -> List[bool]:
+    """Of each variable, whether it matches."""
+    if callable(patterns):
+        return [bool(patterns(variable)) for variable in variables]
+    wanted = [patterns] if isinstance(patterns, str) else list(patterns or ())
+    if not wanted or not all(isinstance(pattern, str) for pattern in wanted):
+        raise TypeError(f"{what} must be a pattern, a list of patterns or a function of a variable, got {patterns!r}")
+    known = [describe(variable, i) for i, variable in enumerate(variables)]
+    for pattern in wanted:
+        if not any(_matches(about, pattern) for about in known):
+            names = ", ".join(about.name for about in known[:20])
+            raise ValueError(f"{what}: no variable or layer matches {pattern!r}; the variables are {names}")
+    return [any(_matches(about, pattern) for pattern in wanted) for about in known]
+
+
+def _matches(about: Any, pattern: str) -> bool:
+    """Whether a pattern is that of a variable's path, of the end of it, or of a layer on it."""
+    parts = about.name.split("/")
+    ends = ["/".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)]
+    return any(fnmatch.fnmatchcase(end, pattern) for end in ends)
+
+
+def _plain(patterns: Patterns) -> Any:
+    return patterns if patterns is None or isinstance(patterns, str) or callable(patterns) else list(patterns)
+
+
+def _check_inner(inner: Any, state: str) -> None:
+    if not isinstance(inner, keras.optimizers.Optimizer):
+        raise TypeError(f"inner_optimizer must be an optimizer of this Keras ({keras.__version__}), got {inner!r}")
+    if isinstance(inner, SubspaceSGD):
+        raise ValueError(
+            f"inner_optimizer {type(inner).__name__} projects gradients itself; give the SGD that you mean, and the "
+            "subspace as arguments of SubspaceOptimizer"
+        )
+    if "LossScale" in type(inner).__name__:
+        raise ValueError(
+            f"inner_optimizer {type(inner).__name__} would let scaled gradients into the memory; put it around: "
+            f"{type(inner).__name__}(SubspaceOptimizer(...)), as Keras does for a policy of mixed precision"
+        )
+    if state == "coordinates" and getattr(inner, "use_ema", False):
+        raise ValueError(
+            "use_ema of inner_optimizer would average coordinates of different bases; with state='coordinates' it "
+            "must be False"
+        )
+
+
+__all__ = ["SubspaceOptimizer"]

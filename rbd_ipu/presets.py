@@ -1,0 +1,60 @@
+"""Settings of :class:`rbd_ipu.SubspaceOptimizer` by name: for small messages, and for a small state."""
+
+from typing import Any, Optional
+
+from rbd_ipu import checks
+from rbd_ipu._compat import keras
+from rbd_ipu.optimizers import SubspaceOptimizer
+
+
+def small_messages(
+    learning_rate: Any = 0.005, fraction: float = 1 / 128, inner_optimizer: Optional[Any] = None, **options: Any
+) -> SubspaceOptimizer:
+    """The largest coordinates of blocks, one bit each, with memory; plain descent along the sign of their mean.
+
+    A worker sends about ``fraction * D * (3 + log2(1 / fraction)) / 8`` bytes at a step: 1/400 of the gradient at
+    1/128. It keeps a memory of D numbers; the inner optimizer keeps none.
+
+    Args:
+      learning_rate: of the signs, about that of Adam. A warm-up and a decay help; give a schedule.
+      fraction: of the coordinates that are sent.
+      inner_optimizer: instead of SGD at that rate.
+      **options: other arguments of :class:`rbd_ipu.SubspaceOptimizer`.
+
+    Raises:
+      TypeError, ValueError: an argument is wrong; quotes it and what is accepted.
+
+    Example:
+      >>> optimizer = small_messages(0.005)
+      >>> optimizer.get_config()["wire"], optimizer.get_config()["memory"]
+      ('sign', 1.0)
+    """
+    inner = inner_optimizer or keras.optimizers.SGD(checks.learning_rate(learning_rate))
+    settings = {"select": "largest", "memory": 1.0, "wire": "sign", "update": "sign", "redraw_every": 0, **options}
+    return SubspaceOptimizer(inner, fraction=fraction, **settings)
+
+
+def small_state(
+    learning_rate: Any = 0.02, fraction: float = 1 / 4, inner_optimizer: Optional[Any] = None, **options: Any
+) -> SubspaceOptimizer:
+    """Adam in the coordinates of a basis that is drawn anew every 100 steps: a state of 2 ``fraction`` D numbers.
+
+    Args:
+      learning_rate: of Adam; a good rate is higher than that of Adam in the full space.
+      fraction: d / D.
+      inner_optimizer: instead of Adam at that rate.
+      **options: other arguments of :class:`rbd_ipu.SubspaceOptimizer`.
+
+    Raises:
+      TypeError, ValueError: an argument is wrong; quotes it and what is accepted.
+
+    Example:
+      >>> small_state(0.02).get_config()["state"]
+      'coordinates'
+    """
+    inner = inner_optimizer or keras.optimizers.Adam(checks.learning_rate(learning_rate))
+    settings = {"distribution": "groups", "state": "coordinates", "redraw_every": 100, **options}
+    return SubspaceOptimizer(inner, fraction=fraction, **settings)
+
+
+__all__ = ["small_messages", "small_state"]
