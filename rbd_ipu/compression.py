@@ -262,8 +262,8 @@ class Compression(NamedTuple):
         if basis.distribution == "blocks":
             if self.dim not in (None, D) or self.fraction not in (None, 1.0):
                 raise ValueError(
-                    f"distribution 'blocks' has all {D} directions, so with select='all' dim must be {D} or None; got "
-                    f"dim={self.dim}, fraction={self.fraction}. To send fewer: select='largest', or distribution "
+                    f"distribution 'blocks' has all {D} directions, so with select='all' dim must be {D} or None; "
+                    f"got dim={self.dim}, fraction={self.fraction}. To send fewer: select='largest', or distribution "
                     "'hadamard' or 'groups'"
                 )
             return BlockSketch(sizes, 1.0, basis.seed, not self.fixed, basis.source)
@@ -281,7 +281,10 @@ def check(use: Compression) -> None:
     Raises:
       TypeError, ValueError: quotes what came and what is accepted.
     """
-    for name, value, accepted in (("select", use.select, ("all", "largest")), ("wire", use.wire, tuple(wires.VALUES))):
+    for name, value, accepted in (
+        ("select", use.select, ("all", "largest")),
+        ("wire", use.wire, tuple(wires.VALUES)),
+    ):
         if value not in accepted:
             raise ValueError(f"unknown {name} {value!r}; accepted: {', '.join(map(repr, accepted))}")
     distribution = use.basis.distribution.partition(":")[0]
@@ -296,13 +299,14 @@ def check(use: Compression) -> None:
         )
     if use.select == "largest" and use.dim is None and use.fraction is None:
         raise TypeError("select='largest' needs dim or fraction: how many coordinates a step sends")
-    if use.select == "all" and distribution != "blocks" and (use.dim, use.fraction) == (None, None):
-        if not use.basis.compartments.startswith("factor:"):
-            raise TypeError(f"distribution {use.basis.distribution!r} needs dim or fraction: how many directions")
+    counted = distribution == "blocks" or use.basis.compartments.startswith("factor:")
+    if use.select == "all" and not counted and (use.dim, use.fraction) == (None, None):
+        raise TypeError(f"distribution {use.basis.distribution!r} needs dim or fraction: how many directions")
     if use.memory is not None and distribution not in ORTHONORMAL and not use.basis.orthogonalize:
         raise ValueError(
             f"memory={use.memory} needs orthonormal directions, so that m - P q forgets what was sent; distribution "
-            f"{use.basis.distribution!r} has none. Accepted: {', '.join(map(repr, ORTHONORMAL))}, or orthogonalize=True"
+            f"{use.basis.distribution!r} has none. Accepted: {', '.join(map(repr, ORTHONORMAL))}, or "
+            "orthogonalize=True"
         )
     if use.memory is not None and use.basis.normalize != "unit":
         raise ValueError(f"memory={use.memory} needs normalize='unit', got {use.basis.normalize!r}")
@@ -331,7 +335,12 @@ class Sent(NamedTuple):
 
 
 def send(
-    use: Compression, sketch: Any, gradients: Sequence[Any], memory: Sequence[Any], index: Any, gather: Optional[Gather]
+    use: Compression,
+    sketch: Any,
+    gradients: Sequence[Any],
+    memory: Sequence[Any],
+    index: Any,
+    gather: Optional[Gather],
 ) -> Sent:
     """The first two lines, and the exchange: from gradients float32 [n] to the coordinates that all workers decode.
 

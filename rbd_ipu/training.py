@@ -21,8 +21,8 @@ from rbd_ipu.objective import means as examined
 from rbd_ipu.step.step import MEASURES, Progress, means, one_step
 
 
-class Applier(keras.optimizers.SGD):
-    """Keras' SGD with its learning rate, momentum and count of steps, for a Trainer alone.
+class Applies:
+    """What makes an optimizer of Keras one that a Trainer alone uses.
 
     A model with it is saved without an optimizer, in whatever format, and loads uncompiled. ``model.fit`` refuses it.
     """
@@ -56,7 +56,33 @@ class Applier(keras.optimizers.SGD):
             """Nothing: neither files of this optimizer nor those of another have anything for it."""
 
 
-def give(model: Any, optimizer: Applier) -> None:
+class Applier(Applies, keras.optimizers.SGD):
+    """Keras' SGD with its learning rate, momentum and count of steps."""
+
+
+#: Optimizers of this Keras that can apply the updates of a method, by their names in small letters.
+INNER = {
+    name.lower(): kind
+    for name, kind in ((n, getattr(keras.optimizers, n, None)) for n in ("SGD", "Adam", "AdamW", "Lion", "RMSprop"))
+    if kind is not None
+}
+
+
+def applier(method: Method) -> Any:
+    """The optimizer that applies the updates of a method.
+
+    Raises:
+      ValueError: this Keras has no such optimizer.
+    """
+    if method.inner not in INNER:
+        accepted = ", ".join(map(repr, INNER))
+        raise ValueError(f"unknown inner {method.inner!r}; accepted with Keras {keras.__version__}: {accepted}")
+    if method.inner == "sgd":
+        return Applier(method.learning_rate, momentum=method.momentum)
+    return type("Applier", (Applies, INNER[method.inner]), {})(method.learning_rate)
+
+
+def give(model: Any, optimizer: Any) -> None:
     """Makes an optimizer the model's, however the model was compiled, and nothing that is saved with it."""
     model.optimizer = optimizer
     model.train_function = None  # traced with another one
@@ -132,8 +158,10 @@ class Trainer:
         self.objective = Objective(model, loss)
         self._variables = list(model.trainable_variables)
         with self.device:
+            fed = self.device.exchange.fed
+            self.method.play(fed if len(fed) > 0 else (0,), self.device.exchange.workers)
             self.method.build(self._variables)
-            self.optimizer = optimizer = Applier(method.learning_rate, momentum=method.momentum)
+            self.optimizer = optimizer = applier(method)
             self.objective.compile(optimizer)
             give(model, optimizer)
             create_variables(optimizer, self._variables)
@@ -222,6 +250,7 @@ class Trainer:
                 hooks.on_epoch_begin(epoch)
                 logs = self._train_epoch(epoch, next(iterators), source, hooks, history)
                 started = time.perf_counter()
+                self.method.gather(self.device, self.step)
                 if held_out is not None:
                     hooks.on_test_begin()
                     found = self.evaluate(held_out)

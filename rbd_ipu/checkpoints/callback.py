@@ -107,6 +107,8 @@ class Checkpoints(keras.callbacks.Callback):
             self._save()
 
     def _save(self) -> None:
+        if not self.trainer.method.saveable(self.trainer.step):  # parts are in other processes until the epoch ends
+            return
         started = time.monotonic()
         path = path_for(self.folder, self.trainer.step)
         save(path, self.trainer, self._about())

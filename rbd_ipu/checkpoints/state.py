@@ -39,7 +39,7 @@ def variables(trainer: Any) -> Dict[str, List[Tuple[str, Any]]]:
     return {
         "model": [(_name(v), v) for v in trainer.model.variables],
         "optimizer": [(_name(v), v) for v in known],
-        "method": sorted(trainer.method.slots.items()),
+        "method": sorted(trainer.method.saved().items()),
     }
 
 
@@ -150,6 +150,7 @@ def restore(trainer: Any, checkpoint: Checkpoint) -> Any:
             for (_, variable), value in zip(members, checkpoint.arrays[group]):
                 variable.assign(tf.cast(value, variable.dtype))
     trainer.progress = checkpoint.progress
+    trainer.method.restored(trainer.step)
     return checkpoint.progress
 
 

@@ -13,6 +13,7 @@ from rbd_ipu.config.kinds import Boolean, Choice, ChoiceOrPath, Integer, Kind, R
 from rbd_ipu.errors import ConfigError
 
 FORWARD = ("nes", "hybrid")  # the methods that learn from losses alone
+COMPRESSED = "compressed"
 RANDOM = ("rbd", "fpd", *FORWARD, "switch")  # the methods that draw directions
 
 
@@ -41,9 +42,10 @@ class Config:
     )
     method: str = _key(
         "rbd",
-        Choice("sgd", *RANDOM, "gradients"),
+        Choice("sgd", *RANDOM, "gradients", "compressed"),
         "how to descend: sgd, random bases (drawn anew), fixed projection (drawn once), evolution strategies, random "
-        "bases from forward passes, rbd and sgd one after the other, in a basis of gradients; see docs/methods.md",
+        "bases from forward passes, rbd and sgd one after the other, in a basis of gradients, by the largest "
+        "coordinates with memory; see docs/methods.md",
     )
     dim: Optional[int] = _key(
         250,
@@ -54,11 +56,12 @@ class Config:
     distribution: Optional[str] = _key(
         "normal",
         Text(
-            "normal | uniform | rademacher | bernoulli-0.5 | hadamard | sparse | sparse:S",
-            r"normal|uniform|rademacher|bernoulli-0\.5|hadamard|sparse(:[0-9][0-9.e+-]{0,20})?",
+            "normal | uniform | rademacher | bernoulli-0.5 | hadamard | groups | blocks | sparse | sparse:S",
+            r"normal|uniform|rademacher|bernoulli-0\.5|hadamard|groups|blocks(:unsigned)?|sparse(:[0-9][0-9.e+-]{0,20})?",
         ),
         "what directions are drawn from; bernoulli-0.5 is biased, as first published; hadamard: "
-        "orthogonal, at a cost that does not depend on dim; sparse: one entry in S is not 0",
+        "orthogonal, at a cost that does not depend on dim; groups: each parameter in one direction; blocks: all D "
+        "directions; sparse: one entry in S is not 0",
         RANDOM,
     )
     compartments: Optional[str] = _key(
@@ -80,7 +83,7 @@ class Config:
         "auto",
         Choice("auto", "counter", "native", "poprand"),
         "what draws the directions: TensorFlow ops or, on a CPU, Numba, the same numbers; the generator of an IPU",
-        RANDOM,
+        (*RANDOM, COMPRESSED),
     )
     orthogonalize: Optional[bool] = _key(
         False,
@@ -89,7 +92,10 @@ class Config:
         ("rbd", "fpd", "switch"),
     )
     redraw_every: Optional[int] = _key(
-        1, Integer(1), "steps between two draws of directions", ("rbd", *FORWARD, "switch")
+        1,
+        Integer(0),
+        "steps between two draws of directions; compressed: 0 keeps the first",
+        ("rbd", *FORWARD, "switch", COMPRESSED),
     )
     sigma: Optional[float] = _key(
         None,
@@ -135,6 +141,25 @@ class Config:
         Choice("earlier", "present", "other"),
         "whose gradients make the basis: of the mini-batches before, with the present one, or of others",
         ("gradients",),
+    )
+    fraction: Optional[float] = _key(
+        1 / 128, Real(0.0, 1.0), "of the coordinates of each block, the part that is sent", (COMPRESSED,)
+    )
+    select: Optional[str] = _key("largest", Choice("largest", "all"), "which coordinates are sent", (COMPRESSED,))
+    memory: Optional[float] = _key(
+        1.0, Real(0.0, 1.0), "what is kept of the part that was not sent, D numbers a worker", (COMPRESSED,)
+    )
+    bits: Optional[str] = _key(
+        "sign",
+        Choice("float32", "bfloat16", "int8", "sign", "sign-unbiased"),
+        "how coordinates are sent; sign: one bit each, and a scale of 8 bits a block",
+        (COMPRESSED,),
+    )
+    update: Optional[str] = _key(
+        "sign", Choice("sign", "mean"), "what the inner optimizer is given: the mean, or its sign", (COMPRESSED,)
+    )
+    inner: Optional[str] = _key(
+        "sgd", Choice("sgd", "adam", "adamw", "lion", "rmsprop"), "the optimizer that applies updates", (COMPRESSED,)
     )
     momentum: float = _key(0.0, Real(0.0, 1.0), "0 for none, as in the paper")
     learning_rate: float = _key(
@@ -228,7 +253,7 @@ class Config:
           steps_per_epoch: with which an epoch to switch at becomes a step.
         """
         names = [field.name for field in dataclasses.fields(self) if field.metadata["methods"]]
-        names += ["momentum", "learning_rate", *(["seed"] if self.method in RANDOM else [])]
+        names += ["momentum", "learning_rate", *(["seed"] if self.method in (*RANDOM, COMPRESSED) else [])]
         taken = {name: value for name, value in self.as_dict().items() if name in names}
         if self.parallel == "split":
             taken["dim"] //= self.all_workers

@@ -218,4 +218,9 @@ def _everything(step: Step) -> List[Any]:
     """All that a run depends on: the model's variables, its optimizer's and its method's."""
     of_optimizer = step.model.optimizer.variables
     of_optimizer = of_optimizer() if callable(of_optimizer) else of_optimizer
-    return tensors([*step.model.variables, *of_optimizer, *getattr(step.method, "slots", {}).values()])
+    return tensors([*step.model.variables, *of_optimizer, *_shared_slots(step.method)])
+
+
+def _shared_slots(method: Any) -> List[Any]:
+    """The slots that are the same on all workers; those of a worker alone are restored from the same checkpoint."""
+    return [] if method.packed else list(getattr(method, "slots", {}).values())

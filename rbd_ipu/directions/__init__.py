@@ -2,7 +2,8 @@
 
 A *distribution* (``stream.py``) says how 32 random bits become one entry of a direction. A *source* (``source.py``)
 says where the bits come from and how the work is done. Both are registry rows. *Structured* distributions, whose
-directions are made as a whole, bring sources of their own: ``hadamard.py``, ``sparse.py``, ``groups.py``, ``blocks.py``.
+directions are made as a whole, bring sources of their own: ``hadamard.py``, ``sparse.py``, ``groups.py``,
+``blocks.py``.
 """
 
 import rbd_ipu.directions.blocks

@@ -1,18 +1,18 @@
 """Distribution ``blocks``: an orthonormal basis of all D directions, at a cost of O(D log B).
 
-The vector is cut into pieces of B = 4096 entries, and what is left into pieces of 2048, 1024, ..., 1 entries: the
-binary digits of its length, so that nothing is padded. Each piece of 2^q entries has the basis
+The vector is cut into pieces of B = 4096 entries, and what is left into pieces of 1024, 256, 64, 16, 4 and 1: the
+digits of its length in base 4, so that nothing is padded. Each piece of w^2 entries has the basis
 
-    P = diag(s) H_q / sqrt(2^q)          s random signs from the seed, H_q the Walsh-Hadamard matrix of order 2^q
+    P = diag(s) (H_w (x) H_w) / w        s random signs from the seed, H_w the Walsh-Hadamard matrix of order w
 
-with H_q = H_h (x) H_w, a Kronecker product of two small ones (64 x 64 for a whole piece). P is symmetric up to its
-signs, exactly orthonormal, and d = n: c = P^T v holds all of v, and P c = v. Its use is in what is done with c: of a
-gradient, few of these coordinates hold most (:mod:`rbd_ipu.compression`).
+a Kronecker product of two small matrices (64 x 64 for a whole piece). P is symmetric up to its signs, exactly
+orthonormal, and d = n: c = P^T v holds all of v, and P c = v. Its use is in what is done with c: of a gradient, few
+of these coordinates hold most (:mod:`rbd_ipu.compression`).
 
 "blocks:unsigned" leaves the signs out: one basis whatever the seed is.
 
-Butterflies are additions only, in the order of the bits from the lowest to the highest. So all implementations have
-the same bits: TensorFlow, XLA, Numba, NumPy.
+Butterflies are additions, in the order of the bits from the lowest to the highest, and 1 / w is a power of two: no
+rounding depends on how a compiler orders or fuses them. So TensorFlow, XLA and Numba have the same bits.
 """
 
 import math
@@ -30,16 +30,15 @@ UNSIGNED = "unsigned"
 
 
 def pieces(n: int) -> List[Tuple[int, int]]:
-    """(start, size) of the pieces of n entries: sizes fall from 4096 to 1, and none but 4096 comes twice.
+    """(start, size) of the pieces of n entries; sizes fall from 4096 to 1.
 
     Example:
-      >>> pieces(4096 + 10)
-      [(0, 4096), (4096, 8), (4104, 2)]
+      >>> pieces(4096 + 9)
+      [(0, 4096), (4096, 4), (4100, 4), (4104, 1)]
     """
-    found = [(start, BLOCK) for start in range(0, n - BLOCK + 1, BLOCK)]
-    start = len(found) * BLOCK
-    for q in range(LOG_BLOCK - 1, -1, -1):
-        if n - start >= 1 << q:
+    found, start = [], 0
+    for q in range(LOG_BLOCK, -1, -2):
+        while n - start >= 1 << q:
             found.append((start, 1 << q))
             start += 1 << q
     return found
@@ -57,7 +56,8 @@ def butterflies(x: Any) -> Any:
     """H of every piece times its entries: float32 [G, n] -> [G, n]."""
     groups, n = x.shape
     for q in range(LOG_BLOCK):
-        whole = n >> (q + 1) << (q + 1)  # pieces come in falling sizes: those that have bit q are in front
+        bits = 2 * (q // 2 + 1)
+        whole = n >> bits << bits  # pieces come in falling sizes: those that have bit q are in front
         if not whole:
             break
         pairs = tf.reshape(x[:, :whole], [groups, whole >> (q + 1), 2, 1 << q])

@@ -7,9 +7,23 @@ These are the two halves of Algorithm 1 of the paper; between them stands one ex
 """
 
 from rbd_ipu.methods.base import METHODS, SGD, Method, create
+from rbd_ipu.methods.compressed import Compressed
 from rbd_ipu.methods.forward import NES, Hybrid
 from rbd_ipu.methods.gradients import Gradients
 from rbd_ipu.methods.rbd import FPD, RBD
 from rbd_ipu.methods.switch import Switch, Switched
 
-__all__ = ["FPD", "METHODS", "NES", "RBD", "SGD", "Gradients", "Hybrid", "Method", "Switch", "Switched", "create"]
+__all__ = [
+    "Compressed",
+    "FPD",
+    "METHODS",
+    "NES",
+    "RBD",
+    "SGD",
+    "Gradients",
+    "Hybrid",
+    "Method",
+    "Switch",
+    "Switched",
+    "create",
+]

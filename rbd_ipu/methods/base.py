@@ -26,6 +26,8 @@ class Method:
       batches: how many mini-batches a step takes; those after the first come from ``state.next_batch()``.
       slots: small variables that a method keeps from step to step, by name; ``build`` makes them, checkpoints keep
         them.
+      packed: whether its messages are int32 words already, of a format of its own.
+      inner: the optimizer that applies its updates, by its name in Keras in small letters.
       of_basis: the attributes of :class:`rbd_ipu.basis.BasisSpec` that it takes as further options.
       parallel: whether several workers can share it; where not, ``not_parallel_because`` says why.
 
@@ -40,6 +42,8 @@ class Method:
     parallel = True
     not_parallel_because = ""
     of_basis: Tuple[str, ...] = ()
+    packed = False
+    inner = "sgd"
 
     def __init__(self, learning_rate: Any, momentum: float = 0.0):
         self.learning_rate = checks.learning_rate(learning_rate)
@@ -51,6 +55,23 @@ class Method:
     def build(self, variables: Sequence[Any]) -> None:
         """Fits the method to the trainable variables of a model; sets ``size`` and ``dim``."""
         raise NotImplementedError
+
+    def play(self, workers: Sequence[int], of: int) -> None:
+        """Says which workers this process plays, of how many, before :meth:`build`."""
+
+    def saved(self) -> Dict[str, Any]:
+        """The slots as a checkpoint holds them."""
+        return self.slots
+
+    def saveable(self, step: int) -> bool:
+        """Whether :meth:`saved` holds all that the next step depends on."""
+        return True
+
+    def restored(self, step: int) -> None:
+        """The slots have been given the values of a checkpoint of this step."""
+
+    def gather(self, device: Any, step: int) -> None:
+        """Takes over what other processes have in their slots; all call it, between two calls of the loop."""
 
     def message(self, state: Any, batch: Any, step: Any, worker: Any) -> Any:
         """What this worker sends after its mini-batch: float32 [m].

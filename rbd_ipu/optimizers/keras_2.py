@@ -207,8 +207,8 @@ def _present(pairs: Any) -> Pairs:
 class Wrapper(keras.optimizers.Optimizer):
     """An optimizer around another: calls ``self.descend(gradients, variables)`` with clipped gradients.
 
-    Clipping is taken over from the inner optimizer, and is done here, before ``descend``. The inner one is then called
-    by :meth:`apply_inner`, with what all replicas hold alike.
+    Clipping is taken over from the inner optimizer, and is done here, before ``descend``. The inner one is then
+    called by :meth:`apply_inner`, with what all replicas hold alike.
     """
 
     _taken_over = ("clipnorm", "clipvalue", "global_clipnorm")
@@ -346,15 +346,15 @@ class Wrapper(keras.optimizers.Optimizer):
         """Refuses other variables than those of the first step: the coordinates are theirs."""
         if [projected._key(v) for v in variables] != self._owners:
             raise ValueError(
-                f"the state of this {type(self).__name__} is in coordinates of the {len(self._owners)} variables of its "
-                f"first step, and these {len(variables)} are others (layers frozen or made trainable, or a part that "
-                "got no gradient): give each set of variables an optimizer of its own"
+                f"the state of this {type(self).__name__} is in coordinates of the {len(self._owners)} variables of "
+                f"its first step, and these {len(variables)} are others (layers frozen or made trainable, or a part "
+                "that got no gradient): give each set of variables an optimizer of its own"
             )
 
-    def apply_inner(self, updates: Sequence[Any], variables: Sequence[Any]) -> None:
+    def apply_inner(self, updates: Sequence[Any], variables: Sequence[Any]) -> Any:
         """The inner optimizer's step, with what all replicas hold alike."""
         with projected.agreed():
-            self.inner_optimizer.apply_gradients(
+            return self.inner_optimizer.apply_gradients(
                 list(zip(updates, variables)), experimental_aggregate_gradients=False
             )
 

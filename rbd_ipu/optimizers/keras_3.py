@@ -165,7 +165,9 @@ class Wrapper(keras.optimizers.Optimizer):
         for key in self._taken_over:
             if getattr(inner, key) is not None:
                 if settings[key] not in (None, getattr(inner, key)):
-                    raise ValueError(f"{key}={settings[key]!r} contradicts {getattr(inner, key)!r} of inner_optimizer")
+                    raise ValueError(
+                        f"{key}={settings[key]!r} contradicts {getattr(inner, key)!r} of inner_optimizer"
+                    )
                 settings[key] = getattr(inner, key)
                 setattr(inner, key, None)
         super().__init__(learning_rate=0.0, name=name, **settings)
@@ -186,9 +188,13 @@ class Wrapper(keras.optimizers.Optimizer):
                 self._memory[self._var_key(variable)] = self._new("memory", [_size(variable)], variable)
         if self.state == "coordinates":
             with self._distribution_strategy.scope():
-                self.coordinates = keras.Variable(
-                    lambda shape, dtype: tf.zeros(shape, dtype), shape=(sketch.dim,), dtype="float32", name=COORDINATES
+                z = keras.Variable(
+                    lambda shape, dtype: tf.zeros(shape, dtype),
+                    shape=(sketch.dim,),
+                    dtype="float32",
+                    name=COORDINATES,
                 )
+            object.__setattr__(self, "coordinates", z)  # 0 between steps: no state, and not saved
             self.inner_optimizer.build([self.coordinates, *[v for v, own in zip(variables, inside) if not own]])
         else:
             self.inner_optimizer.build(variables)
@@ -196,17 +202,17 @@ class Wrapper(keras.optimizers.Optimizer):
     def _new(self, name: str, shape: Sequence[int], like: Any) -> Any:
         """A variable of which each replica has its own; files hold the mean."""
         path = f"{like.path.replace('/', '_')}_{name}"
-        with self._distribution_strategy.extended.colocate_vars_with(like.value):
-            with keras.name_scope(self.name):
-                variable = keras.Variable(
-                    lambda shape, dtype: tf.zeros(shape, dtype),
-                    shape=tuple(shape),
-                    dtype="float32",
-                    trainable=False,
-                    synchronization="on_read" if self._distribution_strategy.num_replicas_in_sync > 1 else "auto",
-                    aggregation="mean",
-                    name=path,
-                )
+        strategy = self._distribution_strategy
+        with strategy.extended.colocate_vars_with(like.value), keras.name_scope(self.name):
+            variable = keras.Variable(
+                lambda shape, dtype: tf.zeros(shape, dtype),
+                shape=tuple(shape),
+                dtype="float32",
+                trainable=False,
+                synchronization="on_read" if strategy.num_replicas_in_sync > 1 else "auto",
+                aggregation="mean",
+                name=path,
+            )
         self._track_variable(variable)
         return variable
 
@@ -235,9 +241,10 @@ class Wrapper(keras.optimizers.Optimizer):
     def check_owners(self, variables: Sequence[Any]) -> None:
         """Refuses other variables than the optimizer was built with: its coordinates are theirs."""
         if len(variables) != len(self._trainable_variables):
+            missing = len(self._trainable_variables) - len(variables)
             raise ValueError(
-                f"{len(self._trainable_variables) - len(variables)} of {len(self._trainable_variables)} variables have "
-                "no gradient; a state in coordinates needs all of them: make the others non-trainable, or exclude them"
+                f"{missing} of {len(self._trainable_variables)} variables have no gradient; a state in coordinates "
+                "needs all of them: make the others non-trainable, or exclude them"
             )
 
     def apply_inner(self, updates: Sequence[Any], variables: Sequence[Any]) -> None:
@@ -355,7 +362,12 @@ def _of_keras_3(inner: Dict[str, Any]) -> Dict[str, Any]:
     for key in ("amsgrad", "centered", "initial_accumulator_value"):
         settings.setdefault(key, inner["config"].get(key))
     settings = {key: value for key, value in settings.items() if value is not None}
-    return {"module": "keras.optimizers", "class_name": inner["class_name"], "config": settings, "registered_name": None}
+    return {
+        "module": "keras.optimizers",
+        "class_name": inner["class_name"],
+        "config": settings,
+        "registered_name": None,
+    }
 
 
 def _size(variable: Any) -> int:

@@ -30,7 +30,7 @@ register = _imports.register(keras.utils.register_keras_serializable, keras.util
 @OPTIMIZERS.register("SubspaceOptimizer")
 @register
 class SubspaceOptimizer(Wrapper):
-    """Any Keras optimizer around which gradients are compressed: few coordinates, few bits, and a memory of the rest.
+    """Any Keras optimizer, on compressed gradients: few coordinates, few bits each, and a memory of the rest.
 
     With g_k the gradient of worker k (clipped), P_t an orthonormal basis that is drawn from the seed, and S the
     coordinates that are sent (all, or the largest of each block)::
@@ -41,15 +41,15 @@ class SubspaceOptimizer(Wrapper):
         u     =  update( P_t (sum_k q_k) / K )               the mean, or its sign
         theta <- inner_optimizer(theta, u)
 
-    One worker alone applies what it would have sent. With ``state="coordinates"`` the inner optimizer sees the mean of
-    the q_k instead, d numbers, its own state has d entries, and the weights move by P_t times its step.
+    One worker alone applies what it would have sent. With ``state="coordinates"`` the inner optimizer sees the mean
+    of the q_k instead, d numbers, its own state has d entries, and the weights move by P_t times its step.
 
     The method of the paper (https://arxiv.org/abs/2011.04720) is ``select="all"`` with d of D directions, no memory
     and SGD. A selection with memory and the sign of the update needs far fewer bytes for the same loss (compare DeMo,
     https://arxiv.org/abs/2411.19870, which selects in a cosine transform).
 
-    **The learning rate** is that of the inner optimizer. With ``update="sign"`` a good rate is about that of Adam; with
-    ``update="mean"`` and an inner SGD, that of SGD. ``rbd_ipu.presets`` has two settings by name.
+    **The learning rate** is that of the inner optimizer. With ``update="sign"`` a good rate is about that of Adam;
+    with ``update="mean"`` and an inner SGD, that of SGD. ``rbd_ipu.presets`` has two settings by name.
 
     Args:
       inner_optimizer: a Keras optimizer. Its clipping, loss scale and gradient accumulation act before the
@@ -239,8 +239,7 @@ class SubspaceOptimizer(Wrapper):
         others = [i for i in range(len(variables)) if not inside[i]]
         plain = self._sum_of_replicas([gradients[i] for i in others])
         if self.state == "coordinates":
-            self._in_coordinates(sketch, sent, step, workers, known, chosen, others, plain)
-            return
+            return self._in_coordinates(sketch, sent, step, workers, known, chosen, others, plain)
         updates: List[Any] = [None] * len(variables)
         for i, u in zip(chosen, expanded):
             u = u if workers == 1 else u / workers
@@ -248,12 +247,12 @@ class SubspaceOptimizer(Wrapper):
             updates[i] = tf.cast(tf.reshape(u, variables[i].shape), variables[i].dtype)
         for i, gradient in zip(others, plain):
             updates[i] = gradient
-        self.apply_inner(updates, variables)
+        return self.apply_inner(updates, variables)
 
     def _in_coordinates(
         self, sketch: Any, sent: Any, step: Any, workers: int, known: Sequence[Any], chosen: Sequence[int],
         others: Sequence[int], plain: Sequence[Any],
-    ) -> None:  # fmt: skip
+    ) -> Any:  # fmt: skip
         """The inner optimizer on d coordinates, and P_t times its step on the weights."""
         self.check_owners(known)
         blocks = [
@@ -269,7 +268,7 @@ class SubspaceOptimizer(Wrapper):
         self.decay_weights(inside)
         z.assign(tf.zeros_like(z))
         outside = [known[i] for i in others]
-        self.apply_inner([mean, *plain], [self.coordinates, *outside])
+        applied = self.apply_inner([mean, *plain], [self.coordinates, *outside])
         moved, cut = [], 0
         for shape in sketch.shapes:
             count = shape.count * shape.n
@@ -277,6 +276,7 @@ class SubspaceOptimizer(Wrapper):
             cut += count
         for variable, u in zip(inside, sketch.expand([moved], self._use.index(step))):
             self.move(variable, tf.cast(tf.reshape(u, variable.shape), variable.dtype))
+        return applied
 
     def _workers(self) -> Tuple[int, Optional[compression.Gather]]:
         """(what the sum over replicas is divided by, how messages are gathered)."""

@@ -60,6 +60,8 @@ class Received(NamedTuple):
 
 def send(method: Any, plan: Plan, state: Any, batch: Any, step: Any, worker: Any) -> Any:
     """What a worker has to send about its mini-batch: its message [m], or with ``exchange="update"`` its step [D]."""
+    if method.packed:  # one basis for all; the worker is who remembers
+        return method.message(state, batch, step, worker)
     basis = basis_of(plan.mode, worker)
     if plan.exchange == "update":
         return method.step(state, batch, step, basis)
@@ -78,6 +80,14 @@ def receive(
         that all workers see the same losses and stop at the same step if one is not finite.
     """
     size = sent[0].shape[0]
+    if method.packed:
+        joined = [tf.concat([one, tf.bitcast(report, tf.int32)], axis=0) for one, report in zip(sent, reports)]
+        gathered = exchange.gather_all(joined)
+        update = method.update(gathered[:, :size], step)
+        with tf.control_dependencies([update]):
+            all_reports = tf.bitcast(gathered[:, size:], tf.float32)
+        finite = tf.math.is_finite(tf.reduce_sum(update) + tf.reduce_sum(all_reports))
+        return Received(update, tf.reduce_mean(all_reports, axis=0), finite)
     if plan.exchange == "update" or (not plan.mode.own_basis and plan.wire == "float32"):
         # Steps are averaged on the way, which moves 2 (K - 1) / K of one instead of K - 1. Coordinates of one basis
         # are few: they are added up in the order of the workers, so that their sum has the same bits everywhere.
@@ -142,6 +152,11 @@ def _check_fit(method: Any, exchange: Exchange) -> None:
         raise ValueError(
             f"parallel={plan.parallel!r} shares directions among workers, and method {method.name!r} has none; "
             "use parallel='own'"
+        )
+    if method.packed and (plan.parallel in ("same-data", "split") or plan.wire != "float32"):
+        raise ValueError(
+            f"method {method.name!r} has one basis for all workers, each with data of its own, and a format of its "
+            f"own (bits): use parallel='own' and wire='float32', not {plan.parallel!r} and {plan.wire!r}"
         )
     if plan.exchange == "update" and not sends_steps(method):
         raise ValueError(

@@ -139,7 +139,9 @@ VALUES.register("bfloat16")(Values(16, False, _encode_bfloat16, _decode_bfloat16
 VALUES.register("int8")(
     Values(8, True, _encode_int8, _decode_int8, "-127 to 127, in units of the largest of the block / 127")
 )
-VALUES.register("sign")(Values(1, True, *_sign(False), "the sign, times the mean of |c| over the block: least squares"))
+VALUES.register("sign")(
+    Values(1, True, *_sign(False), "the sign, times the mean of |c| over the block: least squares")
+)
 VALUES.register("sign-unbiased")(
     Values(1, True, *_sign(True), "the sign, times |c|^2 / |c|_1 over the block, as in DRIVE (2021)")
 )

@@ -155,13 +155,13 @@ def _build(digest: str) -> Any:
             c[:] = vector[start:stop]
             if signed:
                 _signs(words, start % 32768, c)
-            at, half = 0, 2048
+            at, size, norm = 0, 1024, f32(1.0 / 32.0)
             while at < c.shape[0]:
-                if c.shape[0] - at >= half:
-                    _butterflies(c[at : at + half])
-                    _scaled(c[at : at + half], f32(1.0 / np.sqrt(half)))
-                    at += half
-                half //= 2
+                while c.shape[0] - at >= size:
+                    _butterflies(c[at : at + size])
+                    _scaled(c[at : at + size], norm)
+                    at += size
+                size, norm = size // 4, f32(norm * f32(2.0))
             _largest(c, rest_values.shape[1], rest_index[last], rest_values[last], counts, candidates)
 
     def expand(run, signed, key, index, values, first, rest_index, rest_values, last, out, words):
@@ -181,13 +181,13 @@ def _build(digest: str) -> Any:
         if start < stop:
             x = out[start:stop]
             _place(rest_index[:, last], rest_values[:, last], x)
-            at, half = 0, 2048
+            at, size, norm = 0, 1024, f32(1.0 / 32.0)
             while at < x.shape[0]:
-                if x.shape[0] - at >= half:
-                    _scaled(x[at : at + half], f32(1.0 / np.sqrt(half)))
-                    _butterflies(x[at : at + half])
-                    at += half
-                half //= 2
+                while x.shape[0] - at >= size:
+                    _scaled(x[at : at + size], norm)
+                    _butterflies(x[at : at + size])
+                    at += size
+                size, norm = size // 4, f32(norm * f32(2.0))
             if signed:
                 _signs(words, start % 32768, x)
 

@@ -151,13 +151,17 @@ class NativeGroups(Source):
             if vectors is not None:
                 v, ends = plain(vectors)[g], np.arange(tasks + 1) * self._dim // tasks
                 run_tasks(
-                    tasks, threads, lambda t: project_range(words, shifts, v, ends[t], ends[t + 1], c[g])  # noqa: B023
+                    tasks,
+                    threads,
+                    lambda t: project_range(words, shifts, v, ends[t], ends[t + 1], c[g]),  # noqa: B023
                 )
                 c[g] *= scales
             if u is not None:
                 scaled, ends = c[g] * scales, np.arange(tasks + 1) * self._ops.rows // tasks
                 run_tasks(
-                    tasks, threads, lambda t: expand_rows(words, shifts, scaled, ends[t], ends[t + 1], u[g])  # noqa: B023
+                    tasks,
+                    threads,
+                    lambda t: expand_rows(words, shifts, scaled, ends[t], ends[t + 1], u[g]),  # noqa: B023
                 )
         return c, u
 

@@ -1,0 +1,116 @@
+"""The four lines of ``rbd_ipu/compression.py`` in float64 NumPy, written from the definitions."""
+
+import numpy as np
+from reference import MASK, PLANE, hash32, schedule, threefry
+
+BLOCK = 4096
+
+
+def words(text):
+    import hashlib
+
+    high, low = np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], "<u4")
+    return int(high) | 1 << 31, int(low)
+
+
+def run_seed(seed):
+    return (seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF
+
+
+def fold(key, *parts):
+    for part in parts:
+        key = threefry(key, words(part) if isinstance(part, str) else (0, part))
+    return key
+
+
+def signs(key, n):
+    """Rademacher entries of direction 0."""
+    a, w = schedule(*threefry(key, (0, 0)))
+    j = np.arange(n, dtype=np.uint64)
+    word = (j // (32 * PLANE)) * PLANE + j % PLANE
+    bit = (hash32((a + word * w) & MASK) >> ((j // PLANE) % 32)) & np.uint64(1)
+    return np.where(bit, -1.0, 1.0)
+
+
+def hadamard(order):
+    H = np.ones((1, 1))
+    while len(H) < order:
+        H = np.block([[H, H], [H, -H]])
+    return H
+
+
+def pieces(n):
+    sizes, rest = [BLOCK] * (n // BLOCK), n % BLOCK
+    for size in (1024, 256, 64, 16, 4, 1):
+        sizes += [size] * (rest // size)
+        rest %= size
+    return sizes
+
+
+def transform(x):
+    """Walsh-Hadamard of every piece, orthonormal and symmetric."""
+    out, start = np.empty(len(x)), 0
+    for size in pieces(len(x)):
+        out[start : start + size] = hadamard(size) @ x[start : start + size] / np.sqrt(size)
+        start += size
+    return out
+
+
+def quantised(wire, values):
+    """What the receiver has of the values of one block."""
+    values = np.asarray(values, np.float64)
+    if wire == "float32":
+        return values
+    if wire == "bfloat16":
+        bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
+        rounded = (bits + np.uint64(0x7FFF) + ((bits >> np.uint64(16)) & np.uint64(1))) & np.uint64(0xFFFF0000)
+        return rounded.astype(np.uint32).view(np.float32).astype(np.float64)
+    if wire == "int8":
+        largest = np.abs(values).max()
+        scale = 2.0 ** (np.ceil(4 * np.log2(largest) - 1e-6) / 4)
+        return np.round(values / scale * 127) * scale / 127
+    size = np.abs(values)
+    scale = size.mean() if wire == "sign" else (size**2).sum() / size.sum()
+    return np.where(values < 0, -1.0, 1.0) * 2.0 ** (np.round(4 * np.log2(scale)) / 4)
+
+
+def sent(n, fraction):
+    return n if fraction == 1 else min(n, max(1, int(fraction * n + 0.5)))
+
+
+class Worker:
+    """Memory and basis of one worker, over vectors of the given sizes."""
+
+    def __init__(self, sizes, fraction, wire, beta, seed, signed):
+        self.sizes, self.fraction, self.wire, self.beta, self.seed, self.signed = (
+            sizes,
+            fraction,
+            wire,
+            beta,
+            seed,
+            signed,
+        )
+        self.memory = [np.zeros(n) for n in sizes]
+
+    def signs(self, step):
+        if not self.signed:
+            return [np.ones(n) for n in self.sizes]
+        key = fold(run_seed(self.seed), "step", step, "worker", 0)
+        return [signs(fold(key, "compartment", v), n) for v, n in enumerate(self.sizes)]
+
+    def step(self, gradients, step):
+        """P q of this worker, vector by vector."""
+        updates = []
+        for v, (g, s) in enumerate(zip(gradients, self.signs(step))):
+            m = self.beta * self.memory[v] + g if self.beta is not None else g
+            c, q = transform(s * m), np.zeros(len(g))
+            for start in range(0, len(g), BLOCK):
+                block = c[start : start + BLOCK]
+                k = sent(len(block), self.fraction)
+                chosen = np.sort(np.argsort(-np.abs(block), kind="stable")[:k])
+                q[start + chosen] = quantised(self.wire, block[chosen])
+            u = s * transform(q)
+            if self.beta is not None:
+                self.memory[v] = m - u
+            updates.append(u)
+        return updates

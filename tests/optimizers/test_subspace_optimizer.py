@@ -1,0 +1,358 @@
+"""SubspaceOptimizer: as its inner optimizer where nothing is lost, as a hand-written loop where something is."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compression_reference import Worker
+from nets import blobs, crossentropy, dense, flat, gradient, set_flat
+
+import rbd_ipu
+from rbd_ipu import presets
+from rbd_ipu._compat import KERAS_3, keras, tf
+
+OPT = keras.optimizers
+INNER = {
+    "sgd": lambda: OPT.SGD(0.1),
+    "nesterov": lambda: OPT.SGD(0.1, momentum=0.9, nesterov=True),
+    "schedule": lambda: OPT.SGD(OPT.schedules.ExponentialDecay(0.1, 1, 0.9)),
+    "adam": lambda: OPT.Adam(0.01),
+    "rmsprop": lambda: OPT.RMSprop(0.01),
+    "clipnorm": lambda: OPT.SGD(0.1, clipnorm=0.1),
+    "clipvalue": lambda: OPT.SGD(0.1, clipvalue=0.001),
+    "global_clipnorm": lambda: OPT.Adam(0.01, global_clipnorm=0.1),
+}
+if KERAS_3:
+    INNER.update(
+        adamw=lambda: OPT.AdamW(0.01, weight_decay=0.1),
+        lion=lambda: OPT.Lion(0.01),
+        adafactor=lambda: OPT.Adafactor(0.01),
+        ema=lambda: OPT.SGD(0.1, use_ema=True, ema_momentum=0.5),
+        ema_overwrite=lambda: OPT.SGD(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2),
+        accumulation=lambda: OPT.SGD(0.1, gradient_accumulation_steps=3),
+    )
+BOLD = {"fraction": 1 / 16, "select": "largest", "memory": 1.0, "wire": "sign", "update": "sign", "redraw_every": 0}
+KINDS = {
+    "bold": BOLD,
+    "redrawn": {**BOLD, "redraw_every": 2, "update": "mean", "wire": "int8"},
+    "no memory": {"fraction": 1 / 16, "select": "largest", "wire": "bfloat16"},
+    "groups": {"fraction": 0.25, "distribution": "groups", "memory": 0.5},
+    "hadamard": {"dim": 20, "distribution": "hadamard", "wire": "sign-unbiased"},
+    "coordinates": {"fraction": 0.25, "distribution": "groups", "state": "coordinates", "redraw_every": 2},
+    "coordinates of all": {"state": "coordinates", "redraw_every": 0, "wire": "sign", "memory": 1.0},
+    "reset": {"dim": 20, "distribution": "normal", "state": "coordinates", "redraw_every": 3, "on_redraw": "reset"},
+}
+
+
+def wrap(inner, **options):
+    return rbd_ipu.SubspaceOptimizer(inner, **options)
+
+
+def fitted(optimizer, epochs=2, model=None, **options):
+    x, y = blobs(96)
+    model = model or dense()
+    model.compile(optimizer=optimizer, loss=crossentropy(), **options)
+    model.fit(x, y, batch_size=32, epochs=epochs, shuffle=False, verbose=0)
+    return model
+
+
+def state(optimizer):
+    return [np.asarray(v.numpy()) for v in (optimizer.variables if KERAS_3 else optimizer.weights)]
+
+
+@pytest.mark.parametrize("name", INNER)
+@pytest.mark.parametrize(
+    "options", [{}, {"select": "largest", "fraction": 1.0, "memory": 1.0}], ids=["all", "largest"]
+)
+def test_with_all_coordinates_it_is_the_inner_optimizer(name, options):
+    expected = flat(fitted(INNER[name]()))
+    compiled = {"jit_compile": not options} if KERAS_3 else {}
+    found = flat(fitted(wrap(INNER[name](), **options), **compiled))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_training_goes_on_as_if_it_had_not_stopped(kind, tmp_path):
+    plain = {"jit_compile": False} if KERAS_3 else {}
+    model = fitted(wrap(OPT.Adam(0.01), seed=3, **KINDS[kind]), 3, **plain)
+    path = str(tmp_path / ("model.keras" if KERAS_3 else "model.h5"))
+    model.save(path)
+    loaded = keras.models.load_model(path)
+    assert loaded.optimizer.get_config() == model.optimizer.get_config()
+    for one, other in zip(state(model.optimizer), state(loaded.optimizer)):
+        np.testing.assert_array_equal(one, other)
+    x, y = blobs(96)
+    for each in (model, loaded):
+        each.fit(x, y, batch_size=32, epochs=2, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(flat(model), flat(loaded))
+    weights = state(model.optimizer)
+    other = fitted(wrap(OPT.Adam(0.01), seed=3, **KINDS[kind]), 1, **plain)
+    other.optimizer.set_weights(weights)
+    for one, found in zip(weights, state(other.optimizer)):
+        np.testing.assert_array_equal(one, found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_or_not_is_the_same(kind):
+    if not KERAS_3:
+        pytest.skip("Keras 2.6 has no jit_compile")
+    runs = [fitted(wrap(OPT.SGD(0.1), seed=3, **KINDS[kind]), jit_compile=jit) for jit in (True, False)]
+    np.testing.assert_allclose(flat(runs[0]), flat(runs[1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("update", ["mean", "sign"])
+@pytest.mark.parametrize("redraw_every", [0, 2])
+def test_steps_are_those_of_the_reference(update, redraw_every):
+    optimizer = wrap(OPT.SGD(0.1), seed=9, **{**BOLD, "update": update, "redraw_every": redraw_every})
+    x, y = blobs(96)
+    model, twin = fitted(optimizer, 1), dense()
+    sizes = [int(np.prod(v.shape)) for v in twin.trainable_variables]
+    worker = Worker(sizes, 1 / 16, "sign", 1.0, 9, redraw_every > 0)
+    for step in range(3):  # few: two coordinates that are nearly equal change places when weights differ by 1e-8
+        batch = slice(32 * step, 32 * step + 32)
+        g = np.split(gradient(twin, x[batch], y[batch]), np.cumsum(sizes)[:-1])
+        u = np.concatenate(worker.step(g, step // max(1, redraw_every)))
+        set_flat(twin, flat(twin) - 0.1 * (np.sign(u) * (np.abs(u) > 1e-12) if update == "sign" else u))
+    np.testing.assert_allclose(flat(model), flat(twin), atol=1e-5)
+
+
+def test_a_state_in_coordinates_is_the_inner_optimizer_on_coordinates():
+    """With a fixed basis: Adam, run by hand on c, moves the weights by P."""
+    optimizer = wrap(OPT.Adam(0.05), dim=30, distribution="hadamard", state="coordinates", redraw_every=0, seed=4)
+    model, twin = fitted(optimizer), dense()
+    space = optimizer.sketch_of(model.trainable_variables).space
+    P = space.directions(4, 0).numpy().astype(np.float64)  # [d, D]
+    x, y = blobs(96)
+    start, z = flat(twin), tf.Variable(np.zeros(30, np.float32))
+    adam = OPT.Adam(0.05)
+    for step in range(6):
+        batch = slice(32 * (step % 3), 32 * (step % 3) + 32)
+        c = P @ gradient(twin, x[batch], y[batch])
+        adam.apply_gradients([(tf.constant(c, tf.float32), z)])
+        set_flat(twin, start + P.T @ z.numpy())
+    np.testing.assert_allclose(flat(model), flat(twin), atol=1e-5)
+    slots = [value for value in state(optimizer) if value.shape == (30,)]
+    assert len(slots) == 2  # both moments have d entries, and nothing has D
+
+
+def test_on_redraw_reset_forgets_the_inner_state():
+    runs = {
+        on_redraw: flat(fitted(wrap(OPT.SGD(0.1, momentum=0.9), **{**KINDS["reset"], "on_redraw": on_redraw})))
+        for on_redraw in ("keep", "reset")
+    }
+    assert np.abs(runs["keep"] - runs["reset"]).max() > 1e-4
+
+
+def test_which_variables(capsys):
+    model = dense()
+    optimizer = wrap(OPT.SGD(0.1), include="*", exclude=["bias"], **BOLD)
+    optimizer.summary(model)
+    text = capsys.readouterr().out
+    assert text.count(" no ") == 2 and text.count(" yes ") == 2 and text.splitlines()[0].startswith("variable")
+    fitted(optimizer, model=model)
+    plain, twin = dense(), fitted(wrap(OPT.SGD(0.1), exclude=lambda v: len(v.shape) == 1, **BOLD))
+    np.testing.assert_array_equal(flat(model), flat(twin))
+    # The excluded ones take the step of the inner optimizer: after one step they are those of plain SGD.
+    x, y = blobs(32)
+    one, two = dense(), dense()
+    one.compile(optimizer=wrap(OPT.SGD(0.1), exclude="*/bias", **BOLD), loss=crossentropy())
+    two.compile(optimizer=OPT.SGD(0.1), loss=crossentropy())
+    for each in (one, two):
+        each.fit(x, y, batch_size=32, epochs=1, verbose=0)
+    for i in (1, 3):
+        np.testing.assert_allclose(one.get_weights()[i], two.get_weights()[i], atol=1e-7)
+    assert np.abs(one.get_weights()[0] - two.get_weights()[0]).max() > 1e-4
+    assert optimizer.message_bytes == 14
+    with pytest.raises(ValueError, match="exclude: no variable or layer matches 'head'; the variables are"):
+        wrap(OPT.SGD(0.1), exclude="head", **BOLD).summary(plain)
+    with pytest.raises(ValueError, match="leave none of the 4 variables in the subspace"):
+        wrap(OPT.SGD(0.1), exclude="*", **BOLD).summary(plain)
+    with pytest.raises(ValueError, match="there are no variables yet"):
+        wrap(OPT.SGD(0.1), **BOLD).summary()
+
+
+def test_a_layer_is_matched_by_its_name():
+    layers = keras.layers
+    model = keras.Sequential([layers.InputLayer((4,)), layers.Dense(5, name="trunk"), layers.Dense(2, name="head")])
+    optimizer = wrap(OPT.SGD(0.1), exclude="head", **BOLD)
+    assert optimizer.inside(model.trainable_variables) == [True, True, False, False]
+    assert wrap(OPT.SGD(0.1), include="head/kernel", **BOLD).inside(model.trainable_variables) == [
+        False,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_odd_variables():
+    """A scalar, a variable without entries, sparse gradients, one without a gradient."""
+    scalar = tf.Variable(2.0, name="scalar")
+    empty = tf.Variable(np.zeros((0, 3), np.float32), name="empty")
+    table = tf.Variable(np.ones((5, 2), np.float32), name="table")
+    idle = tf.Variable(np.ones(3, np.float32), name="idle")
+    optimizer = wrap(OPT.SGD(0.5), fraction=1.0, select="largest", memory=1.0)
+    with tf.GradientTape() as tape:
+        loss = 3.0 * scalar + tf.reduce_sum(tf.gather(table, [1, 1, 3])) + tf.reduce_sum(empty)
+    variables = [scalar, empty, table]
+    optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+    assert float(scalar) == 0.5
+    np.testing.assert_array_equal(table.numpy()[:, 0], [1, 0, 1, 0.5, 1])
+    np.testing.assert_array_equal(idle, np.ones(3))
+
+
+def test_half_precision_and_a_loss_scale_around_it():
+    if not KERAS_3:
+        model = dense()
+        optimizer = keras.mixed_precision.LossScaleOptimizer(wrap(OPT.SGD(0.1), seed=1, **BOLD), dynamic=True)
+    else:
+        optimizer = OPT.LossScaleOptimizer(wrap(OPT.SGD(0.1), seed=1, **BOLD), initial_scale=4.0)
+        model = dense()
+    model = fitted(optimizer, model=model)
+    np.testing.assert_allclose(flat(model), flat(fitted(wrap(OPT.SGD(0.1), seed=1, **BOLD))), atol=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_does_not_enter_the_memory():
+    weights = tf.Variable(np.ones(64, np.float32), name="w")
+    optimizer = wrap(OPT.SGD(0.1), fraction=1 / 8, select="largest", memory=1.0)
+    optimizer.apply_gradients([(tf.ones([64]), weights)])
+    before = state(optimizer)[-1].copy()
+    assert before.shape == (64,) and np.abs(before).max() > 0
+    optimizer.apply_gradients([(tf.fill([64], np.nan), weights)])
+    np.testing.assert_array_equal(state(optimizer)[-1], before)
+    assert np.isnan(weights.numpy()).all()  # as without compression
+
+
+def test_around_another_wrapper():
+    inner = wrap(OPT.Adam(0.01), seed=1)
+    np.testing.assert_allclose(flat(fitted(wrap(inner, seed=2))), flat(fitted(OPT.Adam(0.01))), atol=1e-6)
+
+
+def test_averages_of_weights_and_their_callback():
+    if not KERAS_3:
+        pytest.skip("the optimizers of Keras 2.6 keep no average")
+    models = [fitted(make(), 3) for make in (INNER["ema"], lambda: wrap(INNER["ema"]()))]
+    for one, other in zip(models[0].optimizer._model_variables_moving_average,
+                          models[1].optimizer._model_variables_moving_average):  # fmt: skip
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    x, y = blobs(96)
+    swapped = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    models[1].fit(x, y, batch_size=32, epochs=1, verbose=0, callbacks=[swapped])
+
+
+def test_weight_decay_acts_on_the_weights_of_a_state_in_coordinates():
+    if not KERAS_3:
+        pytest.skip("the optimizers of Keras 2.6 decay no weights")
+    options = {"state": "coordinates", "redraw_every": 0}
+    # With all coordinates, and an inner optimizer that is linear, a rotation changes nothing.
+    expected = flat(fitted(OPT.SGD(0.1, momentum=0.9, weight_decay=0.1)))
+    found = flat(fitted(wrap(OPT.SGD(0.1, momentum=0.9, weight_decay=0.1), **options)))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda: wrap("adam"), "inner_optimizer must be an optimizer of this Keras"),
+    (lambda: wrap(rbd_ipu.RandomBasesDescent(0.1, dim=3)), "projects gradients itself"),
+    (lambda: wrap(OPT.SGD(0.1), update="median"), "unknown update 'median'; accepted: 'mean', 'sign'"),
+    (lambda: wrap(OPT.SGD(0.1), state="half"), "unknown state 'half'; accepted: 'full', 'coordinates'"),
+    (lambda: wrap(OPT.SGD(0.1), **{**BOLD, "state": "coordinates"}), "needs select='all'"),
+    (lambda: wrap(OPT.SGD(0.1), on_redraw="reset"), "on_redraw='reset' is for state='coordinates'"),
+    (lambda: wrap(OPT.SGD(0.1), redraw_every=-1), "redraw_every must be an integer >= 1, got -1"),
+    (lambda: wrap(OPT.SGD(0.1), fraction=2.0), r"fraction must be a number in \[0, 1\], got 2.0"),
+    (lambda: wrap(OPT.SGD(0.1), memory=1.5), r"memory must be a number in \[0, 1\], got 1.5"),
+    (lambda: wrap(OPT.SGD(0.1), dim=0), "dim must be an integer >= 1, got 0"),
+    (lambda: wrap(OPT.SGD(0.1), nesterov=True), "does not take nesterov"),
+    (lambda: wrap(OPT.SGD(0.1, clipnorm=1.0), clipnorm=2.0), "clipnorm=2.0 contradicts 1.0 of inner_optimizer"),
+])  # fmt: skip
+def test_refusals(make, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        make()
+
+
+def test_a_loss_scale_inside_is_refused():
+    inner = (
+        OPT.LossScaleOptimizer(OPT.SGD(0.1)) if KERAS_3 else keras.mixed_precision.LossScaleOptimizer(OPT.SGD(0.1))
+    )
+    with pytest.raises(ValueError, match="would let scaled gradients into the memory; put it around"):
+        wrap(inner)
+
+
+def test_other_variables_are_refused_where_the_state_is_theirs():
+    model = fitted(wrap(OPT.Adam(0.01), **KINDS["coordinates"]))
+    model.layers[-1].trainable = False
+    with pytest.raises(ValueError, match="variable"):
+        fitted(model.optimizer, model=model)
+
+
+def test_presets():
+    small = fitted(presets.small_messages(0.01, fraction=1 / 16))
+    np.testing.assert_array_equal(flat(small), flat(fitted(wrap(OPT.SGD(0.01), **BOLD))))
+    state_of = fitted(presets.small_state(0.02))
+    assert sum(value.size for value in state(state_of.optimizer) if value.size > 1) == 2 * 54  # 214 / 4
+
+
+TWO = textwrap.dedent(
+    """
+    import sys
+    import numpy as np
+    import rbd_ipu
+    from rbd_ipu._compat import KERAS_3, keras, tf
+    from nets import blobs, crossentropy, dense, flat, gradient
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    from compression_reference import Worker
+    x, y = blobs(64)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = dense()
+        optimizer = rbd_ipu.SubspaceOptimizer(
+            keras.optimizers.SGD(0.1), fraction=1 / 16, select="largest", memory=1.0, wire="sign", seed=9,
+            exclude="*/bias",
+        )
+        variables = model.trainable_variables
+        batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(64).repeat(3)
+        data = strategy.experimental_distribute_dataset(batches)
+        @tf.function
+        def step(batch):
+            def one(x, y):
+                with tf.GradientTape() as tape:
+                    losses = keras.losses.sparse_categorical_crossentropy(y, model(x), from_logits=True)
+                    loss = tf.reduce_sum(losses) / 64
+                optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+            strategy.run(one, args=batch)
+        for batch in data:
+            step(batch)
+    twin = dense()
+    sizes = [int(np.prod(v.shape)) for v in twin.trainable_variables]
+    workers = [Worker([72, 120], 1 / 16, "sign", 1.0, 9, True) for _ in range(2)]
+    from nets import set_flat
+    for t in range(3):
+        parts, biases = [], []
+        for worker, half in zip(workers, (slice(0, 32), slice(32, 64))):
+            g = np.split(gradient(twin, x[half], y[half]) / 2, np.cumsum(sizes)[:-1])
+            parts.append(worker.step([g[0], g[2]], t))
+            biases.append((g[1], g[3]))
+        kernels = [a + b for a, b in zip(*parts)]
+        own = [a + b for a, b in zip(*biases)]
+        set_flat(twin, flat(twin) - 0.1 * np.concatenate([kernels[0], own[0], kernels[1], own[1]]))
+    error = np.abs(flat(model) - flat(twin)).max()
+    assert error < 1e-5, error
+    for v in variables:
+        a, b = strategy.experimental_local_results(getattr(v, "value", v) if KERAS_3 else v)
+        assert (a.numpy() == b.numpy()).all()
+    print("alike")
+    """
+)
+
+
+def test_two_replicas_are_two_workers_of_the_reference(tmp_path):
+    (tmp_path / "two.py").write_text(TWO)
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "two.py")],
+        env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0 and b"alike" in done.stdout, done.stdout.decode()

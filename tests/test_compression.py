@@ -1,0 +1,170 @@
+"""Select, remember, few bits: against a float64 reference, on both implementations."""
+
+import numpy as np
+import pytest
+from compression_reference import Worker
+from reference import close
+
+from rbd_ipu import compression
+from rbd_ipu._compat import tf
+from rbd_ipu.basis import BasisSpec
+from rbd_ipu.compression import Compression, Layout
+from rbd_ipu.parallel.wire import VALUES
+
+SIZES = [4096 + 300, 10, 700, 1, 4096 + 300]
+
+
+def made(wire="sign", select="largest", fraction=1 / 16, memory=1.0, fixed=False, source="counter", seed=5, **basis):
+    use = Compression(
+        BasisSpec(**{"distribution": "blocks", "source": source, "seed": seed, **basis}),
+        fixed, None, fraction, select, memory, wire,
+    )  # fmt: skip
+    compression.check(use)
+    return use
+
+
+def trained(use, sizes, steps, workers, seed, compile=False):
+    """Mean updates of each step, and the memories of the workers in the end."""
+    sketch = use.sketch([(n,) for n in sizes])
+    memories = [[tf.Variable(tf.zeros([n])) for n in sizes] for _ in range(workers)]
+    rng, found = np.random.default_rng(seed), []
+
+    def one(step, gradients):
+        index = use.index(step)
+        messages = []
+        for k in range(workers):  # every worker alone first: what would it send?
+            own = memories[k] if use.memory is not None else []
+            sent = compression.send(use, sketch, gradients[k], own, index, None if workers == 1 else lambda m: [m])
+            compression.forget(sketch, sent, own, sketch.expand([sent.own], index), index)
+            messages.append(sent.coordinates[0])
+        return [u / workers for u in sketch.expand(messages, index)]
+
+    run = tf.function(one, jit_compile=True) if compile else one
+    for step in range(steps):
+        gradients = [[tf.constant(rng.standard_normal(n), tf.float32) for n in sizes] for _ in range(workers)]
+        found.append([u.numpy() for u in run(tf.constant(step), gradients)])
+    return found, [[m.numpy() for m in own] for own in memories]
+
+
+@pytest.mark.parametrize("wire", VALUES)
+@pytest.mark.parametrize("select, fraction", [("largest", 1 / 16), ("largest", 0.6), ("all", None)])
+def test_steps_are_those_of_the_reference(wire, select, fraction):
+    rounded = {"bfloat16": 2e-3, "int8": 5e-3}.get(wire, 0.0)  # a coordinate near the middle may round otherwise
+    for source in ("counter", "native"):
+        use = made(wire, select, fraction, source=source, seed=-(2**40) + 7)
+        found, memories = trained(use, SIZES, 3, 2, seed=1)
+        rng = np.random.default_rng(1)
+        workers = [Worker(SIZES, fraction or 1, wire, 1.0, -(2**40) + 7, True) for _ in range(2)]
+        for step in range(3):
+            gradients = [[rng.standard_normal(n).astype(np.float32) for n in SIZES] for _ in range(2)]
+            parts = [worker.step(own, step) for worker, own in zip(workers, gradients)]
+            for u, a, b in zip(found[step], *parts):
+                close(u, (a + b) / 2, 2e-5 + rounded)
+        for own, worker in zip(memories, workers):
+            for m, reference in zip(own, worker.memory):
+                np.testing.assert_allclose(m, reference, atol=2e-5 + 4 * rounded)
+
+
+@pytest.mark.parametrize("memory", [None, 0.5, 1.0])
+@pytest.mark.parametrize("fixed", [True, False])
+def test_memory_and_fixed_bases(memory, fixed):
+    found, _ = trained(made(memory=memory, fixed=fixed), SIZES, 3, 1, seed=2)
+    rng = np.random.default_rng(2)
+    worker = Worker(SIZES, 1 / 16, "sign", memory, 5, not fixed)
+    for step in range(3):
+        expected = worker.step([rng.standard_normal(n).astype(np.float32) for n in SIZES], step)
+        for u, reference in zip(found[step], expected):
+            close(u, reference, 2e-5)
+
+
+@pytest.mark.parametrize("wire", ["sign", "int8", "float32"])
+def test_machine_code_operations_and_xla_have_the_same_bits(wire):
+    runs = [
+        trained(made(wire, source=source), SIZES, 3, 2, seed=3, compile=compile)
+        for source, compile in (("counter", False), ("native", False), ("counter", True))
+    ]
+    for found, memories in runs[1:]:
+        for one, other in zip(tf.nest.flatten([found, memories]), tf.nest.flatten(list(runs[0]))):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_of_equal_coordinates_the_first_are_chosen():
+    for source in ("counter", "native"):
+        use = made("float32", fraction=4 / 16, memory=None, fixed=True, source=source)
+        sketch = use.sketch([(16,)])
+        # Of a unit vector all coordinates are equal but for their signs.
+        (chosen,) = sketch.choose([tf.one_hot(3, 16)], tf.constant(0))
+        assert chosen[0].numpy().tolist() == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("source", ["counter", "native"])
+@pytest.mark.parametrize("wire", VALUES)
+def test_what_is_not_finite_is_sent_and_not_remembered(wire, source):
+    use = made(wire, source=source)
+    sketch = use.sketch([(n,) for n in SIZES])
+    memory = [tf.Variable(tf.ones([n])) for n in SIZES]
+    for bad in (np.nan, np.inf):
+        gradients = [tf.zeros([n]) for n in SIZES]
+        gradients[2] = tf.tensor_scatter_nd_update(gradients[2], [[7]], [bad])
+        sent = compression.send(use, sketch, gradients, memory, tf.constant(0), lambda m: [m, m])
+        updates = sketch.expand(sent.coordinates, tf.constant(0))
+        compression.forget(sketch, sent, memory, updates, tf.constant(0))
+        assert not bool(sent.finite) and all(np.isnan(u).any() for u in updates)
+        for m in memory:
+            np.testing.assert_array_equal(m, np.ones(m.shape))
+
+
+@pytest.mark.parametrize("distribution", ["groups", "hadamard", "blocks"])
+def test_all_coordinates_of_other_bases(distribution):
+    dim = None if distribution == "blocks" else 40
+    use = Compression(BasisSpec(distribution=distribution, source="counter", seed=5), dim=dim)
+    compression.check(use)
+    sketch = use.sketch([(20, 30), (7,)])
+    rng = np.random.default_rng(0)
+    g = [tf.constant(rng.standard_normal(n), tf.float32) for n in (600, 7)]
+    sent = compression.send(use, sketch, g, [], tf.constant(3), lambda m: [m])
+    u = np.concatenate(sketch.expand(sent.coordinates, tf.constant(3)))
+    g = np.concatenate(g)
+    if distribution == "blocks":
+        close(u, g, 1e-6)
+    else:  # a projection, but for the padding of Hadamard: <u, g> = |u|^2
+        assert abs(u @ g / (u @ u) - 1) < 0.02
+    assert sketch.dim == (607 if distribution == "blocks" else 40)
+
+
+def test_the_layout_counts_every_coordinate_once():
+    for sizes in ([1], [4096], [5000, 10, 5000], [904, 5000], [12288, 4097, 1, 1]):
+        for fraction in (1.0, 0.3, 1 / 128, 1e-6):
+            layout = Layout(sizes, fraction)
+            assert sum(shape.count * shape.n for shape in layout.shapes) == sum(sizes)
+            assert all(1 <= shape.k <= shape.n for shape in layout.shapes)
+            assert layout.coordinates == sum(shape.count * shape.k for shape in layout.shapes)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"select": "most"}, "unknown select 'most'; accepted: 'all', 'largest'"),
+        ({"wire": "float16"}, "unknown wire 'float16'; accepted: 'float32', 'bfloat16'"),
+        ({"dim": 3, "fraction": 0.5}, "not both: got dim=3, fraction=0.5"),
+        ({"fraction": 0.0}, r"fraction must be in \(0, 1\]"),
+        ({"fraction": None}, "select='largest' needs dim or fraction"),
+        ({"basis": BasisSpec(distribution="normal")}, "select='largest' needs an orthonormal basis"),
+        ({"basis": BasisSpec(distribution="normal"), "select": "all"}, "memory=1.0 needs orthonormal directions"),
+        ({"basis": BasisSpec(distribution="groups", normalize="none"), "select": "all"}, "needs normalize='unit'"),
+        ({"basis": BasisSpec(distribution="blocks", compartments="layer")}, "cuts every variable into blocks"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(change, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        compression.check(made()._replace(**change))
+
+
+def test_dim_must_fit_the_model():
+    with pytest.raises(ValueError, match="dim=700 is more than the 600 parameters"):
+        made()._replace(dim=700, fraction=None).sketch([(600,)])
+    with pytest.raises(ValueError, match="dim=2: each of the 3 blocks of this model sends at least one"):
+        made()._replace(dim=2, fraction=None).sketch([(600,), (5000,)])
+    with pytest.raises(ValueError, match="select='all' dim must be 600 or None"):
+        made()._replace(dim=100, fraction=None, select="all").sketch([(600,)])
+    assert made()._replace(dim=60, fraction=None).sketch([(600,)]).dim == 60
