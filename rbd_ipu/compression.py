@@ -50,7 +50,7 @@ class Layout:
 
     Example:
       >>> Layout([5000, 10, 5000], 1 / 128).shapes
-      [Shape(count=2, n=4096, k=32), Shape(count=2, n=904, k=7), Shape(count=1, n=10, k=1)]
+      [Shape(blocks=2, n=4096, k=32), Shape(blocks=2, n=904, k=7), Shape(blocks=1, n=10, k=1)]
     """
 
     def __init__(self, sizes: Sequence[int], fraction: float):
@@ -72,7 +72,7 @@ class Layout:
                     counts[rest] = last + 1
         self.shapes = [Shape(count, n, self.sent(n)) for n, count in counts.items()]
         self.lengths = list(counts)
-        self.coordinates = sum(shape.count * shape.k for shape in self.shapes)
+        self.coordinates = sum(shape.blocks * shape.k for shape in self.shapes)
 
     def sent(self, n: int) -> int:
         """How many coordinates a block of n sends."""
@@ -169,9 +169,9 @@ def placed(chosen: Sequence[Chosen], shape: Shape) -> Any:
     total = None
     for index, values in chosen:
         if index is not None:
-            flat = tf.reshape(index + shape.n * tf.range(shape.count)[:, tf.newaxis], [-1])
-            dense = tf.math.unsorted_segment_sum(tf.reshape(values, [-1]), flat, shape.count * shape.n)
-            values = tf.reshape(dense, [shape.count, shape.n])
+            flat = tf.reshape(index + shape.n * tf.range(shape.blocks)[:, tf.newaxis], [-1])
+            dense = tf.math.unsorted_segment_sum(tf.reshape(values, [-1]), flat, shape.blocks * shape.n)
+            values = tf.reshape(dense, [shape.blocks, shape.n])
         total = values if total is None else total + values
     return total
 
@@ -236,7 +236,7 @@ class Compression(NamedTuple):
     memory: Optional[float] = None
     wire: str = "float32"
 
-    def index(self, step: Any) -> Any:
+    def basis_index(self, step: Any) -> Any:
         """How many bases were drawn before the one of this step."""
         return tf.zeros_like(step) if self.fixed else self.basis.index(step)
 
@@ -255,7 +255,7 @@ class Compression(NamedTuple):
         if self.select == "largest":
             fraction = self.fraction if self.dim is None else self.dim / D
             sketch = BlockSketch(sizes, float(fraction or 1.0), basis.seed, not self.fixed, basis.source)
-            blocks = sum(shape.count for shape in sketch.shapes)
+            blocks = sum(shape.blocks for shape in sketch.shapes)
             if self.dim is not None and self.dim < blocks:
                 raise ValueError(f"dim={self.dim}: each of the {blocks} blocks of this model sends at least one")
             return sketch

@@ -42,9 +42,9 @@ class Applies:
         """Subtracts (update, variable) pairs that all workers hold alike, at the learning rate."""
         if KERAS_3:
             updates, variables = zip(*pairs)
-            super().apply(updates, variables)
+            super().apply(updates, variables)  # type: ignore[misc]
         else:
-            super().apply_gradients(pairs, experimental_aggregate_gradients=False)
+            super().apply_gradients(pairs, experimental_aggregate_gradients=False)  # type: ignore[misc]
 
     if KERAS_3:
         apply = apply_gradients

@@ -30,7 +30,7 @@ def trained(use, sizes, steps, workers, seed, compile=False):
     rng, found = np.random.default_rng(seed), []
 
     def one(step, gradients):
-        index = use.index(step)
+        index = use.basis_index(step)
         messages = []
         for k in range(workers):  # every worker alone first: what would it send?
             own = memories[k] if use.memory is not None else []
@@ -136,9 +136,9 @@ def test_the_layout_counts_every_coordinate_once():
     for sizes in ([1], [4096], [5000, 10, 5000], [904, 5000], [12288, 4097, 1, 1]):
         for fraction in (1.0, 0.3, 1 / 128, 1e-6):
             layout = Layout(sizes, fraction)
-            assert sum(shape.count * shape.n for shape in layout.shapes) == sum(sizes)
+            assert sum(shape.blocks * shape.n for shape in layout.shapes) == sum(sizes)
             assert all(1 <= shape.k <= shape.n for shape in layout.shapes)
-            assert layout.coordinates == sum(shape.count * shape.k for shape in layout.shapes)
+            assert layout.coordinates == sum(shape.blocks * shape.k for shape in layout.shapes)
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ class Compressed(Method):
 
     def message(self, state: Any, batch: Any, step: Any, worker: Any) -> Any:
         """The packed message: int32 [words]."""
-        index, packed = self.use.index(step), []
+        index, packed = self.use.basis_index(step), []
 
         def gather(message: Any) -> List[Any]:
             packed.append(message)
@@ -133,10 +133,10 @@ class Compressed(Method):
             wires.decode(self.bits, wires.unpack(self.bits, self.sketch.shapes, message))
             for message in tf.unstack(messages)
         ]
-        return self._finished(self.sketch.expand(coordinates, self.use.index(step)), messages.shape[0])
+        return self._finished(self.sketch.expand(coordinates, self.use.basis_index(step)), messages.shape[0])
 
     def step(self, state: Any, batch: Any, step: Any) -> Any:
-        index, memory = self.use.index(step), self._memory(tf.constant(self.first))
+        index, memory = self.use.basis_index(step), self._memory(tf.constant(self.first))
         sent = compression.send(self.use, self.sketch, self._cut(state.gradient(batch)), memory, index, None)
         expanded = self.sketch.expand(sent.coordinates, index)
         compression.forget(self.sketch, sent, memory, expanded, index)
@@ -224,7 +224,8 @@ class _AllRows:
         self._method, self.slot = method, slot
         self.name, self.dtype = slot.name, slot.dtype
         self.shape: Tuple[int, int] = (method.workers, int(slot.shape[1]))
-        self.step, self._rows = 0, None
+        self.step = 0
+        self._rows: Any = None
 
     def keep(self, rows: Any, step: int) -> None:
         """Notes the memories as they are at this step."""

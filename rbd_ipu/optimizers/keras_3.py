@@ -247,10 +247,10 @@ class Wrapper(keras.optimizers.Optimizer):
                 "needs all of them: make the others non-trainable, or exclude them"
             )
 
-    def apply_inner(self, updates: Sequence[Any], variables: Sequence[Any]) -> None:
+    def apply_inner(self, updates: Sequence[Any], variables: Sequence[Any]) -> Any:
         """The inner optimizer's step, with what all replicas hold alike."""
         with projected.agreed():
-            self.inner_optimizer.apply(list(updates), list(variables))
+            return self.inner_optimizer.apply(list(updates), list(variables))
 
     def inner_slots(self) -> List[Any]:
         """The inner optimizer's state for the coordinates."""

@@ -228,7 +228,7 @@ class SubspaceOptimizer(Wrapper):
         chosen = [i for i, own in enumerate(inside) if own]
         sketch = self.sketch_of([known[i] for i in chosen])
         step = self.step_index()
-        index = self._use.index(step)
+        index = self._use.basis_index(step)
         flat = [tf.reshape(tf.cast(tf.convert_to_tensor(gradients[i]), tf.float32), [-1]) for i in chosen]
         memory = [self.memory_of(known[i]) for i in chosen] if self._use.memory is not None else []
         workers, gather = self._workers()
@@ -271,10 +271,10 @@ class SubspaceOptimizer(Wrapper):
         applied = self.apply_inner([mean, *plain], [self.coordinates, *outside])
         moved, cut = [], 0
         for shape in sketch.shapes:
-            count = shape.count * shape.n
-            moved.append((None, tf.reshape(tf.convert_to_tensor(z)[cut : cut + count], [shape.count, shape.n])))
+            count = shape.blocks * shape.n
+            moved.append((None, tf.reshape(tf.convert_to_tensor(z)[cut : cut + count], [shape.blocks, shape.n])))
             cut += count
-        for variable, u in zip(inside, sketch.expand([moved], self._use.index(step))):
+        for variable, u in zip(inside, sketch.expand([moved], self._use.basis_index(step))):
             self.move(variable, tf.cast(tf.reshape(u, variable.shape), variable.dtype))
         return applied
 

@@ -181,7 +181,7 @@ def index_code(n: int, k: int) -> Indices:
 class Shape(NamedTuple):
     """B blocks of n coordinates, k of them sent."""
 
-    count: int
+    blocks: int
     n: int
     k: int
 
@@ -199,7 +199,7 @@ def block_bytes(wire: str, n: int, k: int) -> int:
 
 def message_bytes(wire: str, shapes: Sequence[Shape]) -> int:
     """Bytes of a whole message, without what fills it up to words of 4 bytes."""
-    return sum(shape.count * block_bytes(wire, shape.n, shape.k) for shape in shapes)
+    return sum(shape.blocks * block_bytes(wire, shape.n, shape.k) for shape in shapes)
 
 
 Chosen = Tuple[Any, Any]  # of one shape: indices int32 [B, k] (None where k = n), values float32 [B, k]
@@ -243,15 +243,15 @@ def unpack(wire: str, shapes: Sequence[Shape], message: Any) -> List[Coded]:
     whole = tf.reshape(_bits(message, 32), [-1])
     for shape in shapes:
         code, length = index_code(shape.n, shape.k), 8 * block_bytes(wire, shape.n, shape.k)
-        block = tf.reshape(whole[start : start + shape.count * length], [shape.count, length])
-        start += shape.count * length
+        block = tf.reshape(whole[start : start + shape.blocks * length], [shape.blocks, length])
+        start += shape.blocks * length
         at = 8 if row.scaled else 0
-        scale = _number(block[:, :at]) if at else tf.zeros([shape.count], tf.int32)
-        codes = _number(tf.reshape(block[:, at : at + shape.k * row.bits], [shape.count, shape.k, row.bits]))
+        scale = _number(block[:, :at]) if at else tf.zeros([shape.blocks], tf.int32)
+        codes = _number(tf.reshape(block[:, at : at + shape.k * row.bits], [shape.blocks, shape.k, row.bits]))
         at += shape.k * row.bits
         index: Any = None
         if code.low:
-            index = _number(tf.reshape(block[:, at : at + shape.k * code.low], [shape.count, shape.k, code.low]))
+            index = _number(tf.reshape(block[:, at : at + shape.k * code.low], [shape.blocks, shape.k, code.low]))
             at += shape.k * code.low
         if code.bitmap:
             set_bits = _set_bits(block[:, at : at + code.bitmap], shape.k)

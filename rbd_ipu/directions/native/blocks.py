@@ -253,8 +253,8 @@ class BlockKernels:
         count = len(self._shapes)
         chosen = []
         for shape, index, values in zip(self._shapes, results[:count], results[count:]):
-            index.set_shape([shape.count, shape.k])
-            values.set_shape([shape.count, shape.k])
+            index.set_shape([shape.blocks, shape.k])
+            values.set_shape([shape.blocks, shape.k])
             chosen.append((None if shape.k == shape.n else index, values))
         return chosen
 
@@ -273,8 +273,8 @@ class BlockKernels:
 
     def _choose(self, keys: np.ndarray, *vectors: np.ndarray) -> Tuple[np.ndarray, ...]:
         keys, vectors = plain(keys), tuple(plain(vector) for vector in vectors)
-        index = [np.empty((shape.count, shape.k), np.int32) for shape in self._shapes]
-        values = [empty(shape.count, shape.k) for shape in self._shapes]
+        index = [np.empty((shape.blocks, shape.k), np.int32) for shape in self._shapes]
+        values = [empty(shape.blocks, shape.k) for shape in self._shapes]
         index.append(np.empty((0, 0), np.int32))  # of a vector that has no such block
         values.append(np.empty((0, 0), np.float32))
 
@@ -296,7 +296,7 @@ class BlockKernels:
         index, values = [], []
         for shape in self._shapes:
             values.append(found.pop(0))
-            index.append(found.pop(0) if shape.k < shape.n else np.empty((workers, shape.count, 0), np.int32))
+            index.append(found.pop(0) if shape.k < shape.n else np.empty((workers, shape.blocks, 0), np.int32))
         index.append(none)
         values.append(none.astype(np.float32))
         out = [empty(1, one.size)[0] for one in self._vectors]
