@@ -4,8 +4,9 @@
 
 trains the network ``gpt`` on tiny_shakespeare ($RBD_DATA_DIR), character by character, with each optimizer at each
 rate and from each seed. A step takes a mini-batch of windows that begin at random places, drawn from the seed. The
-rate rises over the first 100 steps and falls from there to a tenth, both in a straight line. The loss is the mean over
-all windows of the validation text that do not overlap, in nats a character, before the first step and after the last.
+rate rises over the first 100 steps and falls from there to a tenth, both in a straight line. The loss is the mean
+over all windows of the validation text that do not overlap, in nats a character, before the first step and after the
+last.
 
 Each run is a line of the output, written as soon as it is done; a run that is there is not run again. To compare one
 more optimizer, add a row to RECIPES.

@@ -1,8 +1,8 @@
 """What importing ``rbd_ipu`` arranges: Keras knows its classes by name, and old module paths lead to new ones.
 
-Files that Keras writes name the optimizers and layers of this library; they load wherever ``rbd_ipu`` was imported. Keras finds
-a class by its registered name. The classes themselves need TensorFlow, so that as soon as there is a Keras their
-names alone are registered; what stands behind a name is imported when a file asks for it.
+Files that Keras writes name the optimizers and layers of this library; they load wherever ``rbd_ipu`` was imported.
+Keras finds a class by its registered name. The classes themselves need TensorFlow, so that as soon as there is a
+Keras their names alone are registered; what stands behind a name is imported when a file asks for it.
 """
 
 import importlib

@@ -62,10 +62,10 @@ class Positions(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """h + P[:t]."""
-        length = inputs.shape[-2]
-        if length is not None and length > self.context:
-            raise ValueError(f"{length} tokens are more than the context of {self.context} of layer {self.name!r}")
-        return inputs + tf.convert_to_tensor(self.places)[: tf.shape(inputs)[-2]]
+        places = tf.convert_to_tensor(self.places)
+        if inputs.shape[-2] is None:
+            return inputs + places[: tf.shape(inputs)[-2]]
+        return inputs + places[: inputs.shape[-2]]
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """That of the input."""
@@ -113,15 +113,18 @@ class CausalAttention(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """A v of all heads, side by side."""
-        length, width = tf.shape(inputs)[1], inputs.shape[-1] // 3
+        # Shapes that are known stay known: an IPU has no others.
+        count, length, width = inputs.shape[0], inputs.shape[1], inputs.shape[2] // 3
+        count = -1 if count is None else count
+        length = tf.shape(inputs)[1] if length is None else length
         size = width // self.heads
-        q, k, v = tf.unstack(tf.reshape(inputs, [-1, length, 3, self.heads, size]), axis=2)
+        q, k, v = tf.unstack(tf.reshape(inputs, [count, length, 3, self.heads, size]), axis=2)
         q, k, v = (tf.transpose(part, [0, 2, 1, 3]) for part in (q, k, v))  # [n, heads, t, size]
         scores = tf.matmul(q, k, transpose_b=True) * tf.cast(size**-0.5, inputs.dtype)
         seen = tf.linalg.band_part(tf.ones([length, length], tf.bool), -1, 0)
         scores = tf.where(seen, scores, tf.cast(scores.dtype.min, scores.dtype))
         mixed = tf.matmul(tf.nn.softmax(scores), v)
-        return tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [-1, length, width])
+        return tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [count, length, width])
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """[n, t, w]."""

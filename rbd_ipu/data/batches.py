@@ -23,7 +23,6 @@ import numpy as np
 from rbd_ipu._compat import tf, untuned
 from rbd_ipu.checks import checked_labels
 from rbd_ipu.data.augment import AUGMENTATIONS, parts_of
-from rbd_ipu.data.text import Text
 from rbd_ipu.seeds import fold_in, permutation
 
 Augment = Union[None, str, Callable[[Any, Any], Any]]
@@ -45,14 +44,17 @@ class Samples(NamedTuple):
 
     @classmethod
     def of(cls, data: Any) -> "Samples":
-        """Samples of a :class:`Split`, of the windows of a :class:`rbd_ipu.data.text.Text`, or of arrays (x, y) or (x, y, weights), checked.
+        """Samples of a :class:`Split`, of the windows of a :class:`rbd_ipu.data.text.Text`, or of arrays, checked.
+
+        Arrays are (x, y) or (x, y, weights).
 
         Raises:
           TypeError, ValueError: x is not numeric, or empty; y or weights are not numeric, of another length, or y is
             a vector of whole numbers below 0; one of them holds NaN or infinity.
         """
-        if isinstance(data, Text):
-            return cls(*data.windows(), tokens=True)
+        if hasattr(data, "windows"):
+            x, y = data.windows()
+            return cls(x, y, tokens=True)
         if hasattr(data, "standardise"):
             return cls(data.images, data.labels, data.peak, data.standardise)
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):

@@ -144,11 +144,10 @@ def shakespeare_excerpt() -> TextData:
 def tiny_shakespeare(data_dir: Any = None) -> TextData:
     """Reads tiny_shakespeare from where TensorFlow Datasets left it, in its own three splits."""
     folder = data_folder("tiny_shakespeare", data_dir)
-    texts = [read_text(folder, which) for which in WHICH]
+    train, validation, test = (read_text(folder, which) for which in WHICH)
+    facts: Any = {"source": SHAKESPEARE, "licence": PUBLIC_DOMAIN, "files": sums(folder)}
     try:
-        return TextData.of(
-            "tiny_shakespeare", *texts, source=SHAKESPEARE, licence=PUBLIC_DOMAIN, files=sums(folder)
-        )  # fmt: skip
+        return TextData.of("tiny_shakespeare", train, validation, test, **facts)
     except (TypeError, ValueError) as error:
         raise DamagedDataError(f"{folder} holds other texts than expected: {error}") from error
 

@@ -95,6 +95,9 @@ class ImageData:
     licence: str
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    examples = "images"  # what the messages call them
+    of_text = False
+
     @property
     def shape(self) -> Tuple[int, int, int]:
         """(height, width, channels) of every image."""

@@ -8,7 +8,7 @@ i + 1 ... i + context. The loss of a model is the mean over windows and places o
 import dataclasses
 import math
 import numbers
-from typing import Any, Mapping, Tuple
+from typing import Any, Dict, Mapping, Tuple
 
 import numpy as np
 
@@ -109,9 +109,10 @@ class TextData:
     licence: str
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    #: Of text nothing is augmented and nothing standardised.
-    augment = None
+    augment = None  # nothing is, and nothing standardised
     standardise = False
+    examples = "windows"  # what the messages call them
+    of_text = True
 
     @classmethod
     def of(
@@ -135,7 +136,7 @@ class TextData:
                     f"the {which} text of {name!r} has the characters {unknown!r}, which its training text does not "
                     f"have: the vocabulary is {characters!r}"
                 )
-        splits = {
+        splits: Dict[str, Any] = {
             which: Text(_tokens(text, characters), context, len(characters), f"{which} text of {name}")
             for which, text in texts.items()
         }

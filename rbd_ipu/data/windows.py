@@ -4,7 +4,6 @@ from typing import Any
 
 from rbd_ipu._compat import tf
 from rbd_ipu.data.batches import Batches
-from rbd_ipu.data.text import Text
 from rbd_ipu.seeds import fold_in
 
 
@@ -34,17 +33,18 @@ class Windows(Batches):
       ([32, 48], 'int32', [32, 48], 'int32')
     """
 
-    def __init__(self, text: Text, batch_size: int, seed: Any = 0):
-        if not isinstance(text, Text):
+    def __init__(self, text: Any, batch_size: int, seed: Any = 0):
+        if not hasattr(text, "windows"):
             raise TypeError(f"text must be a rbd_ipu.data.text.Text, got {type(text).__name__}")
         super().__init__(text, batch_size, seed)
         #: How many tokens there are.
         self.vocabulary = text.vocabulary
+        self.context = context = int(text.context)
         length = len(text.tokens)
-        self.size = max(1, (length - self.shape[0]) // self.shape[0])
+        self.size = max(1, (length - context) // context)
         if batch_size > self.size:
             raise ValueError(f"batch_size {batch_size} is more than the {self.size} windows that an epoch has")
-        self._offsets = min(self.shape[0], length - self.size * self.shape[0])
+        self._offsets = min(context, length - self.size * context)
         with tf.device("/CPU:0"):
             self._tokens = tf.constant(text.tokens)
         self._moves_and_adds = None  # the stored form is not what a device could finish
@@ -54,10 +54,10 @@ class Windows(Batches):
         indices, seeds = super()._plan(epoch)
         bits = tf.bitcast(fold_in(self.seed, "offset", epoch), tf.uint32)[0]
         offset = tf.cast(tf.cast(bits, tf.int64) % self._offsets, indices.dtype)
-        return indices * self.shape[0] + offset, seeds
+        return indices * self.context + offset, seeds
 
     def _batch(self, starts: Any, seed: Any) -> Any:
-        context = self.shape[0]
+        context = self.context
         window = tf.cast(tf.gather(self._tokens, starts[:, tf.newaxis] + tf.range(context + 1)), tf.int32)
         window = tf.ensure_shape(window, [self.batch_size, context + 1])
         return window[:, :-1], window[:, 1:]
