@@ -1,8 +1,8 @@
-"""What importing ``rbd_ipu`` arranges: Keras knows its optimizers by name, and old module paths lead to new ones.
+"""What importing ``rbd_ipu`` arranges: Keras knows its classes by name, and old module paths lead to new ones.
 
-Files that Keras writes name the optimizers of this library; they load wherever ``rbd_ipu`` was imported. Keras finds
-a class by its registered name. The classes themselves need TensorFlow, so that as soon as there is a Keras their
-names alone are registered; what stands behind a name is imported when a file asks for it.
+Files that Keras writes name the optimizers and layers of this library; they load wherever ``rbd_ipu`` was imported.
+Keras finds a class by its registered name. The classes themselves need TensorFlow, so that as soon as there is a
+Keras their names alone are registered; what stands behind a name is imported when a file asks for it.
 """
 
 import importlib
@@ -15,7 +15,14 @@ import warnings
 from typing import Any, Callable, Dict
 
 PACKAGE = "rbd_ipu"
-NAMES = ("RandomBasesDescent", "FixedProjectionDescent", "SubspaceOptimizer")
+#: The classes that files may name, and the module of each.
+NAMES = {
+    "RandomBasesDescent": "optimizers",
+    "FixedProjectionDescent": "optimizers",
+    "SubspaceOptimizer": "optimizers",
+    "Positions": "gpt",
+    "CausalAttention": "gpt",
+}
 
 
 def announce() -> None:
@@ -72,8 +79,10 @@ def _register_names(keras: Any) -> None:
 
 def _later(name: str) -> type:
     def from_config(cls: type, config: Dict[str, Any], custom_objects: Any = None) -> Any:
-        optimizers = importlib.import_module("rbd_ipu.optimizers")
-        return getattr(optimizers, name).from_config(config, custom_objects)
+        found = getattr(importlib.import_module(f"{PACKAGE}.{NAMES[name]}"), name)
+        if NAMES[name] != "optimizers":
+            return found.from_config(config)  # that of a layer takes no more
+        return found.from_config(config, custom_objects)
 
     return type(name, (), {"from_config": classmethod(from_config)})
 

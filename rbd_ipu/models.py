@@ -1,10 +1,13 @@
-"""The paper's networks, for images of any size: fully connected, convolutional, ResNet-8 and ResNet-32.
+"""The networks by name: the paper's, for images of any size, and a language model.
+
+Fully connected, convolutional, ResNet-8 and ResNet-32 are the paper's; ``gpt`` is :mod:`rbd_ipu.gpt`.
 
 Fresh weights are drawn as Keras draws them, each layer from a seed of its own. The seed of a layer follows from the
 seed of the run and the layer's name. So nothing depends on the order in which layers are made, and no global
 generator is read or moved. Importing this module does not import TensorFlow; building a network does.
 """
 
+import importlib
 from typing import Any, Callable, List, Tuple
 
 import numpy as np
@@ -25,6 +28,13 @@ def he(seed: Any, layer: str) -> Any:
     from rbd_ipu._compat import keras
 
     return keras.initializers.HeNormal(seed=_layer_seed(seed, layer))
+
+
+def normal(seed: Any, layer: str, deviation: float) -> Any:
+    """Normal with a deviation of its own: for language models."""
+    from rbd_ipu._compat import keras
+
+    return keras.initializers.RandomNormal(stddev=deviation, seed=_layer_seed(seed, layer))
 
 
 def _layer_seed(seed: Any, layer: str) -> int:
@@ -172,51 +182,87 @@ def resnet(blocks: int, classes: int, seed: Any) -> Callable[[Any], Any]:
     return network
 
 
-# Rows: (shape, classes, seed) -> the layers, where they are a chain; else the function from images to logits.
+def gpt(shape: Tuple[int], classes: int, seed: Any, **sizes: int) -> Callable[[Any], Any]:
+    """A pre-norm decoder in the shape of GPT-2, from tokens [n, context] to logits [n, context, classes].
+
+    See :mod:`rbd_ipu.gpt`. 349,536 parameters for 65 characters, a context of 48, three layers, a width of 96 and
+    four heads; 9,892,800 for eight layers of 320 (five heads).
+    """
+    # Its layers are classes, which import TensorFlow.
+    return importlib.import_module("rbd_ipu.gpt").network(*shape, classes, seed, **sizes)
+
+
+# Rows: (shape, classes, seed) -> the layers, where they are a chain; else the function from inputs to logits.
 NETWORKS = Registry("network")
 NETWORKS.register("fc")(fc)
 NETWORKS.register("cnn")(cnn)
 NETWORKS.register("resnet8")(resnet8)
 NETWORKS.register("resnet32")(resnet32)
+NETWORKS.register("gpt")(gpt)
+
+#: What the networks that are not for images are for, and the sizes that each takes, with their defaults.
+OF_TEXT = ("gpt",)
+SIZES = {"gpt": {"layers": 3, "width": 96, "heads": 4}}
 
 
-def build(name: str, shape: Tuple[int, int, int], classes: int = 10, seed: Any = 0) -> Any:
-    """Builds a network of the paper with fresh weights.
+def takes(name: str) -> str:
+    """What a network is for: "images" or "text".
+
+    Example:
+      >>> takes("fc"), takes("gpt")
+      ('images', 'text')
+    """
+    NETWORKS.get(name)
+    return "text" if name in OF_TEXT else "images"
+
+
+def build(name: str, shape: Tuple[int, ...], classes: int = 10, seed: Any = 0, **sizes: int) -> Any:
+    """Builds a network with fresh weights.
 
     Args:
       name: "fc", "cnn", "resnet8" or "resnet32", see :func:`rbd_ipu.models.fc`,
-        :func:`rbd_ipu.models.cnn` and :func:`rbd_ipu.models.resnet`.
-      shape: (height, width, channels) of an image.
-      classes: how many logits there are.
+        :func:`rbd_ipu.models.cnn` and :func:`rbd_ipu.models.resnet`; or "gpt", see :mod:`rbd_ipu.gpt`.
+      shape: (height, width, channels) of an image; (context,), the number of tokens, for a network of text.
+      classes: how many logits there are: of a network of text, how many tokens.
       seed: an int or int32 [2]; the same seed gives the same weights on the same software.
+      **sizes: of "gpt": ``layers``, ``width`` and ``heads``.
 
     Returns:
-      A built ``keras.Model``: float32 [n, height, width, channels] -> logits [n, classes], which is
-      to say no softmax at the end.
+      A built ``keras.Model``: float32 [n, height, width, channels] -> logits [n, classes], or int32 [n, context] ->
+      logits [n, context, classes], which is to say no softmax at the end.
 
     Raises:
-      ValueError: the network is unknown, the shape is not three whole numbers from 1, there are
-        fewer than two classes, or the image is too small for the network.
-      TypeError: the seed is no seed.
+      ValueError: the network is unknown, the shape is not three whole numbers from 1 (of a network of text: one),
+        there are fewer than two classes, or the image is too small for the network, or its heads do not divide its
+        width.
+      TypeError: the seed is no seed, or the network has no such size.
 
     Example:
       >>> build("fc", shape=(28, 28, 1)).count_params()
       101770
+      >>> build("gpt", shape=(48,), classes=65).count_params()
+      349536
     """
     network = NETWORKS.get(name)
-    if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not all(map(_from_1, shape)):
-        raise ValueError(f"shape must be three whole numbers from 1 (h, w, c), got {shape!r}")
+    text = takes(name) == "text"
+    if not isinstance(shape, (tuple, list)) or len(shape) != (1 if text else 3) or not all(map(_from_1, shape)):
+        wanted = "one whole number from 1 (context,)" if text else "three whole numbers from 1 (h, w, c)"
+        raise ValueError(f"shape must be {wanted}, got {shape!r}")
     if not _from_1(classes) or classes < 2:
         raise ValueError(f"classes must be a whole number from 2, got {classes!r}")
+    for size in sizes:
+        if size not in SIZES.get(name, {}):
+            accepted = ", ".join(SIZES.get(name, {})) or "none"
+            raise TypeError(f"network {name!r} has no size {size!r}; accepted: {accepted}")
     fold_in_numpy(seed)
-    body = network(tuple(map(int, shape)), int(classes), seed)
+    body = network(tuple(map(int, shape)), int(classes), seed, **sizes)
 
     from rbd_ipu._compat import keras
 
-    image = keras.Input(shape, name="image")
+    inputs = keras.Input(shape, name="tokens", dtype="int32") if text else keras.Input(shape, name="image")
     if callable(body):
-        return keras.Model(image, body(image), name=name)
-    return keras.Sequential([image, *body], name=name)
+        return keras.Model(inputs, body(inputs), name=name)
+    return keras.Sequential([inputs, *body], name=name)
 
 
 def _from_1(value: Any) -> bool:

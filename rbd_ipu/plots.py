@@ -105,24 +105,29 @@ class Band:
         return values.mean(axis=0), values.std(axis=0, ddof=1)
 
 
-def plot_bands(path: Union[str, Path], bands: Sequence[Band], title: str) -> None:
-    """Draws validation accuracies against epochs, mean +- standard deviation of each band.
+def plot_bands(path: Union[str, Path], bands: Sequence[Band], title: str, column: str = "val_accuracy") -> None:
+    """Draws validation accuracies (or losses) against epochs, mean +- standard deviation of each band.
 
     Args:
       path: of the PNG.
       bands: one for each kind.
       title: one line above the picture.
+      column: "val_accuracy" or "val_loss".
     """
     import matplotlib
 
+    loss = column == "val_loss"
     with matplotlib.rc_context(_STYLE), replacing(path) as draft:
         figure, (axis,) = _new_figure(1, title)
         figure.set_size_inches(7.2, 4.4)
         for band in bands:
-            mean, deviation = (100.0 * part for part in band.mean_and_deviation("val_accuracy"))
+            mean, deviation = ((1.0 if loss else 100.0) * part for part in band.mean_and_deviation(column))
             low, high = mean - deviation, mean + deviation
             axis.plot(band.epochs(), mean, color=band.colour, label=band.label)
             axis.fill_between(band.epochs(), low, high, color=band.colour, alpha=0.2, linewidth=0)
-        axis.set(ylabel="validation accuracy (%)", ylim=(None, 100.0))
-        axis.legend(loc="lower right")
+        if loss:
+            axis.set(ylabel="validation loss (nats)")
+        else:
+            axis.set(ylabel="validation accuracy (%)", ylim=(None, 100.0))
+        axis.legend(loc="upper right" if loss else "lower right")
         figure.savefig(draft, dpi=150, format="png")

@@ -98,6 +98,20 @@ COMPARE_EVERY = 16
 CALL_SECONDS = 0.5
 
 
+def _check_tokens(model: Any, data: Any) -> None:
+    """Refuses a stream of tokens for a model of another vocabulary or context."""
+    vocabulary = getattr(data, "vocabulary", None)
+    if vocabulary is None:
+        return
+    shapes = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    for name, wanted, shape in (("context", data.shape[0], shapes[0]), ("vocabulary", vocabulary, shapes[1])):
+        has = shape[-1] if isinstance(shape, tuple) else None
+        if has is not None and has != wanted:
+            raise ValueError(
+                f"the text has a {name} of {wanted} and model {model.name!r} has one of {has}: they must be the same"
+            )
+
+
 class Trainer:
     """Trains a Keras model by a method, with the loop over steps on the device.
 
@@ -218,13 +232,16 @@ class Trainer:
 
         Raises:
           NonFiniteError: a loss or update was NaN or infinite. The weights are those of the last finite step.
-          TypeError, ValueError: data or an argument is wrong, or a callback does not work here.
+          TypeError, ValueError: data or an argument is wrong, or a callback does not work here; a text has another
+            vocabulary or context than the model.
         """
         epochs = checks.positive_int("epochs", epochs)
         shards = self.device.exchange.shards
         source = feed(train, batch_size, seed, steps_per_epoch, shards, self.method.batches)
         held_out = None if validation is None else in_order(validation, batch_size)
         self._check_model()
+        for text in (train, validation):
+            _check_tokens(self.model, text)
         self.objective.build(source.spec, self.device)
         history = keras.callbacks.History()
         give(self.model, self.optimizer)

@@ -14,6 +14,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.add_argument("--output", metavar="DIR", type=Path, help="the folder to make; default runs/demo-TIME-N")
     parser.add_argument(
+        "--text",
+        action="store_true",
+        help="a language model on characters of Shakespeare, in place of the digits; the embedded excerpt",
+    )
+    parser.add_argument(
         "--quick",
         action="store_true",
         help="few epochs and two seeds, to see that it works; the numbers mean little",
@@ -26,14 +31,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.output is not None:
         check_free(arguments.output)
-    plan = demo.QUICK if arguments.quick else demo.FULL
+    full, quick = (demo.TEXT, demo.QUICK_TEXT) if arguments.text else (demo.FULL, demo.QUICK)
+    plan = quick if arguments.quick else full
     configs = demo.configs(plan)
     demo.check(configs)
     folder = new_folder(arguments.output, "demo", claim="demo.json")
     command = command_line(arguments.words)
     print(
         f"SGD moves in all dimensions, RBD and FPD along d = {plan.dim} random directions.\n"
-        f"{len(configs)} runs on 1,797 real handwritten digits, {plan.epochs} epochs each:"
+        f"{len(configs)} runs on {plan.about}, {plan.epochs} epochs each:"
     )
     runs, status, began = [], 0, time.perf_counter()
     try:
@@ -41,9 +47,11 @@ def run(arguments: argparse.Namespace) -> int:
             done = demo.train(config)
             runs.append(done)
             demo.write_numbers(folder, runs, command)  # what is done is kept, whatever comes next
+            found = f"{100 * done.test['accuracy']:.1f} %"
+            if arguments.text:
+                found = f"{done.test['loss']:.3f} nats"
             print(
-                f"  {number}/{len(configs)}  {config.method} seed {config.seed}: "
-                f"{100 * done.test['accuracy']:.1f} % in {done.seconds:.1f} s",
+                f"  {number}/{len(configs)}  {config.method} seed {config.seed}: {found} in {done.seconds:.1f} s",
                 flush=True,
             )
     except KeyboardInterrupt:

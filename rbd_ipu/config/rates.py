@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
+from rbd_ipu.config.schema import SIZES
 from rbd_ipu.config.yaml import load_mapping
 
 PATH = Path(__file__).with_name("learning_rates.yaml")
@@ -17,6 +18,7 @@ _HOLDS_FOR: Tuple[Tuple[str, Tuple[Any, ...]], ...] = (
     ("transform", ("none",)),
     ("accumulate", (1,)),
     ("top_k", ("null",)),
+    *((name, (size,)) for name, size in SIZES.items()),
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional, Union
 
 from rbd_ipu.config import rates
 from rbd_ipu.config.kinds import instead_of
-from rbd_ipu.config.schema import FIELDS, Config, takes
+from rbd_ipu.config.schema import FIELDS, OF_TEXT, SIZES, TEXTS, Config, fits, takes
 from rbd_ipu.config.yaml import YamlError, load_mapping, scalar
 from rbd_ipu.errors import ConfigError
 
@@ -23,7 +23,8 @@ def describe_keys(width: int = 96) -> str:
     for name, facts in FIELDS.items():
         default = facts["default"]
         written = json.dumps(default) if default is None or isinstance(default, bool) else default  # null, true
-        only = f" (only {', '.join(facts['methods'])})" if facts["methods"] else ""
+        those = facts["methods"] or facts["networks"]
+        only = f" (only {', '.join(those)})" if those else ""
         head = f"  {name:<{column - 2}}{facts['kind']}; default {written}"
         indent = " " * column
         for text, start in ((head, ""), (facts["meaning"] + only, indent)):
@@ -97,12 +98,44 @@ def resolve(values: Optional[Mapping[str, Any]] = None) -> Config:
                 used = ", ".join(name for name in FIELDS if takes(method, name))
                 raise ConfigError(f"{given[key].origin}: method {method} takes no {key}; it takes {used}")
             settings[key] = None
+    _network(settings, given)
     if "dim" not in given and str(settings["compartments"]).startswith("factor:"):
         settings["dim"] = None  # d follows from the factor
     if method == "switch":
         _switch(settings)
     _rates(settings, given)
     return Config(**settings)
+
+
+def _network(settings: Dict[str, Any], given: Mapping[str, Given]) -> None:
+    """Images go with networks of images, text with those of text, which alone have sizes.
+
+    Raises:
+      ConfigError: they do not go together, or a size is given that the network does not have.
+    """
+    network, dataset = settings["network"], settings["dataset"]
+    if (network in OF_TEXT) != (dataset in TEXTS):
+        reads, holds = ("text", "images") if network in OF_TEXT else ("images", "text")
+        texts, networks = FIELDS["dataset"]["kind"].names, FIELDS["network"]["kind"].names
+        with_it = [name for name in networks if (name in OF_TEXT) == (dataset in TEXTS)]
+        data = [name for name in texts if (name in TEXTS) == (network in OF_TEXT)]
+        raise ConfigError(
+            f"network {network} reads {reads} and dataset {dataset} holds {holds}; accepted: with dataset {dataset} "
+            f"network {', '.join(with_it)}; with network {network} dataset {', '.join(data)}"
+        )
+    for key in FIELDS:
+        if not fits(network, key):
+            if key in given:
+                raise ConfigError(
+                    f"{given[key].origin}: network {network} takes no {key}; accepted with network "
+                    f"{', '.join(FIELDS[key]['networks'])}"
+                )
+        elif key in SIZES and settings[key] is None:
+            settings[key] = SIZES[key]
+    if network in OF_TEXT and settings["width"] % settings["heads"]:
+        width, heads = settings["width"], settings["heads"]
+        fitting = ", ".join(str(count) for count in range(1, width + 1) if width % count == 0)
+        raise ConfigError(f"heads={heads} do not divide width={width}; accepted: {fitting}")
 
 
 def _switch(settings: Dict[str, Any]) -> None:

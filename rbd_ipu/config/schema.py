@@ -14,12 +14,21 @@ from rbd_ipu.errors import ConfigError
 
 FORWARD = ("nes", "hybrid")  # the methods that learn from losses alone
 COMPRESSED = "compressed"
+TEXTS = ("tiny_shakespeare", "shakespeare_excerpt")  # the data sets of text, for the networks of text
+OF_TEXT = ("gpt",)
+SIZES = {"context": 48, "layers": 3, "width": 96, "heads": 4}  # of a network of text, where none are given
 RANDOM = ("rbd", "fpd", *FORWARD, "switch")  # the methods that draw directions
 
 
-def _key(default: Any, kind: Kind, meaning: str, methods: Optional[Tuple[str, ...]] = None) -> Any:
-    """A field; ``methods`` names the methods that take the key, None stands for all of them."""
-    facts = {"default": default, "kind": kind, "meaning": meaning, "methods": methods}
+def _key(
+    default: Any,
+    kind: Kind,
+    meaning: str,
+    methods: Optional[Tuple[str, ...]] = None,
+    networks: Optional[Tuple[str, ...]] = None,
+) -> Any:
+    """A field; ``methods`` and ``networks`` name those that take the key, None stands for all of them."""
+    facts = {"default": default, "kind": kind, "meaning": meaning, "methods": methods, "networks": networks}
     return dataclasses.field(metadata=facts)
 
 
@@ -32,13 +41,23 @@ class Config:
 
     dataset: str = _key(
         "digits",
-        Choice("digits", "mnist", "fashion_mnist", "cifar10"),
-        "the images to train on; digits comes with the package",
+        Choice("digits", "mnist", "fashion_mnist", "cifar10", *TEXTS),
+        "the images to train on, or the characters; digits and shakespeare_excerpt come with the package",
     )
     network: str = _key(
         "fc",
-        Choice("fc", "cnn", "resnet8", "resnet32"),
-        "the network to train: fully connected, convolutional, residual",
+        Choice("fc", "cnn", "resnet8", "resnet32", *OF_TEXT),
+        "the network to train: fully connected, convolutional, residual; gpt: a language model, for characters",
+    )
+    context: Optional[int] = _key(
+        None, Integer(1, 100_000), "characters that gpt sees at once; null: 48", networks=OF_TEXT
+    )
+    layers: Optional[int] = _key(None, Integer(1, 1_000), "of gpt; null: 3", networks=OF_TEXT)
+    width: Optional[int] = _key(
+        None, Integer(1, 100_000), "numbers that stand for a character in gpt; null: 96", networks=OF_TEXT
+    )
+    heads: Optional[int] = _key(
+        None, Integer(1, 10_000), "of the attention of gpt; they must divide width; null: 4", networks=OF_TEXT
     )
     method: str = _key(
         "rbd",
@@ -168,10 +187,12 @@ class Config:
         "null: the rate on record for dataset, network, method and dim; 2**-3 is a power of two; auto: train begins "
         "with a short search, and goes on with what it chose",
     )
-    batch_size: int = _key(32, Integer(1, 1_000_000), "images a step, of each worker")
-    epochs: int = _key(20, Integer(1), "passes over the training images")
+    batch_size: int = _key(
+        32, Integer(1, 1_000_000), "images, or windows of context characters, a step, of each worker"
+    )
+    epochs: int = _key(20, Integer(1), "passes over the training images, or the training text")
     seed: int = _key(0, Integer(0), "decides the weights, the batches, the augmentation and the directions")
-    augment: bool = _key(True, Boolean(), "augment as the paper does (digits: nothing to do)")
+    augment: bool = _key(True, Boolean(), "augment as the paper does (digits and texts: nothing to do)")
     hold_out: bool = _key(
         True,
         Boolean(),
@@ -246,6 +267,10 @@ class Config:
         """The settings that this run has; resolving them again gives the same Config."""
         return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
 
+    def sizes(self) -> Dict[str, int]:
+        """What ``rbd_ipu.models.build`` takes beside the shape: of a network of text, its sizes."""
+        return {name: getattr(self, name) for name in SIZES if name != "context" and self.network in OF_TEXT}
+
     def options(self, steps_per_epoch: int = 1) -> Dict[str, Any]:
         """The settings of the method: what ``rbd_ipu.methods.create`` takes beside its name.
 
@@ -260,6 +285,17 @@ class Config:
         if "switch_epoch" in taken:
             taken["switch_step"] = taken.pop("switch_epoch") * steps_per_epoch
         return taken
+
+
+def fits(network: str, key: str) -> bool:
+    """Whether a network has a use for a key.
+
+    Example:
+      >>> fits("fc", "width"), fits("gpt", "width"), fits("fc", "epochs")
+      (False, True, True)
+    """
+    networks = FIELDS[key]["networks"]
+    return networks is None or network in networks
 
 
 FIELDS = {field.name: field.metadata for field in dataclasses.fields(Config)}

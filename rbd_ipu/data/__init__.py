@@ -1,4 +1,4 @@
-"""Images to train on: the embedded digits, the paper's three data sets, and any arrays.
+"""What to train on: the embedded digits, the paper's three data sets, texts of Shakespeare, and any arrays.
 
 Importing this package, and ``load("digits")``, do not import TensorFlow; the streams of batches do.
 """
@@ -8,10 +8,11 @@ from typing import Any
 
 from rbd_ipu.data.datasets import DATASETS, load
 from rbd_ipu.data.images import ImageData, Split
+from rbd_ipu.data.text import Text, TextData
 from rbd_ipu.errors import DamagedDataError, MissingDataError
 
 # Names whose modules import TensorFlow, which is why they are looked up late.
-_LATE = {"AUGMENTATIONS": "augment", "Batches": "batches", "evaluation": "batches"}
+_LATE = {"AUGMENTATIONS": "augment", "Batches": "batches", "evaluation": "batches", "Windows": "windows"}
 
 __all__ = [
     "AUGMENTATIONS",
@@ -21,6 +22,9 @@ __all__ = [
     "ImageData",
     "MissingDataError",
     "Split",
+    "Text",
+    "TextData",
+    "Windows",
     "evaluation",
     "load",
 ]

@@ -40,15 +40,21 @@ class Samples(NamedTuple):
     peak: Optional[float] = None  # the value that becomes 1.0; None leaves x as it is
     standardise: bool = False
     weights: Any = None
+    tokens: bool = False  # whether x stays whole numbers, int32
 
     @classmethod
     def of(cls, data: Any) -> "Samples":
-        """Samples of a :class:`Split`, or of arrays (x, y) or (x, y, weights), checked.
+        """Samples of a :class:`Split`, of the windows of a :class:`rbd_ipu.data.text.Text`, or of arrays, checked.
+
+        Arrays are (x, y) or (x, y, weights).
 
         Raises:
           TypeError, ValueError: x is not numeric, or empty; y or weights are not numeric, of another length, or y is
             a vector of whole numbers below 0; one of them holds NaN or infinity.
         """
+        if hasattr(data, "windows"):
+            x, y = data.windows()
+            return cls(x, y, tokens=True)
         if hasattr(data, "standardise"):
             return cls(data.images, data.labels, data.peak, data.standardise)
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
@@ -75,7 +81,9 @@ class Samples(NamedTuple):
             return tf.nest.map_structure(tf.constant, self.parts)
 
     def scaled(self, x: Any) -> Any:
-        """A batch of x as float32; the stored value ``peak`` becomes 1."""
+        """A batch of x as float32, the stored value ``peak`` becoming 1; of tokens int32, as they are."""
+        if self.tokens:
+            return tf.cast(x, tf.int32)
         x = tf.nest.map_structure(lambda part: tf.cast(part, tf.float32), x)
         return x if self.peak is None else x / self.peak
 
@@ -248,7 +256,8 @@ class Batches:
 
         x, *others = self._parts
         specs = tf.nest.map_structure(lambda part: spec(part, part.dtype), others)
-        return (tf.nest.map_structure(lambda part: spec(part, tf.float32), x), *specs)
+        kind = tf.int32 if self._samples.tokens else tf.float32
+        return (tf.nest.map_structure(lambda part: spec(part, kind), x), *specs)
 
     def shard(self, worker: int, workers: int, count: int = 1) -> "Batches":
         """The stream of one of K workers that go through the same epochs together, no image read by two of them.

@@ -1,7 +1,7 @@
-"""The data sets by name: digits (embedded), MNIST, Fashion-MNIST and CIFAR-10.
+"""The data sets by name: digits (embedded), MNIST, Fashion-MNIST and CIFAR-10; texts of Shakespeare.
 
-The embedded data set: 1,797 handwritten digits, 8 by 8 pixels (see NOTICE.md beside the
-file).
+The embedded data sets: 1,797 handwritten digits, 8 by 8 pixels, and the beginning of a play (see NOTICE.md beside the
+files).
 
 The paper's three data sets: what is known of each, and how the training images are divided.
 """
@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, Optional, Tuple, Union
 import numpy as np
 
 from rbd_ipu.checks import Registry
-from rbd_ipu.data.images import ImageData, Split
-from rbd_ipu.data.tfds import data_folder, read, sums
+from rbd_ipu.data.images import WHICH, ImageData, Split
+from rbd_ipu.data.text import TextData
+from rbd_ipu.data.tfds import data_folder, read, read_text, sums
 from rbd_ipu.errors import DamagedDataError
 from rbd_ipu.seeds import fold_in_numpy, permutation_numpy
 
@@ -117,7 +118,42 @@ def _split(arrays: Tuple[np.ndarray, np.ndarray], facts: Facts, where: str) -> S
     return Split(images, labels, standardise=facts.standardise)
 
 
-DATASETS = Registry("data set")  # rows: (data_dir, split_seed) -> ImageData
+EXCERPT = "shakespeare.txt"
+HELD_OUT_TEXT = 5_000  # characters, at the beginning of the excerpt, to validate on, and as many after them to test
+
+SHAKESPEARE = "Shakespeare, from Karpathy, char-rnn (tinyshakespeare)"
+PUBLIC_DOMAIN = "public domain"
+
+
+def shakespeare_excerpt() -> TextData:
+    """Loads the beginning of "Coriolanus": 39,981 characters to train on, twice 5,000 to judge by."""
+    packed = pkgutil.get_data("rbd_ipu.data", EXCERPT)
+    assert packed is not None
+    text = packed.decode("utf-8")
+    return TextData.of(
+        "shakespeare_excerpt",
+        text[2 * HELD_OUT_TEXT :],
+        text[:HELD_OUT_TEXT],
+        text[HELD_OUT_TEXT : 2 * HELD_OUT_TEXT],
+        source=SHAKESPEARE,
+        licence=PUBLIC_DOMAIN,
+        files={EXCERPT: hashlib.sha256(packed).hexdigest()},
+    )
+
+
+def tiny_shakespeare(data_dir: Any = None) -> TextData:
+    """Reads tiny_shakespeare from where TensorFlow Datasets left it, in its own three splits."""
+    folder = data_folder("tiny_shakespeare", data_dir)
+    train, validation, test = (read_text(folder, which) for which in WHICH)
+    facts: Any = {"source": SHAKESPEARE, "licence": PUBLIC_DOMAIN, "files": sums(folder)}
+    try:
+        return TextData.of("tiny_shakespeare", train, validation, test, **facts)
+    except (TypeError, ValueError) as error:
+        raise DamagedDataError(f"{folder} holds other texts than expected: {error}") from error
+
+
+DATASETS = Registry("data set")  # rows: (data_dir, split_seed) -> ImageData or TextData
+TEXTS = ("tiny_shakespeare", "shakespeare_excerpt")  # the rows that are TextData
 
 
 @DATASETS.register("digits")
@@ -131,21 +167,26 @@ def _published(name: str) -> Any:
 
 for _name in PUBLISHED:
     DATASETS.register(_name)(_published(_name))
+DATASETS.register("tiny_shakespeare")(lambda data_dir, split_seed: tiny_shakespeare(data_dir))
+DATASETS.register("shakespeare_excerpt")(lambda data_dir, split_seed: shakespeare_excerpt())
 
 
-def load(name: str = "digits", data_dir: Optional[Union[str, os.PathLike]] = None, split_seed: int = 0) -> ImageData:
+def load(
+    name: str = "digits", data_dir: Optional[Union[str, os.PathLike]] = None, split_seed: int = 0
+) -> Union[ImageData, TextData]:
     """Loads a data set into memory, its images decoded to uint8. Never downloads.
 
     Args:
-      name: "digits" (comes with the package), "mnist", "fashion_mnist" or "cifar10".
+      name: "digits" (comes with the package), "mnist", "fashion_mnist" or "cifar10"; of characters "tiny_shakespeare"
+        or "shakespeare_excerpt" (comes with the package).
       data_dir: where TensorFlow Datasets keeps its data sets; by default $RBD_DATA_DIR, else
-        $TFDS_DATA_DIR, else ~/tensorflow_datasets. The digits need no folder.
+        $TFDS_DATA_DIR, else ~/tensorflow_datasets. What comes with the package needs no folder.
       split_seed: decides which training images are held out for validation: 10,000 (digits: 300,
         and 300 to test). It is no part of a run's seed, so that runs with other seeds are judged by
-        the same images.
+        the same images. Of no use for texts.
 
     Returns:
-      An :class:`ImageData`.
+      An :class:`ImageData`, or for texts a :class:`TextData`.
 
     Raises:
       ValueError: there is no data set of that name; the message lists the names.

@@ -54,6 +54,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def arrays(self) -> Tuple[np.ndarray, ...]:
+        """All that there is: the images and the labels."""
+        return (self.images, self.labels)
+
     def take(self, indices: np.ndarray) -> "Split":
         """The images at ``indices``, as a split of its own."""
         return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
@@ -89,6 +94,9 @@ class ImageData:
     source: str
     licence: str
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    examples = "images"  # what the messages call them
+    of_text = False
 
     @property
     def shape(self) -> Tuple[int, int, int]:

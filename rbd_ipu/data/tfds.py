@@ -77,6 +77,37 @@ def read(folder: Path, split: str) -> Tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
+def read_text(folder: Path, split: str) -> str:
+    """The text of a split, which is its only example, as on disk.
+
+    Raises:
+      DamagedDataError: the files are missing, cut short, or hold something else.
+      ImportError: TensorFlow Datasets is not installed.
+    """
+    tfds = _tfds()
+    files = f"{split} files"
+    try:
+        info = tfds.builder_from_directory(str(folder)).info.splits[split]
+        files = ", ".join(info.filenames)
+        return _decode_text(info.filepaths)
+    except ImportError:
+        raise
+    except Exception as error:  # as above
+        raise _damaged(folder, files, f"{type(error).__name__}: {_first_line(error)}") from error
+
+
+def _decode_text(paths: Iterable[Any]) -> str:
+    from rbd_ipu._compat import tf
+
+    features = {"text": tf.io.FixedLenFeature([], tf.string)}
+    with tf.device("/CPU:0"):
+        records = tf.data.TFRecordDataset([str(path) for path in paths])
+        texts = [tf.io.parse_single_example(record, features)["text"].numpy() for record in records]
+    if len(texts) != 1:
+        raise ValueError(f"there are {len(texts)} texts where one is expected")
+    return texts[0].decode("utf-8")
+
+
 def sums(folder: Path) -> Dict[str, str]:
     """SHA-256 of every record file in a data set's folder, by file name."""
     found = {}

@@ -17,9 +17,10 @@ import html
 import json
 import math
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
 from rbd_ipu import __version__
+from rbd_ipu.config import OF_TEXT
 from rbd_ipu.lab import analyses, noise, presets
 from rbd_ipu.lab import paper as show
 from rbd_ipu.lab.bench import rows as bench
@@ -27,7 +28,7 @@ from rbd_ipu.lab.claims import VERDICTS, Known, Verdict, verdicts
 from rbd_ipu.lab.figures import Line, Panel, without_paper
 from rbd_ipu.lab.measures import Index
 from rbd_ipu.lab.presets import NAMED, Budget, budget, cells
-from rbd_ipu.lab.results import Row, config_of, duration, merge, stem
+from rbd_ipu.lab.results import VALUES, Row, config_of, duration, merge, stem
 from rbd_ipu.lab.tables import Grid, exponent
 
 #: Okabe and Ito's colours, the dark ones lighter where the page is dark.
@@ -520,25 +521,25 @@ def of_runs(rows: Sequence[Row]) -> str:
         groups.setdefault(f"{settings['network']} on {settings['dataset']}", []).append(row)
     parts = []
     for title, own in sorted(groups.items()):
-        own.sort(key=lambda row: -(row["values"].get("val_accuracy") or 0.0))
-        lines = [line for line in map(_line, _longest(own)) if line is not None][:_LINES]
+        judged = _OF_TEXT if own[0]["settings"]["network"] in OF_TEXT else _OF_IMAGES
+        own.sort(key=judged.order)
+        lines = [line for line in (_line(row, judged) for row in _longest(own)) if line is not None][:_LINES]
         parts.append(element("h3", escaped(f"{title}: {len(own)} run{'' if len(own) == 1 else 's'}")))
         if lines:
-            name = f"validation accuracy, the best {_LINES}" if len(lines) == _LINES else "validation accuracy"
-            parts.append(_charts([Panel(name, "epoch", "validation accuracy (%)", lines)]))
+            name = f"{judged.name}, the best {_LINES}" if len(lines) == _LINES else judged.name
+            parts.append(_charts([Panel(name, "epoch", judged.label, lines)]))
         heading = [
             "run",
             "seed",
             "epochs",
-            "val. acc. %",
-            "test acc. %",
+            *judged.columns.values(),
             "d",
             "images/s",
             "time",
             "commit",
             "outcome",
         ]
-        body = table([heading, *map(_run_line, own)])
+        body = table([heading, *(_run_line(row, judged) for row in own)])
         parts.append(element("details", element("summary", "all runs"), body))
     return section("Runs", "runs", *(parts or [element("p", "None.", class_="quiet")]))
 
@@ -562,26 +563,63 @@ def _name(row: Row) -> str:
     return " ".join([*words, f"lr=2^{exponent(settings['learning_rate'])}"])
 
 
-def _line(row: Row) -> Any:
-    curve = [100 * value for value in row["curves"].get("val_accuracy", []) if value is not None]
+class _Judged(NamedTuple):
+    """What runs of one kind are judged by: the curve, its name and label, its scale, and columns with headings."""
+
+    curve: str
+    name: str
+    label: str
+    scale: float
+    columns: Mapping[str, str]
+
+    def order(self, row: Row) -> float:
+        """The best first, and last a run that has no such number."""
+        value = row["values"].get(self.curve)
+        if value is None:
+            return math.inf
+        return value if self.curve.endswith("loss") else -value
+
+
+_OF_IMAGES = _Judged(
+    "val_accuracy",
+    "validation accuracy",
+    "validation accuracy (%)",
+    100.0,
+    {"val_accuracy": "val. acc. %", "test_accuracy": "test acc. %"},
+)
+_OF_TEXT = _Judged(
+    "val_loss",
+    "validation loss",
+    "validation loss (nats)",
+    1.0,
+    {
+        "val_loss": "val. loss",
+        "val_perplexity": "val. perplexity",
+        "test_loss": "test loss",
+        "test_perplexity": "test perplexity",
+    },
+)
+
+
+def _line(row: Row, judged: _Judged) -> Any:
+    curve = [judged.scale * value for value in row["curves"].get(judged.curve, []) if value is not None]
     if not curve:
         return None
     name = f"{_name(row)} s{row['seed']}"
     return Line(name, [float(i) for i in range(1, len(curve) + 1)], curve, [0.0] * len(curve), None, 1)
 
 
-def _run_line(row: Row) -> List[str]:
-    def percent(name: str) -> str:
+def _run_line(row: Row, judged: _Judged) -> List[str]:
+    def number(name: str) -> str:
         value = row["values"].get(name)
-        return "-" if value is None else f"{100 * value:.2f}"
+        return "-" if value is None else f"{VALUES[name].scale * value:.{VALUES[name].places}f}"
 
     speed = row["values"].get("images_per_second")
     return [
         _name(row),
         str(row["seed"]),
         f"{row['epochs']} of {row['settings']['epochs']}",
-        percent("val_accuracy"),
-        percent("test_accuracy"),
+        *map(number, judged.columns),
         f"{row['d']:,}" if row.get("d") else "-",
         "-" if speed is None else f"{speed:,.0f}",
         duration(row["seconds"]),

@@ -31,8 +31,9 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 
 from rbd_ipu import files as atomic
 from rbd_ipu import files as strict_json
-from rbd_ipu.config import FIELDS, Config, from_file, resolve
+from rbd_ipu.config import FIELDS, OF_TEXT, Config, from_file, resolve
 from rbd_ipu.errors import ConfigError
+from rbd_ipu.runs.folder import perplexity
 
 _ELSEWHERE = (
     "device", "data_dir", "source", "checkpoint_seconds", "keep_checkpoints", "workers", "simulate_workers",
@@ -94,6 +95,9 @@ VALUES: Dict[str, Value] = {
     "correlation": Value("correlation", "Pearson correlation with the gradient", 1.0, 3),
     "val_loss": Value("validation loss", "validation loss (nats)", 1.0, 4),
     "images_per_second": Value("images/s", "images a second", 1.0, 0),
+    "val_perplexity": Value("validation perplexity", "validation perplexity", 1.0, 3),
+    "test_loss": Value("test loss", "test loss (nats)", 1.0, 4),
+    "test_perplexity": Value("test perplexity", "test perplexity", 1.0, 3),
     "hours": Value("hours", "wall-clock time (hours)", 1.0, 2),
     "d": Value("d", "directions", 1.0, 0),
 }
@@ -173,6 +177,8 @@ def _of_run(folder: Path) -> Optional[Row]:
         return None
     last = epochs[-1] if epochs else {}
     values = {name: last.get(name) for name in CURVES if name != "seconds" and last.get(name) is not None}
+    if config.network in OF_TEXT and "val_loss" in values:
+        values["val_perplexity"] = perplexity(values["val_loss"])
     for name, value in (result.get("test") or {}).items():
         values[f"test_{name}"] = value
     curves = {name: [_short(row.get(name)) for row in epochs] for name in CURVES}

@@ -280,8 +280,8 @@ def prepared(config: Config) -> Experiment:
     data = experiment.data.for_tuning(HELD_OUT)
     if config.batch_size > len(data.train):
         raise ConfigError(
-            f"batch_size {config.batch_size} is more than the {len(data.train)} images of {config.dataset} that are "
-            "left to train on, a quarter of them being held out"
+            f"batch_size {config.batch_size} is more than the {len(data.train)} {data.examples} of {config.dataset} "
+            "that are left to train on, a quarter of them being held out"
         )
     batches = data.batches(config.batch_size, seed=config.seed, augment=config.augment)
     return experiment._replace(data=data, batches=batches)

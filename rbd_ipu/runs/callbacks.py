@@ -144,7 +144,11 @@ class StopOnInterrupt(keras.callbacks.Callback):
 
 
 def recorders(
-    folder: Path, interrupt: Interrupt, rows: Sequence[Mapping[str, Any]] = (), checkpoints: Sequence[Any] = ()
+    folder: Path,
+    interrupt: Interrupt,
+    rows: Sequence[Mapping[str, Any]] = (),
+    checkpoints: Sequence[Any] = (),
+    monitor: str = "val_accuracy",
 ) -> List[Any]:
     """The callbacks of a run that is kept in ``folder``; the order is that of their writing.
 
@@ -153,14 +157,16 @@ def recorders(
     Args:
       rows: the epochs that a run which goes on has recorded already.
       checkpoints: a :class:`rbd_ipu.checkpoints.Checkpoints`, or none: it must come after all that it counts on.
+      monitor: by what the best epoch is known; an accuracy or a loss.
     """
     (folder / "checkpoints").mkdir(exist_ok=True)
-    best = max((row["val_accuracy"] for row in rows if row.get("val_accuracy") is not None), default=None)
+    extreme = max if "accuracy" in monitor else min
+    best = extreme((row[monitor] for row in rows if row.get(monitor) is not None), default=None)
     return [
         MetricsLog(folder / "metrics.jsonl"),
         MetricsTable(folder / "metrics.csv"),
         AtomicCheckpoint(folder / "checkpoints" / "last.weights.h5"),
-        AtomicCheckpoint(folder / "checkpoints" / "best.weights.h5", monitor="val_accuracy", best=best),
+        AtomicCheckpoint(folder / "checkpoints" / "best.weights.h5", monitor=monitor, best=best),
         *([Events(folder / "tensorboard")] if installed("tensorboard") else []),
         *checkpoints,
         StopOnInterrupt(interrupt),  # the last: an epoch that is over is recorded before the run stops

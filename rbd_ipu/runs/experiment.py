@@ -17,7 +17,7 @@ class Experiment(NamedTuple):
 
     Attributes:
       config: the settings.
-      data: the :class:`rbd_ipu.data.ImageData`.
+      data: the :class:`rbd_ipu.data.ImageData` or :class:`rbd_ipu.data.TextData`.
       batches: its training stream.
       model: the network.
       method: how it descends; ``method.dim`` is d and ``method.size`` is D.
@@ -38,18 +38,32 @@ class Experiment(NamedTuple):
         return self.trainer.fit(self.batches, validation=validation, epochs=epochs, **options)
 
     def test(self) -> Dict[str, float]:
-        """Loss and accuracy on the test images."""
+        """Loss and accuracy on the test images, or on the test text."""
         return self.trainer.evaluate(self.evaluation("test"))
 
     def evaluation(self, which: str) -> Any:
         """The images of a split, to evaluate on, in batches of one size where that can be."""
         return self.data.evaluation(which, even_batch(len(getattr(self.data, which))))
 
+    def sample(self, length: int = 200) -> str:
+        """Text that a language model writes after a new line, by the seed of the run; it ends with one.
+
+        A copy of the network writes it, where TensorFlow computes by itself: a device may be busy, or slow at this.
+        """
+        from rbd_ipu import models
+        from rbd_ipu.gpt import generate
+
+        config, data = self.config, self.data
+        copied = models.build(config.network, data.shape, data.classes, config.seed, **config.sizes())
+        copied.set_weights(self.model.get_weights())
+        first = "\n" if "\n" in data.characters else data.characters[0]
+        return data.decode(generate(copied, data.encode(first), length, config.seed)) + "\n"
+
     def fingerprint(self) -> str:
-        """A SHA-256 over all images and labels, in their splits: what a run that goes on must find again."""
+        """A SHA-256 over all images and labels (or texts) in their splits: what a resumed run must find again."""
         found = hashlib.sha256()
         for split in (self.data.train, self.data.validation, self.data.test):
-            for array in (split.images, split.labels):
+            for array in split.arrays:
                 found.update(f"{array.dtype} {array.shape}".encode())
                 found.update(np.ascontiguousarray(array).data)
         return found.hexdigest()
@@ -96,17 +110,19 @@ def prepare(config: Config) -> Experiment:
     except (ImportError, RuntimeError) as error:  # RuntimeError: no such device here
         raise ConfigError(str(error)) from error
     try:
-        images = data.load(config.dataset, data_dir=config.data_dir)
+        images: Any = data.load(config.dataset, data_dir=config.data_dir)
+        if config.context is not None:
+            images = images.with_context(config.context)
         if not config.hold_out:
             images = images.joined()
         if config.batch_size > len(images.train):
             raise ConfigError(
                 f"batch_size {config.batch_size} is more than the {len(images.train)} training "
-                f"images of {config.dataset}"
+                f"{images.examples} of {config.dataset}"
             )
         batches = images.batches(config.batch_size, seed=config.seed, augment=config.augment)
         with device:
-            model = models.build(config.network, images.shape, images.classes, config.seed)
+            model = models.build(config.network, images.shape, images.classes, config.seed, **config.sizes())
         steps_per_epoch = batches.shard(*device.exchange.shards[0]).steps_per_epoch
         method = methods.create(config.method, **config.options(steps_per_epoch))
         trainer = training.Trainer(model, method, device=device)

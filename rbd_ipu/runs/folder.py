@@ -11,6 +11,7 @@ It is new, never written over, and whole at every moment.
                       ``step-...checkpoint``: all that ``--resume`` needs, the last few of them
 ``tensorboard/``      events, where the tensorboard package is installed
 ``result.json``       final and best accuracies and losses
+``sample.txt``        of a language model: 200 characters that it has written
 ``curves.png``        where matplotlib is installed
 ``.lock``             which process has the folder, while it has it
 ====================  =================================================================
@@ -31,24 +32,51 @@ from rbd_ipu.errors import ConfigError
 from rbd_ipu.provenance import now
 
 
-def summarise(rows: List[Dict[str, Any]], test: Optional[Mapping[str, float]], outcome: str) -> Dict[str, Any]:
+def summarise(
+    rows: List[Dict[str, Any]], test: Optional[Mapping[str, float]], outcome: str, of_text: bool = False
+) -> Dict[str, Any]:
     """The last and the best epoch on the validation images, and the test if it was reached.
+
+    Of a language model the accuracy is that of the next character, the best epoch is that of the lowest loss, and
+    beside each loss stands its ``perplexity``, exp(loss).
 
     Args:
       rows: the lines of metrics.jsonl.
       test: loss and accuracy of the final weights on the test images; None if it broke off.
       outcome: the word for how the run ended.
+      of_text: whether it is of a language model.
     """
     last = rows[-1] if rows else {}
-    best = max(rows, key=_accuracy, default={})
+    best = max(rows, key=_minus_loss if of_text else _accuracy, default={})
+
+    def numbers(found: Dict[str, Any]) -> Dict[str, Any]:
+        return {**found, "perplexity": perplexity(found["loss"])} if of_text else found
+
     return {
         "outcome": outcome,
         "epochs": len(rows),
         "step": last.get("step", 0),
-        "validation": _validation(last),
-        "best": {"epoch": best.get("epoch"), "validation": _validation(best)},
-        "test": dict(test) if test else None,
+        "validation": numbers(_validation(last)),
+        "best": {"epoch": best.get("epoch"), "validation": numbers(_validation(best))},
+        "test": numbers(dict(test)) if test else None,
     }
+
+
+def perplexity(loss: Optional[float]) -> Optional[float]:
+    """exp(loss), of a mean cross entropy in nats; None where there is none, infinity beyond a float.
+
+    Example:
+      >>> perplexity(0.0), perplexity(None)
+      (1.0, None)
+    """
+    if loss is None:
+        return None
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def _minus_loss(row: Mapping[str, Any]) -> float:
+    value = row.get("val_loss")
+    return -math.inf if value is None else -value
 
 
 def _accuracy(row: Mapping[str, Any]) -> float:

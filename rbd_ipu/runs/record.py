@@ -56,7 +56,8 @@ def record(
                 place = {"step": start.step, "epochs": start.progress.epoch}
                 folder.go_on(experiment.config, facts, command, place)
                 rows = resume.rewind(experiment, folder, start)
-            callbacks = recorders(folder.path, interrupt, rows, [resume.keeper(experiment, folder)])
+            monitor = "val_loss" if experiment.data.of_text else "val_accuracy"
+            callbacks = recorders(folder.path, interrupt, rows, [resume.keeper(experiment, folder)], monitor)
             experiment.fit(callbacks=callbacks, verbose=verbose, start=start and start.progress)
             ending.test = experiment.test()
         except KeyboardInterrupt as error:
@@ -106,7 +107,7 @@ class _Ending:
     def write(self, outcome: Outcome) -> Tuple[Outcome, Dict[str, Any]]:
         """Takes every step, even after one that fails; the first error is the outcome's."""
         self.outcome = outcome
-        steps: List[Callable[[], None]] = [self._rows, self._result, self._picture]
+        steps: List[Callable[[], None]] = [self._rows, self._result, self._picture, self._sample]
         steps.insert(0, self._not_stopped if outcome.name == "finished" else self._stopped)
         unexpected: Optional[Exception] = None
         for step in [*steps, self._facts]:
@@ -137,12 +138,17 @@ class _Ending:
             self.rows = metrics.read(self.folder / "metrics.jsonl")
 
     def _result(self) -> None:
-        self.result = summarise(self.rows, self.test, self.outcome.name)
+        of_text = self.experiment.data.of_text
+        self.result = summarise(self.rows, self.test, self.outcome.name, of_text)
         files.write_text(self.folder / "result.json", files.document(self.result))
 
     def _picture(self) -> None:
         if self.rows and installed("matplotlib"):
             plots.plot_run(self.folder / "curves.png", self.rows, self.experiment.title)
+
+    def _sample(self) -> None:
+        if self.experiment.data.of_text and self.outcome.name == "finished":
+            files.write_text(self.folder / "sample.txt", self.experiment.sample())
 
     def _facts(self) -> None:
         self.folder.end(self.outcome.name, self.outcome.message)

@@ -149,6 +149,9 @@ def _train(experiment: Any, folder: RunFolder, words: Sequence[str], quiet: bool
     outcome, result = record(experiment, folder, command_line(words), verbose, start)
     if outcome.message:
         print(f"rbd-ipu: {outcome.message}", file=sys.stderr)
+    sample = folder / "sample.txt"
+    if not quiet and outcome.status == 0 and sample.exists():
+        print(f"--- what it writes\n{sample.read_text(encoding='utf-8').rstrip()}\n---")
     print(folder.path if quiet else summary(result, folder.path))
     return outcome.status
 
@@ -160,5 +163,8 @@ def summary(result: Mapping[str, Any], folder: Path) -> str:
         numbers = result[name]
         if numbers and None not in numbers.values():
             accuracy, loss = 100 * numbers["accuracy"], numbers["loss"]
-            lines.append(f"{name:<10}  accuracy {accuracy:.2f} %  loss {loss:.4f}")
+            line = f"{name:<10}  accuracy {accuracy:.2f} %  loss {loss:.4f}"
+            if "perplexity" in numbers:
+                line += f"  perplexity {numbers['perplexity']:.3f}"
+            lines.append(line)
     return "\n".join([*lines, f"folder      {folder}"])
