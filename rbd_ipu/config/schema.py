@@ -226,7 +226,11 @@ class Config:
         Choice("auto", "coordinates", "update"),
         "what workers send: dim numbers, for directions to be drawn again everywhere, or their steps of full size",
     )
-    wire: str = _key("float32", Choice("float32", "float16", "int8"), "the precision of coordinates that are sent")
+    wire: str = _key(
+        "float32",
+        Choice("float32", "float16", "bfloat16", "int8", "sign"),
+        "the precision of coordinates that are sent",
+    )
     worker_timeout: float = _key(300.0, Real(positive=True), "seconds that a worker waits for the others")
     data_dir: Optional[str] = _key(
         None,

@@ -5,13 +5,16 @@ coordinates are sent, as numbers or as 32-bit words: a registry row for each pre
 
 A narrow message is m integers or halves and one float32, its scale: the largest absolute value of the message. All
 workers, the sender too, go on with what the receivers decode, so that their weights stay the same. Rounding is to
-nearest, ties to even: the same everywhere, with no random numbers.
+nearest, ties to even: the same everywhere, with no random numbers. "sign" sends one bit a coordinate, and the mean of
+|c| of each block of 4096 in 8 bits.
 """
 
-from typing import Any, Callable, NamedTuple, Tuple
+from typing import Any, Callable, List, NamedTuple, Tuple
 
 from rbd_ipu._compat import tf
 from rbd_ipu.checks import Registry
+from rbd_ipu.parallel import wire
+from rbd_ipu.parallel.wire import Shape
 
 MODES = Registry("parallel mode")
 
@@ -61,6 +64,7 @@ def weight_of(mode: Mode, workers: int) -> float:
 
 
 WIRES = Registry("wire")
+BLOCK = 4096  # coordinates that share a scale
 
 
 class Wire(NamedTuple):
@@ -70,20 +74,17 @@ class Wire(NamedTuple):
       bits: of a coordinate.
       encode: message float32 [m] -> float32 [m], or int32 [words] where it is narrow.
       decode: (K of these, m) -> float32 [K, m].
+      words: m -> 32-bit words of a message of m numbers.
+
+    Example:
+      >>> [WIRES.get(name).words(250) for name in ("float32", "float16", "int8", "sign")]
+      [250, 126, 64, 9]
     """
 
     bits: int
     encode: Callable[[Any], Any]
     decode: Callable[[Any, int], Any]
-
-    def words(self, m: int) -> int:
-        """32-bit words of a message of m numbers.
-
-        Example:
-          >>> WIRES.get("float32").words(250), WIRES.get("float16").words(250), WIRES.get("int8").words(250)
-          (250, 126, 64)
-        """
-        return -(-m * self.bits // 32) + (0 if self.bits == 32 else 1)
+    words: Callable[[int], int]
 
 
 def _scale(message: Any) -> Any:
@@ -112,12 +113,37 @@ def _narrow(kind: Any, levels: float) -> Wire:
         numbers = tf.reshape(tf.bitcast(words[:, 1:], kind), [words.shape[0], -1])[:, :m]
         return tf.cast(numbers, tf.float32) * (scales / levels)
 
-    return Wire(bits, encode, decode)
+    return Wire(bits, encode, decode, lambda m: -(-m * bits // 32) + 1)
 
 
-WIRES.register("float32")(Wire(32, lambda message: message, lambda messages, m: messages))
+def _blocks(m: int) -> List[Shape]:
+    """All of m numbers, in blocks of 4096."""
+    whole, rest = divmod(m, BLOCK)
+    return [Shape(whole, BLOCK, BLOCK)] * (whole > 0) + [Shape(1, rest, rest)] * (rest > 0)
+
+
+def _in_blocks(name: str) -> Wire:
+    """A row of :data:`rbd_ipu.parallel.wire.VALUES` for all numbers of a message, with a scale for each block."""
+
+    def encode(message: Any) -> Any:
+        shapes, start, parts = _blocks(message.shape[0]), 0, []
+        for blocks, n, _ in shapes:
+            parts.append((None, tf.reshape(message[start : start + blocks * n], [blocks, n])))
+            start += blocks * n
+        return wire.pack(name, shapes, wire.encode(name, parts))
+
+    def decode(words: Any, m: int) -> Any:
+        rows = [wire.decode(name, wire.unpack(name, _blocks(m), row)) for row in tf.unstack(words)]
+        return tf.stack([tf.concat([tf.reshape(values, [-1]) for _, values in row], axis=0) for row in rows])
+
+    return Wire(wire.VALUES.get(name).bits, encode, decode, lambda m: -(-wire.message_bytes(name, _blocks(m)) // 4))
+
+
+WIRES.register("float32")(Wire(32, lambda message: message, lambda messages, m: messages, lambda m: m))
 WIRES.register("float16")(_narrow(tf.float16, 1.0))
+WIRES.register("bfloat16")(_in_blocks("bfloat16"))
 WIRES.register("int8")(_narrow(tf.int8, 127.0))
+WIRES.register("sign")(_in_blocks("sign"))
 
 
 EXCHANGES = ("auto", "coordinates", "update")

@@ -112,7 +112,7 @@ def test_the_command_line_knows_every_row():
     [
         ({"parallel": "both"}, "unknown parallel mode 'both'; accepted: 'own', 'shared', 'same-data', 'split'"),
         ({"exchange": "gossip"}, "unknown exchange 'gossip'; accepted: 'auto', 'coordinates', 'update'"),
-        ({"wire": "int4"}, "unknown wire 'int4'; accepted: 'float32', 'float16', 'int8'"),
+        ({"wire": "int4"}, "unknown wire 'int4'; accepted: 'float32', 'float16', 'bfloat16', 'int8', 'sign'"),
         ({"exchange": "update", "wire": "int8"}, "wire 'int8' is for coordinates"),
     ],
 )

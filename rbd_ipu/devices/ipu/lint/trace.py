@@ -150,7 +150,9 @@ SHARING: Dict[str, Dict[str, str]] = {
     "split": {"parallel": "split"},
     "exchange=update": {"exchange": "update"},
     "wire=float16": {"wire": "float16"},
+    "wire=bfloat16": {"wire": "bfloat16"},
     "wire=int8": {"wire": "int8"},
+    "wire=sign": {"wire": "sign"},
 }
 
 # What is known not to compile on an IPU, and why. A row that is listed and clean is a fault too, so that this stays
