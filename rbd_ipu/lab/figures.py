@@ -1,8 +1,10 @@
-"""Figures as PNG: a value by epoch in panels, or by a setting on the axis, with the deviation of the seeds."""
+"""Figures: a value by epoch in panels, or by a setting on the axis, with the deviation of the seeds."""
 
+import contextlib
+import io
 import textwrap
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -108,15 +110,9 @@ def draw(path: Path, title: str, found: Sequence[Panel]) -> None:
       title: one line above.
       found: the panels.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     across = min(_ACROSS, len(found))
     down = -(-len(found) // across)
-    with matplotlib.rc_context(plots._STYLE), replacing(path) as draft:
-        figure = Figure(figsize=(max(4.4 * across, 6.0), 3.4 * down + 0.3))
-        FigureCanvasAgg(figure)
+    with _figure(max(4.4 * across, 6.0), 3.4 * down + 0.3) as figure, replacing(path) as draft:
         figure.suptitle(textwrap.fill(title, int(14 * figure.get_figwidth())), fontsize=11)
         axes = np.ravel(figure.subplots(down, across, squeeze=False))
         colours = _colours(found)
@@ -125,6 +121,26 @@ def draw(path: Path, title: str, found: Sequence[Panel]) -> None:
         for axis in axes[len(found) :]:
             axis.set_axis_off()
         figure.savefig(draft, dpi=150, format="png")
+
+
+def svgs(found: Sequence[Panel]) -> List[bytes]:
+    """A picture for each panel as SVG, the same bytes each time it is made."""
+    pictures, colours = [], _colours(found)
+    for panel in found:
+        with _figure(4.6, 3.4) as figure, io.BytesIO() as file:
+            _draw_panel(figure.subplots(), panel, colours)
+            figure.savefig(file, format="svg", metadata={"Date": None})
+            pictures.append(file.getvalue())
+    return pictures
+
+
+@contextlib.contextmanager
+def _figure(width: float, height: float) -> Iterator[Any]:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**plots._STYLE, "svg.fonttype": "none", "svg.hashsalt": "rbd-ipu"}):
+        yield Figure(figsize=(width, height))
 
 
 def _colours(found: Sequence[Panel]) -> Dict[str, str]:
@@ -164,6 +180,6 @@ def _draw_panel(axis: Any, panel: Panel, colours: Dict[str, str]) -> None:
             axis.axvline(line.switch, color=colour, linestyle=":", linewidth=1.0)
     if not all(line.n for line in panel.lines):
         axis.plot([], [], "D", color=GREY, mfc="none", markersize=5, label="the paper, same colours")
-    if panel.xlabel == "epoch":
+    if panel.xlabel == "epoch" and not panel.log_x:
         axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend(fontsize=8)

@@ -1,6 +1,6 @@
 """The report: whole, well-formed, self-contained, and with the numbers of the results."""
 
-import json
+import base64
 import re
 from html.parser import HTMLParser
 
@@ -9,12 +9,16 @@ from fake_runs import folder, result
 
 from rbd_ipu.cli import main
 from rbd_ipu.config import resolve
-from rbd_ipu.lab import presets, results
+from rbd_ipu.files import installed
+from rbd_ipu.lab import presets, report, results
 from rbd_ipu.lab.figures import Line, Panel
+from rbd_ipu.lab.measures import Index
 from rbd_ipu.lab.presets import budget, cells
-from rbd_ipu.lab.report import HEIGHT, LEFT, WIDTH, beside_the_paper, chart, page, table, ticks
+from rbd_ipu.lab.report import beside_the_paper, page, pictures, table
 
-VOID = {"meta", "line", "circle", "polygon", "polyline"}
+VOID = {"meta", "img"}
+plots = pytest.mark.skipif(not installed("matplotlib"), reason="no matplotlib")
+DATA = "data:image/svg+xml;base64,"
 
 
 class Checker(HTMLParser):
@@ -22,14 +26,17 @@ class Checker(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.links, self.ids, self.charts, self.names = [], [], [], [], []
+        self.open, self.links, self.ids, self.pictures, self.names = [], [], [], [], []
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.names.append(tag)
-        self.links += [attributes[key] for key in ("src", "href", "data", "action") if key in attributes]
+        self.links += [attributes[key] for key in ("href", "data", "action") if key in attributes]
         self.ids += [attributes["id"]] if "id" in attributes else []
-        self.charts += [json.loads(attributes["data-chart"])] if "data-chart" in attributes else []
+        if tag == "img":
+            source = attributes["src"]
+            assert source.startswith(DATA)
+            self.pictures.append((attributes["alt"], base64.b64decode(source[len(DATA) :]).decode()))
         if tag not in VOID:
             self.open.append(tag)
 
@@ -70,7 +77,9 @@ def test_it_is_well_formed_and_loads_nothing(text):
     assert {link[1:] for link in checker.links} <= set(checker.ids)
     assert len(checker.ids) == len(set(checker.ids))
     assert not re.search(r"https?://|url\(|@import|//cdn", text)
-    assert checker.names.count("script") == 1 and not {"link", "img", "iframe"} & set(checker.names)
+    assert not {"script", "link", "iframe"} & set(checker.names)
+    for _, picture in checker.pictures:  # their only addresses are the names of SVG's own vocabulary
+        assert not re.search(r'href="(?!#)|src=|<image|<script|@import', picture)
 
 
 def test_it_fits_a_phone_and_the_dark(text):
@@ -84,11 +93,18 @@ def test_it_has_the_numbers_beside_the_papers(text):
     assert "cnn on digits: 1 run<" in text
 
 
-def test_curves_carry_their_numbers(text):
-    charts = checked(text).charts
-    line = next(line for chart in charts for line in chart["lines"] if line["name"] == "RBD")
-    assert len(line["at"]) == len(line["x"]) == len(line["y"]) == len(line["text"]) == 100
-    assert (line["x"][-1], line["y"][-1], line["text"][-1]) == ("100", 90.5, "90.5 ± 1")
+@plots
+def test_pictures_have_our_curves_and_the_papers_points(text):
+    found = checked(text).pictures
+    own = [picture for alt, picture in found if alt == "FC-MNIST: validation accuracy (%) against epoch"]
+    assert any(">RBD</text>" in picture and ">the paper, same colours</text>" in picture for picture in own)
+    assert any(alt == "validation accuracy: validation accuracy (%) against epoch" for alt, _ in found)
+
+
+def test_without_matplotlib_the_page_says_what_is_missing(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "installed", lambda package: package != "matplotlib")
+    text = page(rows, tmp_path, "now")
+    assert checked(text).pictures == [] and "rbd-ipu[plots]" in text and "numbers</summary>" in text
 
 
 def test_words_are_escaped(rows):
@@ -103,40 +119,37 @@ def test_an_empty_page_says_so(tmp_path):
     assert "No runs." in text and "Nothing measured in these results: Figure 1" in text
 
 
+@plots
 @pytest.mark.parametrize("log", [False, True])
-@pytest.mark.parametrize("n", [1, 2, 30, 2000])
-def test_a_chart_stays_in_its_frame(n, log):
-    x = [float(i + 1) for i in range(n)]
+def test_pictures_of_one_point_and_of_many(log):
     lines = [
-        Line("a & b", x, [50.0 + i / n for i in range(n)], [1.0] * n, 1, 3),
-        Line("c", x, [0.0] * n, [0.0] * n, None, 1),
+        Line("a & b", x, [50.0 + i for i in range(len(x))], [1.0] * len(x), 1, 3)
+        for x in ([1.0], [float(i + 1) for i in range(2000)])
     ]
-    text = chart(Panel("title", "epoch", "value", lines, log_x=log), {"a & b": 0, "c": 1})
+    text = pictures([Panel("<title>", "epoch", "value", [line], log_x=log, log_y=log) for line in lines])
     checker = checked(text)
-    for points in re.findall(r'points="([^"]*)"', text):
-        for pair in points.split():
-            across, down = map(float, pair.split(","))
-            assert 0 <= across <= WIDTH and 0 <= down <= HEIGHT
-    (data,) = checker.charts
-    assert data["lines"][0]["x"][-1] == f"{n}" and len(data["lines"][0]["x"]) <= 400
+    assert [alt for alt, _ in checker.pictures] == ["<title>: value against epoch"] * 2
+    assert all("a &amp; b" in picture for _, picture in checker.pictures)
+    assert text == pictures([Panel("<title>", "epoch", "value", [line], log_x=log, log_y=log) for line in lines])
 
 
-@pytest.mark.parametrize("values", [[0.25, 0.08, 0.0025], [1.0], [0.0, 1.0], [-1.0, 3.0]])
-def test_a_logarithmic_axis_has_powers_of_ten_or_is_none(values):
-    x = [10.0 ** (i + 1) for i in range(len(values))]
-    line = Line("a", x, values, [0.5 * abs(value) for value in values], None, 9)
-    text = chart(Panel("title", "n", "value", [line], log_x=True, log_y=True), {"a": 0})
-    marks = re.findall(rf'<text x="{LEFT - 6}" [^>]*>([^<]*)<', text)  # beside the axis
-    if min(values) > 0:
-        assert {float(mark) for mark in marks} <= {10.0**power for power in range(-4, 3)}
-    assert len(marks) >= 2
+@plots
+def test_analyses_are_pictures_too():
+    """Figures 2 and B.8: also one under another budget, which its title then says."""
+    panel = Panel("100 pairs", "n", "mean |cos|", [Line("measured", [10.0, 100.0], [0.2, 0.1], [0.1, 0.1], None, 1)])
+    about = {"machine": {"processor": "A processor"}, "commit": None, "modified": False, "lines": [["n"], ["10"]]}
+    found = [
+        {"kind": "analysis", "preset": name, "budget": budget, **about, **analysed([panel])}
+        for name, budget in (("figure2", "10x1"), ("figureB8", "full"))
+    ]
+    text, _ = report.of_the_paper("figure", Index([]), found)
+    checker = checked(text)
+    assert {"figure2", "figureB8"} <= set(checker.ids) and len(checker.pictures) == 2
+    assert "Figure 2: The loss along random directions, by their distribution [budget 10x1: " in text
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (93.2, 95.1), (-3, 4), (5, 5), (0, 0), (1e-4, 2e-4), (0, 1e6)])
-def test_ticks_cover_their_range(low, high):
-    marks = ticks(low, high)
-    assert marks[0] <= low and marks[-1] >= high and 2 <= len(marks) <= 8 and marks == sorted(set(marks))
-    assert all(mark == round(mark) for mark in ticks(low, high, least=1.0))
+def analysed(panels):
+    return {"panels": [{**one._asdict(), "lines": [line._asdict() for line in one.lines]} for one in panels]}
 
 
 def test_the_papers_numbers_stand_below_ours_in_one_cell():
