@@ -15,7 +15,7 @@ from rbd_ipu.config import from_assignments, resolve
 from rbd_ipu.lab import jobs, pool
 from rbd_ipu.lab.jobs import Taken, attempts, claimed, is_claimed, job, note_cores
 from rbd_ipu.lab.results import Costs, rough_epoch
-from rbd_ipu.process import divided
+from rbd_ipu.process import divided, usable
 
 SETTINGS = {"learning_rate": 0.5, "dim": 8, "epochs": 4}
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": "-1"}
@@ -244,7 +244,7 @@ def test_of_two_processes_one_has_a_run(tmp_path):
         assert is_claimed(folder)
         with pytest.raises(Taken), claimed(folder, patience=0.0):
             pass
-        assert jobs.main([str(folder), "-", "seed=0"]) == jobs.TAKEN
+        assert jobs.main([",".join(map(str, usable())), str(folder), "seed=0"]) == jobs.TAKEN
     assert not is_claimed(folder)
 
 
