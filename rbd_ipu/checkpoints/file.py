@@ -180,9 +180,21 @@ def key(group: str, index: int) -> str:
 def load(path: Union[str, Path]) -> Checkpoint:
     """Reads a checkpoint, once its checksums have been found right. Nothing in it is executed: there is no pickle.
 
+    Args:
+      path: of the file.
+
     Raises:
       CheckpointError: it is damaged, something else, or of a newer format; the message says which.
       OSError: with the path, when the file cannot be read.
+
+    Example:
+      >>> import tempfile, rbd_ipu
+      >>> from rbd_ipu import checkpoints, methods, models
+      >>> trainer = rbd_ipu.Trainer(models.build("fc", (8, 8, 1)), methods.create("sgd", learning_rate=1.0), "cpu")
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     checkpoints.save(f"{folder}/a", trainer)
+      ...     load(f"{folder}/a").place
+      'step 0, after 0 epochs'
     """
     from rbd_ipu.step.step import Progress  # late: it needs TensorFlow
 
@@ -267,8 +279,15 @@ def search(folder: Union[str, Path], check: Callable[[Checkpoint], Any] = lambda
 def newest(folder: Union[str, Path]) -> Optional[Checkpoint]:
     """The latest checkpoint of a folder that is not damaged; None if the folder has none.
 
+    Args:
+      folder: may be missing.
+
     Raises:
       CheckpointError: there are checkpoints, and all are damaged.
+
+    Example:
+      >>> newest("nowhere") is None
+      True
     """
     return search(folder).checkpoint
 
