@@ -11,7 +11,7 @@ from rbd_ipu.devices import memory
 from rbd_ipu.devices.ipu import description
 from rbd_ipu.errors import ConfigError
 
-CONFIGS = Path(__file__).resolve().parents[2] / "ipu_configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "ipu_configs"
 NAMES = ("cpu", "gpu", "ipu_model", "offline", "pod16", "pod4", "pod64", "single")
 
 needs_configs = pytest.mark.skipif(not CONFIGS.is_dir(), reason="no ipu_configs beside the tests")

@@ -460,7 +460,7 @@ def test_replicas_exchange_coordinates(name):
     """MirroredStrategy with two replicas of half a batch: the step of the whole batch, on every replica."""
     program = f"""
 import numpy as np, tensorflow as tf, sys
-sys.path.insert(0, {str(__import__("pathlib").Path(__file__).parent)!r})
+sys.path.insert(0, {str(__import__("pathlib").Path(__file__).parents[1])!r})
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import rbd_ipu

@@ -15,7 +15,7 @@ import pytest
 
 from rbd_ipu._compat import KERAS_3
 
-TESTS = Path(__file__).resolve().parents[1]
+TESTS = Path(__file__).resolve().parents[2]
 FILES = sorted((TESTS / "bringup").glob("test_*.py"))
 CONFIGS = TESTS.parent / "ipu_configs"
 

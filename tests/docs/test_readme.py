@@ -9,7 +9,7 @@ import pytest
 import rbd_ipu
 from rbd_ipu._compat import keras, tf
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 PAGES = [README, *(README.parent / "docs" / f"{name}.md" for name in ("first-model", "workers"))]
 
 

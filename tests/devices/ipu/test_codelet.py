@@ -16,7 +16,7 @@ from rbd_ipu import methods
 from rbd_ipu._compat import tf
 from rbd_ipu.devices.ipu import codelet
 
-STUB = Path(__file__).resolve().parents[1] / "poplar"
+STUB = Path(__file__).resolve().parents[2] / "poplar"
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++, which the C++ is compiled with")
 STRICT = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-O2", "-fPIC", "-shared"]
 

@@ -11,7 +11,7 @@ from rbd_ipu._compat import KERAS_3, keras, tf
 from rbd_ipu.devices.ipu.lint import report, trace
 from rbd_ipu.errors import ConfigError
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "ipu.md"
+PAGE = Path(__file__).resolve().parents[4] / "docs" / "ipu.md"
 
 needs_2_6 = pytest.mark.skipif(KERAS_3, reason="the record is of TensorFlow 2.6, and this is another one")
 

@@ -14,7 +14,7 @@ import pytest
 import rbd_ipu
 from rbd_ipu._compat import keras
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "memory_growth.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "memory_growth.py"
 
 
 @pytest.mark.parametrize("kind", [rbd_ipu.RandomBasesDescent, rbd_ipu.FixedProjectionDescent])

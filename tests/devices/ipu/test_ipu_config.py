@@ -12,7 +12,7 @@ import rbd_ipu
 from rbd_ipu.devices.ipu import description, ipu_config, sdk_record
 from rbd_ipu.errors import ConfigError
 
-CONFIGS = Path(__file__).resolve().parents[2] / "ipu_configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "ipu_configs"
 OPTIONS = sdk_record.options()["options"]
 ENUMS = sdk_record.options()["enums"]
 PLAIN = {"bool": bool, "int": int, "float": float, "str": str, "poplar": dict, "ipus": (int, list)}
