@@ -35,6 +35,11 @@ class Compartments(Tuple[Compartment, ...]):
     Attributes:
       size: D, the number of parameters.
       dim: d, the number of coordinates of all compartments together.
+
+    Example:
+      >>> cut = Compartments.of([(784, 128), (128,)], "even:2", 10)
+      >>> len(cut), cut.size, cut.dim
+      (2, 100480, 10)
     """
 
     @property

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rbd_ipu import checks
+from rbd_ipu.checks import Registry
 
 
 @pytest.mark.parametrize("value", [1, 250, np.int64(7)])
@@ -51,3 +52,29 @@ def test_momentum_has_an_upper_bound(value):
 def test_a_seed_has_64_bits(value, error):
     with pytest.raises(error, match="seed must be an integer of at most 64 bits"):
         checks.seed(value)
+
+
+# --- the registry: names in, objects out, nothing silently ------------------------------------------
+
+
+def test_rows_keep_their_order_and_come_back():
+    table = Registry("colour")
+    red, blue = table.register("red")(object()), table.register("blue")(object())
+    assert table.names() == tuple(table) == ("red", "blue")
+    assert table.get("red") is red and table.get("blue") is blue
+    assert "red" in table and "green" not in table and len(table) == 2
+
+
+@pytest.mark.parametrize("name", ["green", "", None, 3, ["red"]])
+def test_an_unknown_name_is_quoted_with_the_accepted_ones(name):
+    table = Registry("colour")
+    table.register("red")(1)
+    with pytest.raises(ValueError, match=r"unknown colour .*accepted: 'red'"):
+        table.get(name)
+
+
+def test_a_name_cannot_be_taken_twice():
+    table = Registry("colour")
+    table.register("red")(1)
+    with pytest.raises(ValueError, match="already registered"):
+        table.register("red")

@@ -1,11 +1,4 @@
-"""The loss around a point: along directions, and its second derivatives.
-
-The loss on one batch as a function of the flat parameter vector.
-
-The loss along random directions, from where the model stands (Fig. 2).
-
-Second derivatives of the loss along directions, and the Hessian inside the subspace that they span.
-"""
+"""The loss around a point: along directions (Fig. 2), and its second derivatives."""
 
 import contextlib
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -33,6 +26,10 @@ class Surface:
 
     Attributes:
       theta: the weights then, float32 [D]; variables in the order of ``model.trainable_variables``.
+
+    Raises:
+      TypeError: the loss is neither a Keras loss nor a function.
+      ValueError: the loss has no reduction.
 
     Example:
       >>> from rbd_ipu import models
@@ -193,6 +190,12 @@ def landscape(surface: Surface, directions: Any, displacements: Sequence[float])
 
     Raises:
       ValueError: the directions are no rows of length D; the displacements are none or not finite.
+
+    Example:
+      >>> from rbd_ipu import models
+      >>> surface = Surface(models.build("fc", (8, 8, 1)), (np.ones([4, 8, 8, 1]), np.arange(4)))
+      >>> landscape(surface, surface.gradient()[None], [-0.1, 0.0, 0.1]).losses.shape
+      (1, 3)
     """
     phi = rows(directions, surface.size)
     a = np.asarray(displacements, np.float64)
@@ -227,6 +230,9 @@ def random_landscape(
       distribution, normalize, source: of the directions, as for :class:`rbd_ipu.RandomBasis`.
       count: how many; the paper takes 25.
       seed: of the directions.
+
+    Raises:
+      TypeError, ValueError: an argument is not as above.
 
     Example:
       >>> from rbd_ipu import models
@@ -289,6 +295,12 @@ def curvature_by_differences(surface: Surface, directions: Any, step: float = 2.
 
     Raises:
       TypeError, ValueError: the step is not a finite number above 0.
+
+    Example:
+      >>> from rbd_ipu import models
+      >>> surface = Surface(models.build("fc", (8, 8, 1)), (np.ones([4, 8, 8, 1]), np.arange(4)))
+      >>> curvature_by_differences(surface, surface.gradient()[None]).curvatures.shape
+      (1,)
     """
     a = checks.finite_float("step", step)
     if a == 0:
@@ -300,7 +312,21 @@ def curvature_by_differences(surface: Surface, directions: Any, step: float = 2.
 
 
 def subspace_hessian(surface: Surface, directions: Any) -> np.ndarray:
-    """P^T H P, the Hessian with respect to the coordinates of the directions: float64 [d, d], symmetric."""
+    """P^T H P, the Hessian with respect to the coordinates of the directions: float64 [d, d], symmetric.
+
+    Args:
+      surface: the loss.
+      directions: the columns of P as rows, [d, D].
+
+    Raises:
+      ValueError: the directions are no rows of length D.
+
+    Example:
+      >>> from rbd_ipu import models
+      >>> surface = Surface(models.build("fc", (8, 8, 1)), (np.ones([4, 8, 8, 1]), np.arange(4)))
+      >>> subspace_hessian(surface, np.eye(2, surface.size)).shape
+      (2, 2)
+    """
     phi = rows(directions, surface.size).astype(np.float64)
     inside = phi @ _products(surface, phi).T
     return (inside + inside.T) / 2  # rounding apart it is symmetric

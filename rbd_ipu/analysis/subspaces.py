@@ -1,11 +1,4 @@
-"""How good random subspaces are: correlation with the gradient, orthogonality, statistics of coordinates.
-
-How alike a subspace's update and the full gradient are, against the number of directions (Fig. B.7, Table 3).
-
-How orthogonal random directions are: the mean |cosine| of pairs, against their dimension (Fig. B.8).
-
-Statistics of what random bases work with: the coordinates of a step, and the weights.
-"""
+"""How good random subspaces are: correlation with the gradient (Fig. B.7), orthogonality (Fig. B.8), statistics."""
 
 import math
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
@@ -86,6 +79,13 @@ def correlation(
 
     Raises:
       ValueError: no subspaces, or sizes differ.
+
+    Example:
+      >>> from rbd_ipu.subspace import subspace
+      >>> bases = [subspace(Compartments.of([(1000,)], "global", d), "normal", "unit", "auto") for d in (10, 100)]
+      >>> few, many = correlation(np.sin(np.arange(1000)), bases).pearson.mean(axis=1)
+      >>> bool(few < many)
+      True
     """
     g = np.asarray(gradient, np.float32)
     sizes = [each.size for each in subspaces]
@@ -121,6 +121,9 @@ def gradient_correlation(
       dims: d of each subspace; [None] where the scheme fixes it ("factor:f").
       distribution, compartments, source, orthogonalize: as for :class:`rbd_ipu.methods.RBD`.
       repeats, seed: as for :func:`correlation`.
+
+    Raises:
+      TypeError, ValueError: an argument is not as above.
 
     Example:
       >>> from rbd_ipu import models
@@ -169,6 +172,9 @@ def expected_abs_cosine(size: int) -> float:
 
     The same number is the expected |slope| of a unit direction in units of the norm of the gradient.
 
+    Args:
+      size: n.
+
     Raises:
       TypeError, ValueError: size is no integer from 1.
 
@@ -191,6 +197,9 @@ def orthogonality(
       distribution: of the entries, as for :class:`rbd_ipu.RandomBasis`. The theory is for directions of zero mean.
       seed: of the directions.
       source: what draws them.
+
+    Raises:
+      TypeError, ValueError: an argument is not as above.
 
     Example:
       >>> result = orthogonality([10, 1000], pairs=20)
@@ -241,6 +250,9 @@ class Summary(NamedTuple):
 def summary(values: Any) -> Summary:
     """The statistics of an array of any shape, in float64.
 
+    Args:
+      values: the array, or what NumPy makes one of.
+
     Raises:
       ValueError: the array is empty.
 
@@ -276,6 +288,14 @@ def coordinates(surface: Surface, subspace: Subspace, seed: int = 0, steps: Sequ
 
     Raises:
       ValueError: surface and subspace differ in D.
+
+    Example:
+      >>> from rbd_ipu import models
+      >>> from rbd_ipu.subspace import subspace
+      >>> model, batch = models.build("fc", (8, 8, 1)), (np.ones([4, 8, 8, 1]), np.arange(4))
+      >>> bases = subspace(Compartments.of(model.trainable_variables, "layer", 10), "normal", "unit", "auto")
+      >>> coordinates(Surface(model, batch), bases, steps=range(3)).shape
+      (3, 10)
     """
     if subspace.size != surface.size:
         raise ValueError(f"the subspace is of size {subspace.size}, the model has D = {surface.size} parameters")
@@ -293,6 +313,12 @@ def weights(model: Any, since: Optional[Sequence[Any]] = None) -> Dict[str, Summ
 
     Raises:
       ValueError: ``since`` does not fit the model.
+
+    Example:
+      >>> from rbd_ipu import models
+      >>> model = models.build("fc", (8, 8, 1))
+      >>> weights(model)["all"].size, weights(model, since=model.get_weights())["all"].norm
+      (9610, 0.0)
     """
     variables = model.trainable_variables
     values = [np.asarray(variable.numpy(), np.float64) for variable in variables]

@@ -2,7 +2,7 @@
 
 ===============================  ==========================================================================
 :func:`save`                     writes the state of a Trainer, whole or not at all
-:func:`load`                     reads it, verified by its checksum; nothing in it is ever executed
+:func:`load`                     reads it, verified by its checksums; nothing in it is ever executed
 :func:`restore`                  gives it to a Trainer of the same kind, and says where to go on
 :func:`newest`                   the latest of a folder that can be used, past those that cannot
 :class:`Checkpoints`             a Keras callback that saves while a training goes on, and keeps the last few

@@ -1,28 +1,19 @@
 """The file of a checkpoint, what it holds, and the folder of several.
 
-The file of a checkpoint: named arrays and a header, with a checksum over all of it. Data only.
-
-==========  =====================================================================================
-16 bytes    ``MAGIC``
-4, 8 bytes  format version and length of the header: unsigned, little-endian, as every number here
-header      JSON, UTF-8: ``{"facts": {...}, "arrays": [[name, dtype, [length, ...]], ...]}``
-arrays      one after the other, in C order, without gaps
-32 bytes    SHA-256 of everything before
-==========  =====================================================================================
-
-A reader believes nothing before the checksum has been found right, and takes no length on trust.
-
-A checkpoint that has been read: plain numbers and arrays.
-
-A folder of checkpoints: their names, which of them can be used, and which can go.
+A file is an ``.npz`` of NumPy: the arrays by name, and ``header``, JSON as bytes of UTF-8:
+``{"format": 2, "facts": {...}, "arrays": {name: {"dtype": ..., "shape": [...], "sha256": ...}}}``.
+Nothing in it is pickled, and no array is believed that is not what the header says.
 """
 
 import contextlib
+import functools
 import hashlib
+import io
 import json
 import math
 import re
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
@@ -31,15 +22,11 @@ import numpy as np
 from rbd_ipu import files
 from rbd_ipu.files import draft_of
 
-MAGIC = b"\x89rbd-ipu state\r\n"
-FORMAT = 1
-_NUMBERS = struct.Struct("<IQ")
-_HEAD = len(MAGIC) + _NUMBERS.size
-_SUM = hashlib.sha256().digest_size
-_DTYPES = tuple(
-    f"{kind}{bits}" for kind, sizes in (("int", (8, 16, 32, 64)), ("uint", (8, 16, 32, 64)), ("float", (16, 32, 64)))
-    for bits in sizes
-) + ("bool",)  # fmt: skip
+FORMAT = 2
+HEADER = "header"
+_OF_ZIP = b"PK\x03\x04"
+_DTYPES = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
+_DTYPES += ("float16", "float32", "float64")
 
 
 class CheckpointError(ValueError):
@@ -58,22 +45,26 @@ def write(path: Union[str, Path], facts: Mapping[str, Any], arrays: Mapping[str,
       OSError: with the path, when the file cannot be written.
       TypeError: an array is of another type.
     """
-    plain = {name: np.asarray(array) for name, array in arrays.items()}
+    plain: Dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
     for name, array in plain.items():
         if array.dtype.name not in _DTYPES:
             raise TypeError(f"{name} is of type {array.dtype.name}; a checkpoint holds {', '.join(_DTYPES)}")
-    listed = [[name, array.dtype.name, list(array.shape)] for name, array in plain.items()]
-    header = files.line({"facts": facts, "arrays": listed}).encode()
-    checksum = hashlib.sha256()
-    with files.replacing(path) as draft, open(draft, "wb") as file:
-        for part in (MAGIC, _NUMBERS.pack(FORMAT, len(header)), header, *map(_bytes, plain.values())):
-            checksum.update(part)
-            file.write(part)
-        file.write(checksum.digest())
+    plain = {name: array.astype(array.dtype.newbyteorder("<"), copy=False) for name, array in plain.items()}
+    listed = {name: _described(array) for name, array in plain.items()}
+    header = np.frombuffer(files.line({"format": FORMAT, "facts": facts, "arrays": listed}).encode(), np.uint8)
+    content = io.BytesIO()  # not the file itself: where the disk is full, zipfile raises again as it is closed
+    np.savez(content, **{HEADER: header, **plain})
+    with files.replacing(path) as draft:
+        draft.write_bytes(content.getbuffer())
+
+
+def _described(array: np.ndarray) -> Dict[str, Any]:
+    checksum = hashlib.sha256(array.tobytes()).hexdigest()
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": checksum}
 
 
 def read(path: Union[str, Path]) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
-    """Facts and arrays of a file, once its checksum has been found right; the arrays are read-only.
+    """Facts and arrays of a file, once all arrays have been found to be those of its header.
 
     Raises:
       CheckpointError: it is no such file, damaged, or of a newer format.
@@ -90,53 +81,59 @@ def read(path: Union[str, Path]) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]
         content = Path(path).read_bytes()
     if not content:
         raise CheckpointError("the file is empty")
-    if content[: len(MAGIC)] != MAGIC[: len(content)]:
-        raise CheckpointError(f"it is no checkpoint of rbd_ipu: it begins with {content[: len(MAGIC)]!r}")
-    body = memoryview(content)[:-_SUM]
-    if len(content) < _HEAD + _SUM or hashlib.sha256(body).digest() != content[-_SUM:]:
-        raise CheckpointError("its checksum is wrong: the file has been cut short or altered")
-    version, length = _NUMBERS.unpack_from(content, len(MAGIC))
+    if content[: len(_OLD)] == _OLD:
+        return _unpacked("the file", lambda: _read_format_1(content))
+    if content[: len(_OF_ZIP)] != _OF_ZIP:
+        raise CheckpointError(f"it is no checkpoint of rbd_ipu: it begins with {content[:16]!r}")
+    archive = _unpacked("the file", lambda: zipfile.ZipFile(io.BytesIO(content)))
+    names = [name[: -len(".npy")] for name in archive.namelist()]
+    if HEADER not in names:
+        raise CheckpointError(f"it is no checkpoint of rbd_ipu: it has no {HEADER}, only {names[:4]}")
+    header = _unpacked(f"its {HEADER}", lambda: json.loads(_entry(archive, HEADER).tobytes()))
+    version = header.get("format") if isinstance(header, dict) else None
     if version != FORMAT:
-        known = "a newer rbd_ipu wrote it" if version > FORMAT else "no rbd_ipu writes that"
-        raise CheckpointError(f"it is of format {version}, and this rbd_ipu reads format {FORMAT}: {known}")
-    if _HEAD + length > len(body):
-        raise CheckpointError("its header is longer than the file")
-    facts, listed = _parsed(bytes(body[_HEAD : _HEAD + length]))
-    return facts, _cut(body[_HEAD + length :], listed)
+        raise CheckpointError(f"it is of format {version}, and this rbd_ipu reads formats 1 and {FORMAT}")
+    facts, listed = header.get("facts"), header.get("arrays")
+    if not isinstance(facts, dict) or not isinstance(listed, dict) or sorted([HEADER, *listed]) != sorted(names):
+        raise CheckpointError(f"its {HEADER} does not list what the file holds")
+    arrays = {name: _unpacked(f"its {name}", functools.partial(_entry, archive, name)) for name in listed}
+    for name, array in arrays.items():
+        found = _described(array)
+        if found != listed[name]:
+            raise CheckpointError(f"its {name} is damaged: the {HEADER} says {listed[name]}, and it is {found}")
+    return facts, arrays
 
 
-def _bytes(array: np.ndarray) -> bytes:
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+def _entry(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    return np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
 
 
-def _parsed(header: bytes) -> Tuple[Dict[str, Any], List[Any]]:
+def _unpacked(what: str, unpack: Callable[[], Any]) -> Any:
+    """What ``unpack`` gives. zipfile, NumPy and JSON have a dozen errors for what has been cut short or altered."""
     try:
-        parsed = json.loads(header)
-        facts, listed = parsed["facts"], parsed["arrays"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"its header cannot be read: {error!r}") from None
-    if not isinstance(facts, dict) or not isinstance(listed, list):
-        raise CheckpointError("its header holds something else than facts and arrays")
-    return facts, listed
+        return unpack()
+    except Exception as error:
+        raise CheckpointError(f"{what} is damaged, cut short or altered: {error}") from None
 
 
-def _cut(content: memoryview, listed: List[Any]) -> Dict[str, np.ndarray]:
-    arrays: Dict[str, np.ndarray] = {}
-    start = 0
-    for row in listed:
-        name, dtype, shape = row if isinstance(row, list) and len(row) == 3 else ("", "", [-1])
-        lengths = isinstance(shape, list) and all(type(length) is int and length >= 0 for length in shape)
-        if not isinstance(name, str) or name in arrays or dtype not in _DTYPES or not lengths:
-            raise CheckpointError(f"its header lists an array that cannot be: {str(row)[:80]}")
+_OLD = b"\x89rbd-ipu state\r\n"  # begins a file of format 1
+
+
+def _read_format_1(content: bytes) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
+    """Of a file as it was before: format (1) and length of the header, the header, the arrays, SHA-256 of it all."""
+    body = memoryview(content)[:-32]
+    if hashlib.sha256(body).digest() != content[-32:]:
+        raise ValueError("its checksum is wrong")
+    (length,) = struct.unpack_from("<Q", content, len(_OLD) + 4)
+    start = len(_OLD) + 12 + length
+    header = json.loads(bytes(body[start - length : start]))
+    arrays = {}
+    for name, dtype, shape in header["arrays"]:
         kind = np.dtype(dtype).newbyteorder("<")
         end = start + math.prod(shape) * kind.itemsize
-        if end > len(content):
-            raise CheckpointError(f"its arrays end before {name} does")
-        arrays[name] = np.frombuffer(content[start:end], kind).reshape(shape)
+        arrays[name] = np.frombuffer(body[start:end], kind).reshape(shape)
         start = end
-    if start != len(content):
-        raise CheckpointError(f"it holds {len(content) - start} bytes more than its arrays")
-    return arrays
+    return header["facts"], arrays
 
 
 #: Fields of the progress that are float64 arrays: JSON has no NaN, and a sum over steps may be one.
@@ -181,11 +178,23 @@ def key(group: str, index: int) -> str:
 
 
 def load(path: Union[str, Path]) -> Checkpoint:
-    """Reads a checkpoint, once its checksum has been found right. Nothing in it is executed: there is no pickle.
+    """Reads a checkpoint, once its checksums have been found right. Nothing in it is executed: there is no pickle.
+
+    Args:
+      path: of the file.
 
     Raises:
       CheckpointError: it is damaged, something else, or of a newer format; the message says which.
       OSError: with the path, when the file cannot be read.
+
+    Example:
+      >>> import tempfile, rbd_ipu
+      >>> from rbd_ipu import checkpoints, methods, models
+      >>> trainer = rbd_ipu.Trainer(models.build("fc", (8, 8, 1)), methods.create("sgd", learning_rate=1.0), "cpu")
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     checkpoints.save(f"{folder}/a", trainer)
+      ...     load(f"{folder}/a").place
+      'step 0, after 0 epochs'
     """
     from rbd_ipu.step.step import Progress  # late: it needs TensorFlow
 
@@ -270,8 +279,15 @@ def search(folder: Union[str, Path], check: Callable[[Checkpoint], Any] = lambda
 def newest(folder: Union[str, Path]) -> Optional[Checkpoint]:
     """The latest checkpoint of a folder that is not damaged; None if the folder has none.
 
+    Args:
+      folder: may be missing.
+
     Raises:
       CheckpointError: there are checkpoints, and all are damaged.
+
+    Example:
+      >>> newest("nowhere") is None
+      True
     """
     return search(folder).checkpoint
 

@@ -1,11 +1,4 @@
-"""The state of a Trainer: what is saved, and how it is restored.
-
-What a checkpoint holds of a Trainer: its variables, group by group, and what its method is.
-
-Saving: everything of a Trainer that its next step depends on, in one file.
-
-Restoring: a checkpoint's values into a Trainer of the same kind.
-"""
+"""The state of a Trainer: what a checkpoint holds of it, how it is saved, and how it is restored."""
 
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
@@ -136,11 +129,24 @@ def restore(trainer: Any, checkpoint: Checkpoint) -> Any:
 
     Whether they fit is checked before the first of them is changed.
 
+    Args:
+      trainer: of the same method and network.
+      checkpoint: from :func:`rbd_ipu.checkpoints.load` or :func:`rbd_ipu.checkpoints.newest`.
+
     Returns:
       The place to go on at: ``trainer.fit(..., start=restore(trainer, checkpoint))``.
 
     Raises:
       CheckpointError: the checkpoint is of another method or network; the message has the difference.
+
+    Example:
+      >>> import tempfile, rbd_ipu
+      >>> from rbd_ipu import checkpoints, methods, models
+      >>> trainer = rbd_ipu.Trainer(models.build("fc", (8, 8, 1)), methods.create("sgd", learning_rate=1.0), "cpu")
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     save(f"{folder}/a", trainer)
+      ...     restore(trainer, checkpoints.load(f"{folder}/a")).epoch
+      0
     """
     from rbd_ipu._compat import tf
 

@@ -1,7 +1,4 @@
-"""From what the user gave to a checked Config: the file, --set, defaults, the learning rate.
-
-The table of settings for ``--help``.
-"""
+"""From what the user gave to a checked Config: the file, --set, defaults, the learning rate; and the help text."""
 
 import json
 import shlex
@@ -17,7 +14,15 @@ from rbd_ipu.errors import ConfigError
 
 
 def describe_keys(width: int = 96) -> str:
-    """Every key with what it accepts, its default, its meaning and the methods that take it."""
+    """Every key with what it accepts, its default, its meaning and the methods that take it.
+
+    Args:
+      width: of a line, in letters.
+
+    Example:
+      >>> print(describe_keys().splitlines()[1])
+        dataset ... default digits
+    """
     lines = ["settings (for --set KEY=VALUE, and lines `KEY: VALUE` of a --config file):"]
     column = max(map(len, FIELDS)) + 4
     for name, facts in FIELDS.items():
@@ -40,7 +45,21 @@ class Given(NamedTuple):
 
 
 def from_file(path: Union[str, Path]) -> Dict[str, Given]:
-    """The settings of a YAML file."""
+    """The settings of a YAML file.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      ConfigError: it cannot be read as a mapping; with file and line.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+      ...     _ = file.write("learning_rate: 2**-3"), file.flush()
+      ...     from_file(file.name)["learning_rate"].value
+      0.125
+    """
     try:
         return {key: Given(value, f"{path}: {key}") for key, value in load_mapping(path).items()}
     except YamlError as error:
@@ -49,6 +68,12 @@ def from_file(path: Union[str, Path]) -> Dict[str, Given]:
 
 def from_assignments(assignments: Iterable[str]) -> Dict[str, Given]:
     """The settings of ``--set KEY=VALUE`` texts; values are read as in a YAML file.
+
+    Args:
+      assignments: the texts behind ``--set``.
+
+    Raises:
+      ConfigError: one is no assignment, its value cannot be read, or a key comes twice.
 
     Example:
       >>> from_assignments(["learning_rate=2**-3"])["learning_rate"].value

@@ -37,6 +37,15 @@ class Config:
     """The resolved settings of one run; :func:`rbd_ipu.config.resolve` makes and checks them.
 
     Keys that the run has no use for are None. ``learning_rate`` is always a number here.
+
+    Args:
+      dataset, network, method, ...: the settings, as :func:`rbd_ipu.config.describe_keys` describes them.
+
+    Example:
+      >>> from rbd_ipu.config import resolve
+      >>> config = resolve({"method": "sgd", "learning_rate": 0.5})
+      >>> config.dataset, config.dim, config.as_dict()["learning_rate"]
+      ('digits', None, 0.5)
     """
 
     dataset: str = _key(
@@ -307,6 +316,10 @@ FIELDS = {field.name: field.metadata for field in dataclasses.fields(Config)}
 
 def takes(method: str, key: str) -> bool:
     """Whether a method has a use for a key.
+
+    Args:
+      method: its name.
+      key: the name of a setting.
 
     Example:
       >>> takes("sgd", "dim"), takes("rbd", "dim"), takes("sgd", "epochs")

@@ -17,12 +17,21 @@ class Device:
     A context manager: what is built inside it has its variables on the device. The strategy is TensorFlow's
     default one, which takes models built elsewhere too (OneDeviceStrategy refuses those).
 
+    Args:
+      name: "cpu" or "gpu".
+      place: TensorFlow's name of it, such as "/CPU:0".
+
     Attributes:
       name: "cpu" or "gpu".
       strategy: a ``tf.distribute`` strategy.
       exchange: what the workers of this device send each other.
       compiles_only: it runs nothing: programs are compiled for a machine that has the device.
       has_numbers: what it measures means something.
+
+    Example:
+      >>> with Device("cpu", "/CPU:0") as device:
+      ...     device.name, tf.Variable(1.0).device[-5:]
+      ('cpu', 'CPU:0')
     """
 
     exchange: Exchange = Alone()

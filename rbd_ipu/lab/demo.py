@@ -22,7 +22,6 @@ _MOVES = {
     "rbd": "{:,} random directions, new at every step",
     "fpd": "{:,} random directions, the same at every step",
 }
-_COLOURS = {"sgd": plots.GREY, "rbd": plots.BLUE, "fpd": plots.ORANGE}
 
 
 class Plan(NamedTuple):
@@ -179,14 +178,17 @@ def write_picture(folder: Path, runs: Sequence[Run]) -> None:
     """Leaves curves.png in ``folder``, where matplotlib is installed."""
     if not files.installed("matplotlib"):
         return
-    bands = []
+    lines = []
     for row in table(runs):
         own = [run for run in runs if run.config.method.upper() == row["method"]]
-        method = own[0].config.method
-        label = f"{row['method']}: {_MOVES[method].format(row['d'])}"
-        bands.append(plots.Band(label, [run.rows for run in own], _COLOURS[method]))
+        scale, column = (1, "val_loss") if own[0].config.network in OF_TEXT else (100, "val_accuracy")
+        mean, std = plots.statistics_of([[scale * epoch[column] for epoch in run.rows] for run in own])
+        label = f"{row['method']}: {_MOVES[own[0].config.method].format(row['d'])}"
+        lines.append(plots.Line(label, [float(epoch["epoch"]) for epoch in own[0].rows], mean, std, None, len(own)))
     seeds, parameters = max(row["seeds"] for row in table(runs)), runs[0].D
     text = runs[0].config.network in OF_TEXT
-    what = "Characters of Shakespeare, a language model" if text else "Handwritten digits, a fully connected network"
-    title = f"{what} of {parameters:,} parameters\nmean and standard deviation of {seeds} seeds"
-    plots.plot_bands(folder / "curves.png", bands, title, "val_loss" if text else "val_accuracy")
+    what = "characters of Shakespeare" if text else "handwritten digits"
+    title = f"{what.capitalize()}, {parameters:,} parameters: mean and standard deviation of {seeds} seeds"
+    label = "validation loss (nats)" if text else "validation accuracy (%)"
+    panel = plots.Panel("a language model" if text else "a fully connected network", "epoch", label, lines)
+    plots.draw(folder / "curves.png", title, [panel])

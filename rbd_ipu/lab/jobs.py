@@ -8,9 +8,9 @@
 
 A lock of the operating system goes with the process that holds it, so that a killed run never looks alive.
 
-The process of one run: ``python -m rbd_ipu.lab.jobs FOLDER CORES KEY=VALUE...``.
+The process of one run: ``python -m rbd_ipu.lab.jobs CORES FOLDER KEY=VALUE...``.
 
-It keeps to its cores (``0,1``; ``-`` for all), takes the lock of the job's folder and trains as ``rbd-ipu train``
+It keeps to its cores (``0,1``), takes the lock of the job's folder and trains as ``rbd-ipu train``
 does. A run that was cut short goes on; where that is refused (it was killed before its first checkpoint), a new one
 begins beside it.
 """
@@ -65,13 +65,16 @@ class Job(NamedTuple):
 
     def last_words(self) -> str:
         """The last line of the log that says something."""
-        with contextlib.suppress(FileNotFoundError):
-            lines = [
-                line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
-            ]
-            errors = [line for line in lines if line.startswith("rbd-ipu: ")]
-            return (errors or lines or [""])[-1]
-        return ""
+        return last_words(self.log)
+
+
+def last_words(log: Path) -> str:
+    """The last line of a log that says something: an error of ours, where there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("rbd-ipu: ")]
+        return (errors or lines or [""])[-1]
+    return ""
 
 
 def job(config: Config, label: str, queue: Path) -> Job:
@@ -179,8 +182,8 @@ def train(folder: Path, settings: Sequence[str]) -> int:
 
 def main(arguments: Optional[List[str]] = None) -> int:
     """Runs one command line."""
-    folder, cores, *settings = sys.argv[1:] if arguments is None else arguments
-    keep_to([] if cores == "-" else [int(core) for core in cores.split(",")])
+    cores, folder, *settings = sys.argv[1:] if arguments is None else arguments
+    keep_to([int(core) for core in cores.split(",")])
     try:
         return train(Path(folder), settings)
     except Taken:

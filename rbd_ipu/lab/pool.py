@@ -1,23 +1,22 @@
-"""A queue of runs: several at once, each in a process of its own, resumed after whatever has stopped it.
+"""Processes, several at once, and a queue of runs on top: resumed after whatever has stopped it.
 
 What is known of the runs lies in their folders alone. So a queue that was killed, or a machine that was switched
 off, is started again by the same command: runs that have ended are left alone, those that a process of the first
 queue still trains are waited for, and the others are begun or gone on with.
 """
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from rbd_ipu.config import Config
 from rbd_ipu.lab.jobs import TAKEN, Job, is_claimed, noted_cores, train
 from rbd_ipu.lab.results import duration
-from rbd_ipu.process import divided, usable
-from rbd_ipu.provenance import PACKAGE
+from rbd_ipu.process import divided, for_children, usable
 
 WORKER = ("-m", "rbd_ipu.lab.jobs")  # what a process of a run is started with
 POLL = 0.1  # seconds
@@ -32,11 +31,82 @@ class Failure(NamedTuple):
     reason: str
 
 
-class _Running(NamedTuple):
-    job: Job
-    process: Optional["subprocess.Popen[bytes]"]  # None: of another queue
+class Running(NamedTuple):
+    """A job that was begun: its process, None for one of another pool, and the slot that it has."""
+
+    job: Any
+    process: Optional["subprocess.Popen[bytes]"]
     slot: int
     began: float
+
+
+class Pool:
+    """Processes of this package, several at once, each held to a share of the cores of its own.
+
+    Args:
+      parallel: into how many shares the cores are divided.
+
+    Attributes:
+      slots: the cores by number of the slot; ``free``: the slots that have no process.
+      running: what has been begun and not yet been given by :meth:`ended`.
+    """
+
+    def __init__(self, parallel: int):
+        self.slots: Dict[int, List[int]] = dict(enumerate(divided(usable(), parallel)))
+        self.free = sorted(self.slots)
+        self.running: List[Running] = []
+
+    def begin(self, job: Any, process: Optional["subprocess.Popen[bytes]"], slot: int) -> None:
+        """Notes that a job has a slot now."""
+        self.free.remove(slot)
+        self.running.append(Running(job, process, slot, time.monotonic()))
+
+    def start(self, slot: int, program: Sequence[str], words: Sequence[str], log: Path, tied: bool = False) -> Any:
+        """A process of ``python PROGRAM CORES WORDS``, which writes into the log.
+
+        Args:
+          slot: of the cores.
+          program: ``-m`` and a module, whose process holds itself to the cores.
+          words: its other arguments.
+          log: a file, which is gone on with.
+          tied: whether its standard input is open until this process ends, so that it can end as well.
+        """
+        command = [sys.executable, *program, ",".join(map(str, self.slots[slot])), *words]
+        # A session of its own: Ctrl-C reaches this process alone, and that passes it on once.
+        with open(log, "ab") as file:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE if tied else subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=for_children(),
+            )
+
+    def ended(self) -> List[Running]:
+        """Waits a moment; what has come to its end, whose slots are free again."""
+        time.sleep(POLL)
+        over = [entry for entry in self.running if self.is_over(entry)]
+        for entry in over:
+            self.running.remove(entry)
+            self.free = sorted([*self.free, entry.slot])
+            if entry.process is not None and entry.process.stdin is not None:
+                entry.process.stdin.close()
+        return over
+
+    def is_over(self, entry: Running) -> bool:
+        """Whether a job has ended."""
+        return entry.process is None or entry.process.poll() is not None
+
+    def stop(self, number: int) -> None:
+        """Sends a signal to all processes of this pool, and waits for their end."""
+        mine = [entry.process for entry in self.running if entry.process is not None]
+        for process in mine:
+            if process.poll() is None:
+                process.send_signal(number)
+        for process in mine:
+            with process:  # closes its streams and waits
+                pass
 
 
 def run(jobs: Sequence[Job], parallel: int, seconds: Callable[[Config], float], say: Tell) -> List[Failure]:
@@ -76,15 +146,13 @@ def _in_this_process(jobs: Sequence[Job], say: Tell) -> List[Failure]:
     return failures
 
 
-class _Queue:
+class _Queue(Pool):
     def __init__(self, jobs: List[Job], parallel: int, seconds: Callable[[Config], float], say: Tell):
+        super().__init__(parallel)
         # Those that another queue's processes still train come first, so that their cores are known to be taken.
         self.waiting = sorted(jobs, key=lambda job: not is_claimed(job.folder))
         self.total = len(jobs)
-        self.slots: Dict[int, List[int]] = dict(enumerate(divided(usable(), parallel)))
-        self.free = sorted(self.slots)
         self.seconds, self.say = seconds, say
-        self.running: List[_Running] = []
         self.failures: List[Failure] = []
         self.expected_so_far = self.taken_so_far = 0.0
 
@@ -93,14 +161,14 @@ class _Queue:
         try:
             while self.waiting or self.running:
                 self._begin()
-                time.sleep(POLL)
-                for entry in [entry for entry in self.running if self._is_over(entry)]:
+                for entry in self.ended():
                     self._end(entry)
                 if time.monotonic() - reported > REPORT:
                     reported = time.monotonic()
                     self.say(self.progress())
         except KeyboardInterrupt:
-            self._stop()
+            # They write what they have; a second Ctrl-C leaves them to themselves.
+            self.stop(signal.SIGINT)
             raise
         return self.failures
 
@@ -110,13 +178,9 @@ class _Queue:
             if job.ended():  # by another queue, meanwhile
                 continue
             if is_claimed(job.folder):
-                slot = self._slot_of(noted_cores(job.folder))
-                process = None
+                self.begin(job, None, self._slot_of(noted_cores(job.folder)))
             else:
-                slot = self.free[0]
-                process = self._start(job, slot)
-            self.free.remove(slot)
-            self.running.append(_Running(job, process, slot, time.monotonic()))
+                self.begin(job, self._start(job, self.free[0]), self.free[0])
 
     def _slot_of(self, cores: Sequence[int]) -> int:
         """The free slot that has most of these cores; of several, the last one."""
@@ -124,28 +188,12 @@ class _Queue:
 
     def _start(self, job: Job, slot: int) -> "subprocess.Popen[bytes]":
         job.folder.mkdir(parents=True, exist_ok=True)
-        names = ",".join(map(str, self.slots[slot]))
-        command = [sys.executable, *WORKER, str(job.folder.absolute()), names, *job.words()]
-        path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
-        # A session of its own: Ctrl-C reaches the queue alone, and that passes it on once.
-        with open(job.log, "ab") as log:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": path},
-            )
+        return self.start(slot, WORKER, [str(job.folder.absolute()), *job.words()], job.log)
 
-    def _is_over(self, entry: _Running) -> bool:
-        if entry.process is not None and entry.process.poll() is None:
-            return False
-        return not is_claimed(entry.job.folder)
+    def is_over(self, entry: Running) -> bool:
+        return super().is_over(entry) and not is_claimed(entry.job.folder)
 
-    def _end(self, entry: _Running) -> None:
-        self.running.remove(entry)
-        self.free = sorted([*self.free, entry.slot])
+    def _end(self, entry: Running) -> None:
         job, taken = entry.job, time.monotonic() - entry.began
         if job.ended():
             self.expected_so_far += self.seconds(job.config)
@@ -173,12 +221,3 @@ class _Queue:
             rest += self.seconds(config) * (1 - min(1.0, entry.job.epochs_done() / config.epochs))
         pace = self.taken_so_far / self.expected_so_far if self.expected_so_far else 1.0
         return rest * pace / len(self.slots)
-
-    def _stop(self) -> None:
-        """Asks the runs of this queue to stop and write what they have; a second Ctrl-C leaves them to themselves."""
-        mine = [entry.process for entry in self.running if entry.process is not None]
-        for process in mine:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-        for process in mine:
-            process.wait()

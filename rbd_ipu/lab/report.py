@@ -1,18 +1,10 @@
 """``rbd-ipu report``: all results as one HTML page that needs nothing else, not even a network.
 
-The style sheet: light and dark by the reader's system, one column on a phone.
-
-HTML from plain values: escaped text, elements, tables.
-
-A panel as inline SVG, with its numbers beside it for the page's script.
-
-The page's only script: what a curve says under the pointer.
-
-The parts of the report: tables and figures of the paper, other runs, speed, environment.
-
-The page: everything inside it, nothing fetched.
+The style sheet has light and dark by the reader's system, and one column on a phone. Pictures are the SVG of
+:mod:`rbd_ipu.plots`, as data inside the page; their numbers stand in the tables below them.
 """
 
+import base64
 import html
 import json
 import math
@@ -21,34 +13,21 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Seq
 
 from rbd_ipu import __version__
 from rbd_ipu.config import OF_TEXT
+from rbd_ipu.files import installed
 from rbd_ipu.lab import analyses, noise, presets
 from rbd_ipu.lab import paper as show
 from rbd_ipu.lab.bench import rows as bench
 from rbd_ipu.lab.claims import VERDICTS, Known, Verdict, verdicts
-from rbd_ipu.lab.figures import Line, Panel, without_paper
 from rbd_ipu.lab.measures import Index
 from rbd_ipu.lab.presets import NAMED, Budget, budget, cells
 from rbd_ipu.lab.results import VALUES, Row, config_of, duration, merge, stem
 from rbd_ipu.lab.tables import Grid, exponent
+from rbd_ipu.plots import Line, Panel, svgs
 
-#: Okabe and Ito's colours, the dark ones lighter where the page is dark.
-LIGHT = ("#0072B2", "#D55E00", "#009E73", "#555555", "#B87A00", "#B0568C", "#2A8FC7", "#000000", "#7A4B3A")
-DARK = ("#56A8E0", "#FF8A3D", "#2CC79B", "#B0B0B0", "#F0B429", "#E39AC6", "#8CCBF2", "#FFFFFF", "#C99A86")
-
-
-def _colours(values: tuple) -> str:
-    return "".join(f"--c{number}:{value};" for number, value in enumerate(values))
-
-
-STYLE = (
-    ":root{color-scheme:light dark;--page:#fff;--ink:#1d2329;--quiet:#656d76;--rule:#d8dee4;--soft:#f4f6f8;"
-    + "--link:#0860b8;"
-    + _colours(LIGHT)
-    + "}@media (prefers-color-scheme:dark){:root{--page:#12161b;--ink:#e4e8ec;--quiet:#98a2ad;--rule:#313942;"
-    + "--soft:#1b2128;--link:#6cb2f5;"
-    + _colours(DARK)
-    + "}}"
-    + """
+STYLE = """
+:root{color-scheme:light dark;--page:#fff;--ink:#1d2329;--quiet:#656d76;--rule:#d8dee4;--soft:#f4f6f8;--link:#0860b8}
+@media (prefers-color-scheme:dark){:root{--page:#12161b;--ink:#e4e8ec;--quiet:#98a2ad;--rule:#313942;--soft:#1b2128;
+--link:#6cb2f5}img{filter:invert(.88) hue-rotate(180deg)}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
@@ -78,25 +57,7 @@ td:first-child{font-weight:500;border-right:1px solid var(--rule)}
 .notes{color:var(--quiet);font-size:.84rem;padding-left:1.1rem;margin:.4rem 0;max-width:60rem}
 .charts.one{max-width:38rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr));gap:1.2rem}
-figure{margin:0;position:relative;min-width:0}
-figcaption{font-weight:600;font-size:.92rem}
-svg{display:block;width:100%;height:auto;touch-action:pan-y}
-svg text{fill:var(--quiet);font-size:12px}
-.grid{stroke:var(--rule);stroke-width:1}
-.line{fill:none;stroke-width:2;stroke-linejoin:round}
-.line.printed{stroke-dasharray:5 4}
-circle.printed{fill:var(--page);stroke-width:2}
-.key i.printed{width:.62rem;height:.62rem;border:2px solid;border-radius:50%}
-.band{opacity:.16;stroke:none}
-.switch{stroke-width:1;stroke-dasharray:2 3}
-.cursor{stroke:var(--quiet);stroke-width:1;visibility:hidden}
-.key{display:flex;flex-wrap:wrap;gap:.1rem .9rem;font-size:.82rem;list-style:none;margin:.2rem 0 0;padding:0}
-.key i{display:inline-block;width:.9rem;height:.22rem;margin-right:.35rem;vertical-align:middle;border-radius:2px}
-.tip{position:absolute;top:1.9rem;z-index:2;pointer-events:none;visibility:hidden;
-background:var(--page);color:var(--ink);
-border:1px solid var(--rule);border-radius:.4rem;padding:.35rem .55rem;
-font-size:.8rem;line-height:1.4;white-space:nowrap;
-box-shadow:0 2px 10px #0003;font-variant-numeric:tabular-nums}
+img{display:block;width:100%;height:auto}
 details{margin:.6rem 0}
 summary{cursor:pointer;color:var(--link)}
 footer{margin:3rem 0 2rem;color:var(--quiet);font-size:.84rem}
@@ -104,7 +65,6 @@ footer{margin:3rem 0 2rem;color:var(--quiet);font-size:.84rem}
 th:first-child,td:first-child{white-space:normal;min-width:6.2rem}}
 @media print{.scroll{overflow:visible}}
 """
-)
 
 
 def escaped(text: Any) -> str:
@@ -136,11 +96,12 @@ def table(lines: Sequence[Sequence[str]], left: int = 1) -> str:
       left: columns of words; the others, of numbers, are aligned to the right.
     """
 
-    def row(cells: Sequence[str], name: str) -> str:
-        return element("tr", *(_cell(cell, name, i < left) for i, cell in enumerate(cells)))
+    return _table(lines, lambda cells, name: [_cell(cell, name, i < left) for i, cell in enumerate(cells)])
 
-    head = element("thead", row(lines[0], "th"))
-    body = element("tbody", *(row(line, "td") for line in lines[1:]))
+
+def _table(lines: Sequence[Sequence[str]], cells: Callable[[Sequence[str], str], List[str]]) -> str:
+    head = element("thead", element("tr", *cells(lines[0], "th")))
+    body = element("tbody", *(element("tr", *cells(line, "td")) for line in lines[1:]))
     return element("div", element("table", head, body), class_="scroll", tabindex="0")
 
 
@@ -155,22 +116,16 @@ def _cell(text: str, name: str, words: bool, more: str = "") -> str:
 def beside_the_paper(lines: Sequence[Sequence[str]]) -> str:
     """A table in which a column ``NAME, paper`` stands below the numbers of ``NAME``, in the same places."""
     theirs = {i for i, name in enumerate(lines[0]) if i and name == f"{lines[0][i - 1]}, paper"}
-    if not theirs:
-        return table(lines)
 
-    def row(cells: Sequence[str], name: str) -> str:
+    def row(cells: Sequence[str], name: str) -> List[str]:
         parts = []
         for i, text in enumerate(cells):
-            if i in theirs:
-                continue
-            below = cells[i + 1] if i + 1 in theirs and name == "td" else ""
-            second = element("small", escaped(f"paper {below}")) if below else ""
-            parts.append(_cell(text, name, i == 0, second))
-        return element("tr", *parts)
+            if i not in theirs:
+                below = cells[i + 1] if i + 1 in theirs and name == "td" else ""
+                parts.append(_cell(text, name, i == 0, element("small", escaped(f"paper {below}")) if below else ""))
+        return parts
 
-    head = element("thead", row(lines[0], "th"))
-    body = element("tbody", *(row(line, "td") for line in lines[1:]))
-    return element("div", element("table", head, body), class_="scroll", tabindex="0")
+    return _table(lines, row)
 
 
 def notes(sentences: Iterable[str]) -> str:
@@ -182,222 +137,6 @@ def notes(sentences: Iterable[str]) -> str:
 def section(title: str, anchor: str, *content: str) -> str:
     """A part of the page with a heading that can be linked to."""
     return element("section", element("h2", escaped(title)), *content, id=anchor)
-
-
-WIDTH, HEIGHT = 420, 270
-LEFT, RIGHT, TOP, BOTTOM = 52, 8, 10, 40
-_POINTS = 200  # of a line: more than a screen shows
-_FEW = 7  # places on the axis: each gets its number
-
-
-def ticks(low: float, high: float, about: int = 5, least: float = 0.0) -> List[float]:
-    """Round numbers that cover [low, high], about so many and at least so far apart.
-
-    Example:
-      >>> ticks(0.0, 97.0), ticks(10.33, 10.33)
-      ([0.0, 20.0, 40.0, 60.0, 80.0, 100.0], [10.2, 10.4])
-    """
-    span = (high - low) or max(abs(high) * 0.05, 1e-6)
-    step = 10.0 ** math.floor(math.log10(span / about))
-    step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= about)
-    step = max(step, least)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    last = max(last, first + 1)
-    return [round(number * step, 12) for number in range(first, last + 1)]
-
-
-def chart(panel: Panel, colours: Dict[str, int]) -> str:
-    """A ``<figure>`` of a panel that has lines; ``colours`` has the number of the colour by name of the line."""
-    lines = [_thinned(line) for line in panel.lines]
-    across, columns = _x_axis(panel, [x for line in lines for x in line.x])
-    down, rows = _y_axis(panel, lines)
-    parts = [_frame(panel, rows, columns, across, down)]
-    parts += [_drawn(line, colours[line.name], across, down, panel.dots) for line in lines]
-    parts.append(f'<line class="cursor" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-    label = f"{panel.title}: {panel.ylabel} against {panel.xlabel}"
-    svg = element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label)
-    key = element("ul", *(_key(line, colours[line.name]) for line in lines), class_="key")
-    data = {"width": WIDTH, "xlabel": panel.xlabel, "lines": [_data(line, colours, across) for line in lines]}
-    tip = element("div", class_="tip")
-    caption = element("figcaption", escaped(panel.title))
-    return element("figure", caption, svg, key, tip, data_chart=json.dumps(data, separators=(",", ":")))
-
-
-def colours_of(panels: Sequence[Panel]) -> Dict[str, int]:
-    """A colour for each name, the same in all panels, and for the paper's line beside ours."""
-    every = [line.name for panel in panels for line in panel.lines]
-    numbers = {name: i for i, name in enumerate(dict.fromkeys(map(without_paper, every)))}
-    return {name: numbers[without_paper(name)] % len(LIGHT) for name in every}
-
-
-Axis = Callable[[float], float]
-
-
-def _x_axis(panel: Panel, values: List[float]) -> Tuple[Axis, List[float]]:
-    """Where an x lies, and the numbers to write below."""
-    log = panel.log_x
-    place: Axis = math.log10 if log else float
-    low, high = place(min(values)), place(max(values))
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-
-    def across(x: float) -> float:
-        return round(LEFT + (place(x) - low) / (high - low) * (WIDTH - LEFT - RIGHT - 10) + 5, 1)
-
-    if len(set(values)) <= _FEW:
-        marks = _apart(sorted(set(values)), across)
-    elif log:
-        marks = [10.0**power for power in range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)]
-    else:
-        marks = [
-            mark for mark in ticks(low, high, least=1.0 if panel.xlabel == "epoch" else 0.0) if low <= mark <= high
-        ]
-    return across, marks or sorted({min(values), max(values)})
-
-
-def _y_axis(panel: Panel, lines: Sequence[Line]) -> Tuple[Axis, List[float]]:
-    """Where a y lies, and the numbers to write beside; on a logarithmic axis a band may leave by the bottom."""
-    low = min(y for line in lines for y in line.y)
-    high = max(y + s for line in lines for y, s in zip(line.y, line.std))
-    log = panel.log_y and low > 0
-    if log:
-        powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)
-        rows = [10.0**power for power in powers]
-    else:
-        rows = ticks(min(y - s for line in lines for y, s in zip(line.y, line.std)), high)
-    place: Axis = (lambda y: math.log10(max(y, rows[0]))) if log else float
-    first, last = place(rows[0]), place(rows[-1])
-
-    def down(y: float) -> float:
-        return round(HEIGHT - BOTTOM - (place(y) - first) / (last - first) * (HEIGHT - BOTTOM - TOP), 1)
-
-    return down, rows
-
-
-def _apart(marks: List[float], across: Axis) -> List[float]:
-    """Those that have room for their numbers."""
-    kept = marks[:1]
-    for mark in marks[1:]:
-        if across(mark) - across(kept[-1]) >= 28:
-            kept.append(mark)
-    return kept
-
-
-def _frame(panel: Panel, rows: List[float], columns: List[float], across: Axis, down: Axis) -> str:
-    parts = []
-    for y in rows:
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down(y)}" y2="{down(y)}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{down(y) + 4}" text-anchor="end">{y:g}</text>')
-    for x in columns:
-        anchor = "end" if across(x) > WIDTH - 20 and x >= 100 else "middle"
-        parts.append(f'<text x="{across(x)}" y="{HEIGHT - BOTTOM + 17}" text-anchor="{anchor}">{x:g}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    axes = f"{panel.ylabel} against {panel.xlabel}"
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escaped(axes)}</text>')
-    return "".join(parts)
-
-
-def _drawn(line: Line, colour: int, across: Axis, down: Axis, dots: bool) -> str:
-    paint = f"var(--c{colour})"
-    top = [f"{across(x)},{down(y + s)}" for x, y, s in zip(line.x, line.y, line.std)]
-    below = [f"{across(x)},{down(y - s)}" for x, y, s in zip(line.x, line.y, line.std)]
-    middle = [f"{across(x)},{down(y)}" for x, y in zip(line.x, line.y)]
-    parts = []
-    if not line.n:
-        return _printed(line, paint, across, down)
-    if any(line.std):
-        parts.append(f'<polygon class="band" fill="{paint}" points="{" ".join(top + below[::-1])}"/>')
-    parts.append(f'<polyline class="line" stroke="{paint}" points="{" ".join(middle)}"/>')
-    if dots or len(line.x) < 12:
-        centres = (f'cx="{across(x)}" cy="{down(y)}"' for x, y in zip(line.x, line.y))
-        parts += [f'<circle {centre} r="3" fill="{paint}"/>' for centre in centres]
-    if line.switch is not None and line.x[0] <= line.switch <= line.x[-1]:
-        x = across(line.switch)
-        parts.append(f'<line class="switch" stroke="{paint}" x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
-    return "".join(parts)
-
-
-def _printed(line: Line, paint: str, across: Axis, down: Axis) -> str:
-    """The paper's points: hollow, with bars for their deviation, and a dashed line where there are several."""
-    points = " ".join(f"{across(x)},{down(y)}" for x, y in zip(line.x, line.y))
-    parts = [f'<polyline class="line printed" stroke="{paint}" points="{points}"/>'] if len(line.x) > 1 else []
-    for x, y, s in zip(line.x, line.y, line.std):
-        bar = f'x1="{across(x)}" x2="{across(x)}" y1="{down(y - s)}" y2="{down(y + s)}"'
-        parts.append(f'<line stroke="{paint}" {bar}/>')
-        parts.append(f'<circle class="printed" stroke="{paint}" cx="{across(x)}" cy="{down(y)}" r="4"/>')
-    return "".join(parts)
-
-
-def _key(line: Line, colour: int) -> str:
-    kind = {} if line.n else {"class_": "printed"}
-    swatch = element("i", style=f"{'background' if line.n else 'border-color'}:var(--c{colour})", **kind)
-    runs = f" ({line.n} runs)" if line.n > 1 else ""
-    return element("li", swatch, escaped(line.name + runs))
-
-
-def _data(line: Line, colours: Dict[str, int], across: Axis) -> Dict[str, Any]:
-    text = [f"{y:.4g}" + (f" ± {s:.2g}" if s else "") for y, s in zip(line.y, line.std)]
-    return {
-        "name": line.name,
-        "colour": colours[line.name],
-        "at": [across(x) for x in line.x],
-        "x": [f"{x:g}" for x in line.x],
-        "y": [float(f"{y:.5g}") for y in line.y],
-        "text": text,
-    }
-
-
-def _thinned(line: Line) -> Line:
-    """At most about 200 points, the last among them."""
-    step = max(1, len(line.x) // _POINTS)
-    if step == 1:
-        return line
-    kept = sorted({*range(0, len(line.x), step), len(line.x) - 1})
-    x, y, std = ([values[i] for i in kept] for values in (line.x, line.y, line.std))
-    return line._replace(x=x, y=y, std=std)
-
-
-SCRIPT = """
-document.querySelectorAll('figure[data-chart]').forEach(function (figure) {
-  var chart = JSON.parse(figure.dataset.chart);
-  var svg = figure.querySelector('svg'), cursor = svg.querySelector('.cursor'), tip = figure.querySelector('.tip');
-  function show(event) {
-    var box = svg.getBoundingClientRect();
-    var at = (event.clientX - box.left) * chart.width / box.width;
-    var best = null;
-    chart.lines.forEach(function (line) {
-      line.at.forEach(function (place) {
-        if (best === null || Math.abs(place - at) < Math.abs(best - at)) { best = place; }
-      });
-    });
-    if (best === null) { return; }
-    tip.textContent = '';
-    var rows = [];
-    chart.lines.forEach(function (line) {
-      var i = line.at.indexOf(best);
-      if (i >= 0) { rows.push([line.y[i], line.text[i], line.name, line.colour, line.x[i]]); }
-    });
-    rows.sort(function (a, b) { return b[0] - a[0]; });
-    function add(text, bold) {
-      var row = document.createElement(bold ? 'b' : 'div');
-      row.textContent = text;
-      tip.appendChild(row);
-      return row;
-    }
-    add(chart.xlabel + ' ' + rows[0][4], true);
-    rows.forEach(function (row) { add(row[1] + '  ' + row[2]).style.color = 'var(--c' + row[3] + ')'; });
-    cursor.setAttribute('x1', best);
-    cursor.setAttribute('x2', best);
-    cursor.style.visibility = tip.style.visibility = 'visible';
-    var left = best * box.width / chart.width;
-    tip.style.left = Math.max(0, left < box.width / 2 ? left + 12 : left - tip.offsetWidth - 12) + 'px';
-  }
-  function hide() { cursor.style.visibility = tip.style.visibility = 'hidden'; }
-  svg.addEventListener('pointermove', show);
-  svg.addEventListener('pointerdown', show);
-  svg.addEventListener('pointerleave', hide);
-});
-"""
 
 
 FULL = NAMED["full"]
@@ -425,7 +164,7 @@ def of_the_paper(kind: str, index: Index, findings: Sequence[Any] = ()) -> Tuple
             continue
         parts.append(element("h3", escaped(grid.title), id=preset.name))
         if kind == "figure":
-            parts.append(_charts([panel for panel in show.drawn(preset, found, index, finding) if panel.lines]))
+            parts.append(pictures([panel for panel in show.drawn(preset, found, index, finding) if panel.lines]))
             numbers = element("summary", "numbers") + beside_the_paper(grid.lines) + notes(grid.notes)
             parts.append(element("details", numbers))
         else:
@@ -444,10 +183,15 @@ def _latest(findings: Sequence[Any], preset: Any) -> Tuple[Any, Budget]:
     return finding, FULL
 
 
-def _charts(panels: Sequence[Panel]) -> str:
-    colours = colours_of(panels)
-    kind = "charts one" if len(panels) == 1 else "charts"
-    return element("div", *(chart(panel, colours) for panel in panels), class_=kind)
+def pictures(panels: Sequence[Panel]) -> str:
+    """A picture for each panel, inside the page; without matplotlib a word on what is missing."""
+    if not installed("matplotlib"):
+        return element("p", 'No pictures: matplotlib is missing; pip install "rbd-ipu[plots]".', class_="quiet")
+    images = []
+    for panel, svg in zip(panels, svgs(panels)):
+        words = escaped(f"{panel.title}: {panel.ylabel} against {panel.xlabel}")
+        images.append(f'<img alt="{words}" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">')
+    return element("div", *images, class_="charts one" if len(images) == 1 else "charts")
 
 
 def of_claims(known: Known) -> str:
@@ -527,7 +271,7 @@ def of_runs(rows: Sequence[Row]) -> str:
         parts.append(element("h3", escaped(f"{title}: {len(own)} run{'' if len(own) == 1 else 's'}")))
         if lines:
             name = f"{judged.name}, the best {_LINES}" if len(lines) == _LINES else judged.name
-            parts.append(_charts([Panel(name, "epoch", judged.label, lines)]))
+            parts.append(pictures([Panel(name, "epoch", judged.label, lines)]))
         heading = [
             "run",
             "seed",
@@ -673,7 +417,7 @@ TITLE = "Training in random subspaces: results"
 _SUMMARY = (
     "rbd_ipu beside the paper Improving Neural Network Training in Low Dimensional Random Bases (Gressmann, "
     "Eaton-Rosen and Luschi, NeurIPS 2020). A number in square brackets refers to a remark on what is not as in the "
-    "paper; curves show their values under the pointer."
+    "paper."
 )
 
 
@@ -715,7 +459,6 @@ def page(
         header,
         element("nav", element("ul", *links)),
         element("main", tiles([*grids, *more], rows), *parts, foot),
-        element("script", SCRIPT),
     )
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
 

@@ -1,14 +1,8 @@
 """The search for a learning rate: ``rbd-ipu tune``, the searches of Table 4, and ``learning_rate=auto``.
 
-Trials one after the other in this process, or several at once in processes of their own.
-
-A worker is ``python -m rbd_ipu.lab.tuning``: it reads one line of JSON, the settings of a trial, from its
-standard input, and writes one, the Trial, to its standard output. It ends when its standard input does, so that no
-worker outlives a search that is killed.
-
-The searches behind Table 4: ``rbd-ipu tune`` for each cell, in folders that it goes on in.
-
-``learning_rate=auto``: the short search that a run begins with.
+Trials are made one after the other in this process, or several at once in processes of their own. Such a process is
+``python -m rbd_ipu.lab.tuning CORES ANSWER ORDER``: it writes its Trial as JSON into the file ANSWER, and ends
+when its standard input does, so that none outlives a search that is killed.
 """
 
 import contextlib
@@ -18,10 +12,10 @@ import json
 import math
 import os
 import shutil
-import subprocess
+import signal
 import sys
+import tempfile
 import threading
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Callable, Dict, Generator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -29,12 +23,13 @@ from rbd_ipu import files
 from rbd_ipu.config import Config, from_assignments, rates, resolve
 from rbd_ipu.errors import ConfigError, exit_status
 from rbd_ipu.lab import tuning_folder
-from rbd_ipu.lab.jobs import job
+from rbd_ipu.lab.jobs import REFUSED, job, last_words
+from rbd_ipu.lab.pool import Pool, Running
 from rbd_ipu.lab.presets import Budget, Cell
 from rbd_ipu.lab.results import Costs, Total
 from rbd_ipu.lab.trials import Trial, Wanted, best, exponents, following, prepared, written
 from rbd_ipu.parallel.ranks import task
-from rbd_ipu.process import usable
+from rbd_ipu.process import keep_to
 from rbd_ipu.provenance import command_line
 
 
@@ -60,105 +55,65 @@ def one_by_one(following: Callable[[], List[Order]]) -> Generator[Trial, None, N
 def at_once(following: Callable[[], List[Order]], jobs: int) -> Generator[Trial, None, None]:
     """The same with up to ``jobs`` at a time, each in a process that has its share of the cores.
 
-    Yields trials as they end. Leaving the loop, by an error or Ctrl-C too, ends the workers.
+    Yields trials as they end. Leaving the loop, by an error or Ctrl-C too, ends the processes.
 
     Raises:
-      ConfigError: a worker refused its settings.
-      RuntimeError: a worker failed otherwise; with the end of what it said.
+      ConfigError: settings were refused.
+      RuntimeError: a trial failed otherwise; with the last line of what it said.
     """
-    workers: Dict[Order, subprocess.Popen] = {}
-    running: Dict[Future, Order] = {}
-    with contextlib.ExitStack() as cleaning:
-        pool = cleaning.enter_context(ThreadPoolExecutor(jobs))
-        cleaning.callback(_kill, workers)
-        while True:
-            waiting = [order for order in following() if order not in running.values()]
-            for order in waiting[: jobs - len(running)]:
-                workers[order] = _started(jobs)
-                running[pool.submit(_answer, workers[order], order)] = order
-            if not running:
-                return
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                del workers[running.pop(future)]
-                yield future.result()
+    pool = Pool(jobs)
+    with tempfile.TemporaryDirectory(prefix="rbd-trials-") as folder:
+        try:
+            while True:
+                begun = [entry.job for entry in pool.running]
+                for order in [order for order in following() if order not in begun][: len(pool.free)]:
+                    answer = Path(folder) / f"{order.exponent}"
+                    words = [str(answer), files.line([order.config.as_dict(), order.exponent, order.again])]
+                    process = pool.start(pool.free[0], TRIAL, words, answer.with_suffix(".log"), tied=True)
+                    pool.begin(order, process, pool.free[0])
+                if not pool.running:
+                    return
+                for entry in pool.ended():
+                    yield _answered(Path(folder) / f"{entry.job.exponent}", entry)
+        finally:
+            pool.stop(signal.SIGKILL)
 
 
-def _kill(workers: Dict[Order, subprocess.Popen]) -> None:
-    for worker in workers.values():
-        worker.kill()
+def _answered(answer: Path, entry: Running) -> Trial:
+    if answer.exists():
+        facts = files.found(answer)
+        answer.unlink()
+        return Trial.of(facts)
+    status = entry.process and entry.process.returncode
+    words = last_words(answer.with_suffix(".log")) or f"exit status {status}"
+    if status == REFUSED:
+        raise ConfigError(words.replace("rbd-ipu: error: ", ""))
+    raise RuntimeError(f"the trial at 2**{entry.job.exponent} ended without a result: {words}")
 
 
-def _started(jobs: int) -> subprocess.Popen:
-    """A worker that waits for its settings, held to its share of the cores."""
-    share = str(max(1, len(usable()) // jobs))
-    threads = ("OMP_NUM_THREADS", "RBD_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-    environment = {**os.environ, **{name: share for name in threads if name not in os.environ}}
-    # A child finds the package where this process did, installed or not.
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    return subprocess.Popen(
-        [sys.executable, "-m", "rbd_ipu.lab.tuning"],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for the search; it ends its workers
-    )
+TRIAL = ("-m", "rbd_ipu.lab.tuning")
 
 
-def _answer(worker: subprocess.Popen, order: Order) -> Trial:
-    """Hands a worker its settings and waits for its Trial; the standard input stays open until then."""
-    said: List[str] = []
-    assert worker.stdin and worker.stdout and worker.stderr
-    listener = threading.Thread(target=lambda: said.extend(worker.stderr or []))
-    listener.start()
-    try:
-        with contextlib.suppress(BrokenPipeError):  # it died already: its last words say why
-            worker.stdin.write(files.line([order.config.as_dict(), order.exponent, order.again]))
-            worker.stdin.flush()
-        answer = worker.stdout.readline()
-    finally:
-        with contextlib.suppress(BrokenPipeError):
-            worker.stdin.close()
-        worker.wait()
-        listener.join()
-        worker.stdout.close()
-        worker.stderr.close()
-    if not answer:
-        words = "".join(said[-20:]).strip()
-        raise RuntimeError(f"the trial at 2**{order.exponent} ended without a result: {words or worker.returncode}")
-    facts = json.loads(answer)
-    if "refused" in facts:
-        raise ConfigError(facts["refused"])
-    return Trial.of(facts)
-
-
-def main() -> None:
-    """A worker's life."""
-    settings, exponent, again = json.loads(sys.stdin.readline())
+def main() -> int:
+    """The life of a process that makes one trial."""
+    cores, answer, order = sys.argv[1:]
+    keep_to([int(core) for core in cores.split(",")])
     threading.Thread(target=_end_with_input, daemon=True).start()
-    answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
-    facts: Any
-    try:
+    settings, exponent, again = json.loads(order)
+
+    def made() -> int:
         from rbd_ipu.lab.trials import train
 
-        facts = train(resolve(settings), exponent, again).as_dict()
-    except ConfigError as error:
-        facts = {"refused": str(error)}
-    answer.write(files.line(facts))
-    answer.flush()
+        files.write_text(answer, files.line(train(resolve(settings), exponent, again).as_dict()))
+        return 0
+
+    return exit_status(made)
 
 
 def _end_with_input() -> None:
     while os.read(0, 4096):  # not by sys.stdin, whose lock Python wants to have when it ends
         pass
     os._exit(1)
-
-
-if __name__ == "__main__":
-    main()
 
 
 _RATES = 6  # that a search from a good start takes, about
@@ -370,3 +325,7 @@ def rewritten(words: List[str], exponent: int) -> List[str]:
         elif not word.startswith("--set="):
             kept.pop()  # its --set
     return [*kept, "--set", f"learning_rate={written(exponent)}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

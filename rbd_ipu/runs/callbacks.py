@@ -28,15 +28,17 @@ class MetricsLog(keras.callbacks.Callback):
       OSError: with the path, when the line cannot be written; the lines before stay.
     """
 
+    append = staticmethod(metrics.append)
+
     def __init__(self, path: Union[str, Path]):
         super().__init__()
         self.path = Path(path)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        metrics.append(self.path, _row(epoch, logs))
+        self.append(self.path, _row(epoch, logs))
 
 
-class MetricsTable(keras.callbacks.Callback):
+class MetricsTable(MetricsLog):
     """The same as a table of comma-separated values.
 
     Keras' CSVLogger would not do: that of Keras 2 fails where an epoch measures less than the first one did.
@@ -45,12 +47,7 @@ class MetricsTable(keras.callbacks.Callback):
       OSError: with the path, when the line cannot be written; the lines before stay.
     """
 
-    def __init__(self, path: Union[str, Path]):
-        super().__init__()
-        self.path = Path(path)
-
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        metrics.append_csv(self.path, _row(epoch, logs))
+    append = staticmethod(metrics.append_csv)
 
 
 class AtomicCheckpoint(keras.callbacks.ModelCheckpoint):

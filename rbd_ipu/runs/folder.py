@@ -91,8 +91,14 @@ def _validation(row: Mapping[str, Any]) -> Dict[str, Any]:
 def check_free(path: Union[str, Path]) -> None:
     """Refuses a path that a new run cannot have; creates nothing.
 
+    Args:
+      path: where the run is to be.
+
     Raises:
       ConfigError: something lies there already, or its name is no text, which TensorFlow wants.
+
+    Example:
+      >>> check_free("nowhere")
     """
     path = Path(path)
     try:
@@ -125,6 +131,12 @@ def new_folder(output: Optional[Union[str, Path]] = None, name: str = "run", cla
     Raises:
       ConfigError: ``output`` is taken.
       OSError: the folder cannot be made, with its path.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     [path.name for path in new_folder(f"{folder}/a").iterdir()]
+      ['run.json']
     """
     if output is not None:
         path = Path(output)
@@ -159,6 +171,12 @@ class RunFolder:
 
     Args:
       path: a folder from :func:`new_folder`.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     RunFolder(new_folder(f"{folder}/a")).facts()
+      {}
     """
 
     def __init__(self, path: Union[str, Path]):

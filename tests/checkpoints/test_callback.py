@@ -13,7 +13,7 @@ from nets import blobs, dense, flat
 import rbd_ipu
 from rbd_ipu import checkpoints, methods, training
 from rbd_ipu._compat import keras
-from rbd_ipu.checkpoints import callback, file
+from rbd_ipu.checkpoints import callback
 from rbd_ipu.checkpoints.file import listed, path_for, search
 from rbd_ipu.files import locked
 
@@ -159,7 +159,7 @@ def test_names_that_are_not_ours_are_left_alone(tmp_path):
 
 def test_all_damaged_is_an_error_with_every_reason(tmp_path):
     path_for(tmp_path, 1).touch()
-    path_for(tmp_path, 2).write_bytes(file.MAGIC)
+    path_for(tmp_path, 2).write_bytes(b"PK\x03\x04")
     path_for(tmp_path, 3).mkdir()
     with pytest.raises(checkpoints.CheckpointError) as caught:
         checkpoints.newest(tmp_path)
