@@ -145,13 +145,13 @@ class Integer(Kind):
 
 
 class Real(Kind):
-    """A finite number in [least, below), or above 0 for ``positive``; integers are numbers too."""
+    """A finite number in [least, below) or [least, most], above 0 for ``positive``; integers are numbers too."""
 
-    def __init__(self, least: float = 0.0, below: float = math.inf, positive: bool = False):
-        self.least, self.below, self.positive = least, below, positive
-        self.rule = "a finite number " + (
-            "above 0" if positive else f"from {least:g}" + (f" and below {below:g}" if below < math.inf else "")
-        )
+    def __init__(self, least: float = 0.0, below: float = math.inf, positive: bool = False, most: float = math.inf):
+        self.least, self.below, self.positive, self.most = least, below, positive, most
+        low = "above 0" if positive else f"from {least:g}"
+        high = f" and below {below:g}" if below < math.inf else f" to {most:g}" if most < math.inf else ""
+        self.rule = f"a finite number {low}{high}"
 
     def read(self, value: Any) -> Optional[float]:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -160,7 +160,7 @@ class Real(Kind):
             number = float(value)
         except OverflowError:  # an integer beyond every float
             return None
-        in_range = self.least <= number < self.below and (number > 0 or not self.positive)
+        in_range = self.least <= number < self.below and number <= self.most and (number > 0 or not self.positive)
         return number if math.isfinite(number) and in_range else None
 
 

@@ -171,11 +171,14 @@ class Config:
         ("gradients",),
     )
     fraction: Optional[float] = _key(
-        1 / 128, Real(0.0, 1.0), "of the coordinates of each block, the part that is sent", (COMPRESSED,)
+        1 / 128,
+        Real(positive=True, most=1.0),
+        "of the coordinates of each block, the part that is sent",
+        (COMPRESSED,),
     )
     select: Optional[str] = _key("largest", Choice("largest", "all"), "which coordinates are sent", (COMPRESSED,))
     memory: Optional[float] = _key(
-        1.0, Real(0.0, 1.0), "what is kept of the part that was not sent, D numbers a worker", (COMPRESSED,)
+        1.0, Real(most=1.0), "what is kept of the part that was not sent, D numbers a worker", (COMPRESSED,)
     )
     bits: Optional[str] = _key(
         "sign",

@@ -9,7 +9,7 @@ from rbd_ipu.basis import BasisSpec
 from rbd_ipu.compartments import describe
 from rbd_ipu.compression import Compression
 from rbd_ipu.optimizers import projected
-from rbd_ipu.optimizers.random_bases import OPTIMIZERS, SubspaceSGD
+from rbd_ipu.optimizers.random_bases import SubspaceSGD
 from rbd_ipu.parallel import wire as wires
 from rbd_ipu.placement import on_ipu
 
@@ -27,7 +27,6 @@ Patterns = Union[None, str, Sequence[str], Callable[[Any], bool]]
 register = _imports.register(keras.utils.register_keras_serializable, keras.utils.get_custom_objects())
 
 
-@OPTIMIZERS.register("SubspaceOptimizer")
 @register
 class SubspaceOptimizer(Wrapper):
     """Any Keras optimizer, on compressed gradients: few coordinates, few bits each, and a memory of the rest.
@@ -90,7 +89,7 @@ class SubspaceOptimizer(Wrapper):
       >>> model.compile(optimizer=optimizer, loss="mse")
       >>> history = model.fit(np.ones((8, 16)), np.ones((8, 1)), epochs=2, verbose=0)
       >>> optimizer.message_bytes
-      13
+      14
     """
 
     def __init__(

@@ -166,7 +166,7 @@ def index_code(n: int, k: int) -> Indices:
 
     Example:
       >>> index_code(4096, 32).bits, index_code(4096, 1).bits, index_code(10, 5).bits, index_code(10, 10).bits
-      (288, 12, 10, 0)
+      (287, 12, 10, 0)
     """
     if k == n:
         return Indices(0, 0, 0)
@@ -294,6 +294,6 @@ def entropy(n: int, k: int) -> float:
 
     Example:
       >>> round(entropy(4096, 32), 1)
-      265.9
+      266.2
     """
     return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)

@@ -7,21 +7,28 @@ from nets import blobs, dense, flat
 import rbd_ipu
 from rbd_ipu import methods
 from rbd_ipu.compartments import SCHEMES
-from rbd_ipu.directions import DISTRIBUTIONS, SOURCES
+from rbd_ipu.directions import DISTRIBUTIONS, SOURCES, STRUCTURED
 from rbd_ipu.methods import METHODS
 from rbd_ipu.methods.gradients import WHICH
 from rbd_ipu.methods.rbd_options import TRANSFORMS
 from rbd_ipu.optimizers import OPTIMIZERS
+from rbd_ipu.parallel.wire import VALUES
+from rbd_ipu.training import INNER
 
 SCHEME_ARGUMENTS = {"even:K": "even:2", "factor:f": "factor:8"}
 DIM = 16
-METHOD_ARGUMENTS = {"sgd": {}, "nes": {"dim": 3}, "switch": {"dim": DIM, "sgd_learning_rate": 0.25, "switch_step": 2}}
+METHOD_ARGUMENTS = {
+    "sgd": {},
+    "compressed": {},
+    "nes": {"dim": 3},
+    "switch": {"dim": DIM, "sgd_learning_rate": 0.25, "switch_step": 2},
+}
 
 
 def trained(name, **options):
     x, y = blobs(96)
     options = {**METHOD_ARGUMENTS.get(name, {"dim": DIM}), **options}
-    t = rbd_ipu.Trainer(dense(), methods.create(name, learning_rate=0.5, **options), "cpu")
+    t = rbd_ipu.Trainer(dense(), methods.create(name, **{"learning_rate": 0.5, **options}), "cpu")
     history = t.fit((x, y), epochs=1, verbose=0).history
     moved = flat(t.model) - flat(dense())
     assert np.isfinite(moved).all() and np.abs(moved).max() > 0
@@ -53,6 +60,21 @@ def test_distributions(distribution):
 def test_compartment_schemes(scheme):
     scheme = SCHEME_ARGUMENTS.get(scheme, scheme)
     trained("rbd", compartments=scheme, dim=None if scheme.startswith("factor") else DIM)
+
+
+@pytest.mark.parametrize("wire", VALUES)
+def test_wires_of_compressed_coordinates(wire):
+    trained("compressed", fraction=0.1, bits=wire, learning_rate=2.0**-6)
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_inner_optimizers(inner):
+    trained("compressed", fraction=0.1, inner=inner, learning_rate=2.0**-6)
+
+
+@pytest.mark.parametrize("distribution", [name for name in STRUCTURED if name != "blocks"])
+def test_structured_distributions(distribution):
+    trained("rbd", distribution=distribution)
 
 
 @pytest.mark.parametrize("source", ["auto", *SOURCES])

@@ -23,7 +23,12 @@ from rbd_ipu.parallel.plan import MODES, WIRES, plan
 from rbd_ipu.parallel.ranks import task
 from rbd_ipu.process import divided, keep_to, usable
 
-OPTIONS = {"sgd": {}, "nes": {"dim": 3}, "switch": {"dim": 20, "sgd_learning_rate": 0.25, "switch_step": 3}}
+OPTIONS = {
+    "sgd": {},
+    "compressed": {"fraction": 0.1},
+    "nes": {"dim": 3},
+    "switch": {"dim": 20, "sgd_learning_rate": 0.25, "switch_step": 3},
+}
 ONE_WORKER_ONLY = ("gradients", "switch")
 WORKERS = int(os.environ.get("WORKERS", "2"))
 

@@ -7,6 +7,7 @@ operations do not depend on them; d is large enough that directions come in seve
 
 import functools
 import inspect
+import math
 import types
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -356,7 +357,7 @@ def _trainer(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any
     from rbd_ipu.step.step import one_step
 
     variables = model.trainable_variables
-    method = methods.create(row.name, **options_for(methods.METHODS.get(row.name), row, len(variables)))
+    method = methods.create(row.name, **options_for(methods.METHODS.get(row.name), row, variables))
     method.build(variables)
     optimizer = keras.optimizers.SGD(method.learning_rate, momentum=method.momentum)
     create_variables(optimizer, variables)
@@ -386,7 +387,7 @@ def _keras(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any],
 
     variables = model.trainable_variables
     make = OPTIMIZERS.get(row.name)
-    optimizer = make(**options_for(make, row, len(variables)))
+    optimizer = make(**options_for(make, row, variables))
     optimizer.subspace_of(variables)  # refuses now what does not fit
     create_variables(optimizer, variables)
     loss, sink = per_batch(default_loss()), Sink(noted)
@@ -410,10 +411,12 @@ def _accepted(make: Any) -> Set[str]:
     return {*inspect.signature(make.__init__).parameters, *getattr(make, "of_basis", ())}
 
 
-def options_for(make: Any, row: Row, variables: int) -> Dict[str, Any]:
+def options_for(make: Any, row: Row, variables: Sequence[Any]) -> Dict[str, Any]:
     """What a method or an optimizer is made with: of the row's parts, those that it takes."""
-    # A Hadamard basis has no blocks, and in a small compartment few directions.
-    dim: Optional[int] = 2 * variables if row.distribution == "hadamard" else DIM
+    # A Hadamard basis has no blocks, and in a small compartment few directions; blocks have all.
+    dim: Optional[int] = 2 * len(variables) if row.distribution == "hadamard" else DIM
+    if row.distribution == "blocks":
+        dim = sum(int(math.prod(variable.shape)) for variable in variables)
     dim = None if row.compartments.startswith("factor:") else dim
     wanted = {
         "learning_rate": 1.0,
