@@ -8,7 +8,8 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from rbd_ipu._compat import keras, tf
+from rbd_ipu._compat import keras, tensors, tf
+from rbd_ipu.compartments import describe
 from rbd_ipu.optimizers import projected
 from rbd_ipu.optimizers.projected import Pairs
 
@@ -187,7 +188,7 @@ class Wrapper(keras.optimizers.Optimizer):
             for variable in chosen:
                 self._memory[self._var_key(variable)] = self._new("memory", [_size(variable)], variable)
         if self.state == "coordinates":
-            with self._distribution_strategy.scope():
+            with tf.init_scope(), self._distribution_strategy.scope():
                 z = keras.Variable(
                     lambda shape, dtype: tf.zeros(shape, dtype),
                     shape=(sketch.dim,),
@@ -201,9 +202,9 @@ class Wrapper(keras.optimizers.Optimizer):
 
     def _new(self, name: str, shape: Sequence[int], like: Any) -> Any:
         """A variable of which each replica has its own; files hold the mean."""
-        path = f"{like.path.replace('/', '_')}_{name}"
+        path = f"{describe(like, 0).name.replace('/', '_')}_{name}"
         strategy = self._distribution_strategy
-        with strategy.extended.colocate_vars_with(like.value), keras.name_scope(self.name):
+        with tf.init_scope(), strategy.extended.colocate_vars_with(tensors([like])[0]), keras.name_scope(self.name):
             variable = keras.Variable(
                 lambda shape, dtype: tf.zeros(shape, dtype),
                 shape=tuple(shape),
@@ -254,7 +255,7 @@ class Wrapper(keras.optimizers.Optimizer):
 
     def inner_slots(self) -> List[Any]:
         """The inner optimizer's state for the coordinates."""
-        return [v.value for v in self.inner_optimizer.variables if COORDINATES in v.path]
+        return tensors([v for v in self.inner_optimizer.variables if COORDINATES in v.path])
 
     def decay_weights(self, variables: Sequence[Any]) -> None:
         """The inner optimizer's weight decay, on the weights."""

@@ -206,7 +206,7 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
         ("momentum", -0.1, "from 0 and below 1"),
         ("augment", 1, "true | false, not 1"),
         ("augment", "yes", "not the text 'yes'"),
-        ("dataset", "imagenet", "one of digits, mnist, fashion_mnist, cifar10, tiny_shakespeare, shakespeare_excerpt, not"),
+        ("dataset", "imagenet", "one of digits, mnist, fashion_mnist, cifar10, tiny_shakespeare"),
         ("method", "adam", "one of sgd, rbd, fpd"),
         ("distribution", "cauchy", "must be normal | uniform | rademacher | "),
         ("normalize", None, "one of unit, expected, none, not null"),
