@@ -128,6 +128,11 @@ def exit_status(run: Callable[[], int]) -> int:
         return _said("interrupted by Ctrl-C before the training began; nothing was written", 130)
 
 
+def say(text: str) -> None:
+    """Tells the user something on the standard error: what a command prints is for other programs too."""
+    print(f"rbd-ipu: {text}", file=sys.stderr, flush=True)
+
+
 def _said(message: str, status: int) -> int:
-    print(f"rbd-ipu: {message}", file=sys.stderr)
+    say(message)
     return status

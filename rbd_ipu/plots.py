@@ -1,7 +1,10 @@
-"""Pictures of training curves, drawn without a display."""
+"""Pictures: lines with their deviation in panels, in one style, as PNG or SVG, drawn without a display."""
 
+import contextlib
+import io
+import textwrap
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -9,8 +12,10 @@ from rbd_ipu.files import replacing
 
 # Okabe and Ito's palette, told apart by colour-blind readers and in grey.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
-#: What all pictures of this package share.
+COLOURS = (BLUE, ORANGE, GREEN, GREY, "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#8C564B")
+#: What all pictures of this package share; text in SVG stays text, and its names are the same each time.
 STYLE = {
+    "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": "medium",
@@ -18,30 +23,136 @@ STYLE = {
     "font.size": 10,
     "grid.alpha": 0.3,
     "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rbd-ipu",
 }
-_STYLE = {**STYLE, "axes.grid": True, "lines.linewidth": 1.8}
+PAPER = ", paper"  # ends the name of a line of the paper's numbers, which has the colour of ours
+_ACROSS = 3  # panels in a row
 
 
-def _column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    """One column as floats, NaN where nothing was measured."""
-    return np.array([np.nan if row.get(name) is None else row[name] for row in rows], dtype=float)
+class Line(NamedTuple):
+    """A curve: its name, x and y with the deviation of y, where a switch of methods is, the runs behind it.
+
+    With n = 0 runs it is what the paper prints.
+    """
+
+    name: str
+    x: List[float]
+    y: List[float]
+    std: List[float]
+    switch: Optional[int]
+    n: int
 
 
-def _new_figure(columns: int, title: str) -> Tuple[Any, Sequence[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+class Panel(NamedTuple):
+    """One pair of axes, linear or logarithmic, with or without a dot at every point."""
+
+    title: str
+    xlabel: str
+    ylabel: str
+    lines: List[Line]
+    log_x: bool = False
+    log_y: bool = False
+    dots: bool = False
+
+
+def statistics_of(runs: Any) -> Tuple[List[float], List[float]]:
+    """Mean and sample deviation over runs, [runs, points]; the deviation of a single run is 0.
+
+    Example:
+      >>> statistics_of([[1.0, 2.0], [3.0, 2.0]])
+      ([2.0, 2.0], [1.4142135623730951, 0.0])
+    """
+    values = np.array(runs, dtype=float)
+    std = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+    return values.mean(axis=0).tolist(), std.tolist()
+
+
+def draw(path: Union[str, Path], title: str, found: Sequence[Panel]) -> None:
+    """Writes the PNG; a panel without a line says that nothing was measured.
+
+    Args:
+      path: of the file.
+      title: one line above.
+      found: the panels.
+    """
+    across = min(_ACROSS, len(found))
+    down = -(-len(found) // across)
+    with _figure(max(4.4 * across, 6.0), 3.4 * down + 0.3) as figure, replacing(path) as draft:
+        figure.suptitle(textwrap.fill(title, int(14 * figure.get_figwidth())), fontsize=11)
+        axes = np.ravel(figure.subplots(down, across, squeeze=False))
+        colours = _colours(found)
+        for axis, panel in zip(axes, found):
+            _draw_panel(axis, panel, colours)
+        for axis in axes[len(found) :]:
+            axis.set_axis_off()
+        figure.savefig(draft, dpi=150, format="png")
+
+
+def svgs(found: Sequence[Panel]) -> List[bytes]:
+    """A picture for each panel as SVG, the same bytes each time it is made."""
+    pictures, colours = [], _colours(found)
+    for panel in found:
+        with _figure(4.6, 3.4) as figure, io.BytesIO() as file:
+            _draw_panel(figure.subplots(), panel, colours)
+            figure.savefig(file, format="svg", metadata={"Date": None})
+            pictures.append(file.getvalue())
+    return pictures
+
+
+@contextlib.contextmanager
+def _figure(width: float, height: float) -> Iterator[Any]:
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.4 * columns, 3.7))  # no pyplot: nothing to close, no display asked for
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=11)
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    for axis in axes:
-        axis.set_xlabel("epoch")
+    with matplotlib.rc_context(STYLE):
+        yield Figure(figsize=(width, height))
+
+
+def _colours(found: Sequence[Panel]) -> Dict[str, str]:
+    """A colour for each name, the same in all panels."""
+    every = list(dict.fromkeys(without_paper(line.name) for panel in found for line in panel.lines))
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(every)}
+
+
+def without_paper(name: str) -> str:
+    """The name of our line beside one of the paper's.
+
+    Example:
+      >>> without_paper("RBD, paper"), without_paper("RBD")
+      ('RBD', 'RBD')
+    """
+    return name[: -len(PAPER)] if name.endswith(PAPER) else name
+
+
+def _draw_panel(axis: Any, panel: Panel, colours: Dict[str, str]) -> None:
+    axis.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
+    axis.set_xscale("log" if panel.log_x else "linear")
+    axis.set_yscale("log" if panel.log_y else "linear")
+    if not panel.lines:
+        axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes, color=GREY)
+        axis.set(xticks=[], yticks=[])
+        return
+    for line in panel.lines:
+        colour, y, std = colours[without_paper(line.name)], np.array(line.y), np.array(line.std)
+        if not line.n:
+            axis.errorbar(line.x, y, std, fmt="D--", color=colour, mfc="none", markersize=5, capsize=3)
+            continue
+        few = panel.dots or len(line.x) < 12
+        low = np.maximum(y - std, y / 10) if panel.log_y else y - std
+        axis.plot(line.x, y, "o-" if few else "-", color=colour, label=line.name, markersize=4)
+        axis.fill_between(line.x, low, y + std, color=colour, alpha=0.2, linewidth=0)
+        if line.switch is not None and line.switch <= line.x[-1]:
+            axis.axvline(line.switch, color=colour, linestyle=":", linewidth=1.0)
+    if not all(line.n for line in panel.lines):
+        axis.plot([], [], "D", color=GREY, mfc="none", markersize=5, label="the paper, same colours")
+    if panel.xlabel == "epoch" and not panel.log_x:
         axis.xaxis.get_major_locator().set_params(integer=True)
-    return figure, axes
+    axis.legend(fontsize=8)
 
 
-def plot_run(path: Union[str, Path], rows: List[Dict[str, Any]], title: str) -> None:
+def plot_run(path: Union[str, Path], rows: Sequence[Mapping[str, Any]], title: str) -> None:
     """Draws one run against epochs: accuracy, loss, correlation of the update with the gradient.
 
     Args:
@@ -49,80 +160,17 @@ def plot_run(path: Union[str, Path], rows: List[Dict[str, Any]], title: str) -> 
       rows: the lines of its metrics.jsonl.
       title: one line above the picture.
     """
-    import matplotlib
 
-    with matplotlib.rc_context(_STYLE), replacing(path) as draft:
-        figure, (accuracy, loss, correlation) = _new_figure(3, title)
-        epochs = _column(rows, "epoch")
-        dots = "o" if len(rows) < 12 else ""
-        for axis, name, scale in ((accuracy, "accuracy", 100.0), (loss, "loss", 1.0)):
-            axis.plot(
-                epochs,
-                scale * _column(rows, name),
-                dots + "--",
-                color=GREY,
-                label="training",
-                markersize=4,
-            )
-            axis.plot(
-                epochs,
-                scale * _column(rows, f"val_{name}"),
-                dots + "-",
-                color=BLUE,
-                label="validation",
-                markersize=4,
-            )
-            axis.legend()
-        accuracy.set(title="Accuracy", ylabel="accuracy (%)")
-        loss.set(title="Loss", ylabel="cross entropy (nats)")
-        correlation.plot(epochs, _column(rows, "correlation"), dots + "-", color=GREEN, markersize=4)
-        correlation.set(title="Update against full gradient", ylabel="Pearson correlation")
-        # From 0 on, and with room above: its noise is no news, its height is.
-        correlation.set_ylim(bottom=min(0.0, correlation.get_ylim()[0]), top=1.25 * correlation.get_ylim()[1])
-        figure.savefig(draft, dpi=150, format="png")
+    def line(label: str, name: str, scale: float = 1.0) -> Line:
+        values = [float("nan") if row.get(name) is None else scale * row[name] for row in rows]
+        return Line(label, [float(row["epoch"]) for row in rows], values, [0.0] * len(rows), None, 1)
 
-
-class Band:
-    """Several runs of one kind, drawn as their mean and standard deviation.
-
-    Args:
-      label: for the legend.
-      runs: for each run the rows of its metrics.jsonl, equally many each.
-      colour: of the line and band.
-    """
-
-    def __init__(self, label: str, runs: Sequence[Sequence[Mapping[str, Any]]], colour: str):
-        self.label, self.runs, self.colour = label, runs, colour
-
-    def epochs(self) -> np.ndarray:
-        return _column(self.runs[0], "epoch")
-
-    def mean_and_deviation(self, name: str) -> Tuple[np.ndarray, np.ndarray]:
-        """Of one column over the runs, [epochs] each; the sample deviation, 0 for a single run."""
-        values = np.stack([_column(rows, name) for rows in self.runs])
-        if len(values) == 1:
-            return values[0], np.zeros_like(values[0])
-        return values.mean(axis=0), values.std(axis=0, ddof=1)
-
-
-def plot_bands(path: Union[str, Path], bands: Sequence[Band], title: str) -> None:
-    """Draws validation accuracies against epochs, mean +- standard deviation of each band.
-
-    Args:
-      path: of the PNG.
-      bands: one for each kind.
-      title: one line above the picture.
-    """
-    import matplotlib
-
-    with matplotlib.rc_context(_STYLE), replacing(path) as draft:
-        figure, (axis,) = _new_figure(1, title)
-        figure.set_size_inches(7.2, 4.4)
-        for band in bands:
-            mean, deviation = (100.0 * part for part in band.mean_and_deviation("val_accuracy"))
-            low, high = mean - deviation, mean + deviation
-            axis.plot(band.epochs(), mean, color=band.colour, label=band.label)
-            axis.fill_between(band.epochs(), low, high, color=band.colour, alpha=0.2, linewidth=0)
-        axis.set(ylabel="validation accuracy (%)", ylim=(None, 100.0))
-        axis.legend(loc="lower right")
-        figure.savefig(draft, dpi=150, format="png")
+    found = [
+        Panel(heading, "epoch", label, [line("training", name, scale), line("validation", f"val_{name}", scale)])
+        for heading, label, name, scale in (
+            ("Accuracy", "accuracy (%)", "accuracy", 100.0),
+            ("Loss", "cross entropy (nats)", "loss", 1.0),
+        )
+    ]
+    update = line("update against full gradient", "correlation")
+    draw(path, title, [*found, Panel("Correlation", "epoch", "Pearson correlation", [update])])

@@ -9,9 +9,12 @@ TensorFlow holds the interpreter.
 import contextlib
 import os
 import signal
+import sys
 import threading
+from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence
 
+_HERE = str(Path(__file__).resolve().parents[1])
 _MEMORY = 1.5e9  # bytes for a run: TensorFlow, a data set in memory, a network
 
 
@@ -28,6 +31,11 @@ def keep_to(cores: Sequence[int]) -> None:
         for thread in map(int, os.listdir("/proc/self/task")):
             with contextlib.suppress(ProcessLookupError):  # it has ended since
                 os.sched_setaffinity(thread, cores)
+
+
+def for_children() -> Dict[str, str]:
+    """This process's environment, in which a child finds the package where this one did, installed or not."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys([_HERE, *filter(None, sys.path)]))}
 
 
 def default_jobs() -> int:

@@ -1,11 +1,4 @@
-"""The loss around a point: along directions, and its second derivatives.
-
-The loss on one batch as a function of the flat parameter vector.
-
-The loss along random directions, from where the model stands (Fig. 2).
-
-Second derivatives of the loss along directions, and the Hessian inside the subspace that they span.
-"""
+"""The loss around a point: along directions (Fig. 2), and its second derivatives."""
 
 import contextlib
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple

@@ -1,11 +1,4 @@
-"""How good random subspaces are: correlation with the gradient, orthogonality, statistics of coordinates.
-
-How alike a subspace's update and the full gradient are, against the number of directions (Fig. B.7, Table 3).
-
-How orthogonal random directions are: the mean |cosine| of pairs, against their dimension (Fig. B.8).
-
-Statistics of what random bases work with: the coordinates of a step, and the weights.
-"""
+"""How good random subspaces are: correlation with the gradient (Fig. B.7), orthogonality (Fig. B.8), statistics."""
 
 import math
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence

@@ -1,11 +1,4 @@
-"""The state of a Trainer: what is saved, and how it is restored.
-
-What a checkpoint holds of a Trainer: its variables, group by group, and what its method is.
-
-Saving: everything of a Trainer that its next step depends on, in one file.
-
-Restoring: a checkpoint's values into a Trainer of the same kind.
-"""
+"""The state of a Trainer: what a checkpoint holds of it, how it is saved, and how it is restored."""
 
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from rbd_ipu import files
-from rbd_ipu.errors import ConfigError
+from rbd_ipu.errors import ConfigError, say
 from rbd_ipu.lab.bench.cases import DEFAULT_DIMS, KERAS, KERAS_JIT, WORKLOADS, Case, Choices, grid
 from rbd_ipu.provenance import command_line
 
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rbd_ipu import text_table
     from rbd_ipu.lab.bench import report, rows
 
-    document, complete = report.measured(cases, arguments.rounds, arguments.seconds, _say)
+    document, complete = report.measured(cases, arguments.rounds, arguments.seconds, say)
     document = {"command": command_line(arguments.words), **document}
     _write(arguments, document)
     if complete and (arguments.memory or arguments.preset):
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.memory:
             wanted = [case for target in rows.TARGETS for case in rows.remembered(target) if case in cases]
         try:
-            report.add_memory(document, wanted, _say)
+            report.add_memory(document, wanted, say)
         except KeyboardInterrupt:
             complete = False
     verdicts = rows.judge(document["rows"], document["machine"]["usable_cores"]) if arguments.preset else []
@@ -107,7 +107,7 @@ def _by_workers(arguments: argparse.Namespace) -> int:
         raise ConfigError("--workers measures the Trainer; leave out --preset, --plot, --memory and --keras")
     began = report.load()
     pairs = team.teams(_grid(arguments), arguments.workers, plans)
-    rows, complete = team.measured(pairs, arguments.rounds, arguments.seconds, _say)
+    rows, complete = team.measured(pairs, arguments.rounds, arguments.seconds, say)
     document = {
         "command": command_line(arguments.words),
         **report.surroundings(began),
@@ -172,10 +172,6 @@ def _check_files(arguments: argparse.Namespace) -> None:
             raise ConfigError(f"{option} {path}: there is no folder {path.parent}")
     if arguments.plot and not files.installed("matplotlib"):
         raise ConfigError('--plot needs matplotlib: pip install "rbd-ipu[plots]"')
-
-
-def _say(text: str) -> None:
-    print(f"rbd-ipu: {text}", file=sys.stderr, flush=True)
 
 
 # --- what the arguments may be -----------------------------------------------------------------------

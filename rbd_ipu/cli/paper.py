@@ -4,30 +4,16 @@ A table or a figure is trained where it is not yet known; a report shows what is
 """
 
 import argparse
+import functools
 from pathlib import Path
 
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import paper
 
-
-def configure_table(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments."""
-    paper.configure(parser, "table")
-
-
-def run_table(arguments: argparse.Namespace) -> int:
-    """Trains, prints, writes; returns the exit status."""
-    return paper.run(arguments, "table")
-
-
-def configure_figure(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments."""
-    paper.configure(parser, "figure")
-
-
-def run_figure(arguments: argparse.Namespace) -> int:
-    """Trains, prints, writes; returns the exit status."""
-    return paper.run(arguments, "figure")
+configure_table = functools.partial(paper.configure, kind="table")
+configure_figure = functools.partial(paper.configure, kind="figure")
+run_table = functools.partial(paper.run, kind="table")
+run_figure = functools.partial(paper.run, kind="figure")
 
 
 def configure_report(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,4 @@
-"""From what the user gave to a checked Config: the file, --set, defaults, the learning rate.
-
-The table of settings for ``--help``.
-"""
+"""From what the user gave to a checked Config: the file, --set, defaults, the learning rate; and the help text."""
 
 import json
 import shlex

@@ -11,10 +11,10 @@ import numpy as np
 
 from rbd_ipu import provenance
 from rbd_ipu.config import resolve
-from rbd_ipu.lab.figures import PAPER, Line, Panel
 from rbd_ipu.lab.jobs import Job, attempts
 from rbd_ipu.lab.presets import Budget, Preset
 from rbd_ipu.lab.tables import NOT_MEASURED, Grid
+from rbd_ipu.plots import PAPER, Line, Panel
 
 DISTRIBUTIONS = ("normal", "uniform", "rademacher", "bernoulli-0.5")
 

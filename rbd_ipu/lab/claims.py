@@ -29,6 +29,7 @@ that of the comparison. A cell whose learning rate is a stand-in leaves a compar
 accuracy has come to 95 % of its last.
 """
 
+import functools
 import json
 import math
 import statistics
@@ -39,7 +40,7 @@ from rbd_ipu.config import Config
 from rbd_ipu.config.yaml import YamlError, load_mapping
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import analyses, presets
-from rbd_ipu.lab.measures import Index, measure
+from rbd_ipu.lab.measures import Index, measure, value_of
 from rbd_ipu.lab.presets import NAMED, Cell, cells
 from rbd_ipu.lab.results import VALUES, Costs, Row, config_of, key
 
@@ -209,7 +210,7 @@ class _Judge:
         cell = self._cells[name][place]
         measured = measure(cell, self.index)
         rows = measured.rows if measured.epochs == cell.full[0].epochs else []
-        read = _settled if value == SETTLED else _reader(value)
+        read = _settled if value == SETTLED else functools.partial(value_of, value)
         known = [(row, found) for row in rows for found in [read(row)] if found is not None]
         seeds = {row["seed"] for row, _ in known}
         missing = tuple(config for config in cell.full if config.seed not in seeds)
@@ -217,19 +218,6 @@ class _Judge:
         printed = float(paper[0] if isinstance(paper, list) else paper) if paper is not None else None
         keys = tuple(key(config_of(row)) for row, _ in known)
         return Sample([found for _, found in known], keys, missing, printed, label, cell.untuned)
-
-
-def _reader(value: str) -> Callable[[Row], Optional[float]]:
-    facts = VALUES[value]
-
-    def read(row: Row) -> Optional[float]:
-        if value == "correlation":
-            curve = [one for one in row["curves"].get("correlation", []) if one is not None]
-            return statistics.mean(curve) if curve else None
-        found = row["values"].get(value)
-        return None if found is None else facts.scale * found
-
-    return read
 
 
 def _settled(row: Row) -> Optional[float]:

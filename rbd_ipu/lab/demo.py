@@ -21,7 +21,6 @@ _MOVES = {
     "rbd": "{:,} random directions, new at every step",
     "fpd": "{:,} random directions, the same at every step",
 }
-_COLOURS = {"sgd": plots.GREY, "rbd": plots.BLUE, "fpd": plots.ORANGE}
 
 
 class Plan(NamedTuple):
@@ -149,15 +148,13 @@ def write_picture(folder: Path, runs: Sequence[Run]) -> None:
     """Leaves curves.png in ``folder``, where matplotlib is installed."""
     if not files.installed("matplotlib"):
         return
-    bands = []
+    lines = []
     for row in table(runs):
         own = [run for run in runs if run.config.method.upper() == row["method"]]
-        method = own[0].config.method
-        label = f"{row['method']}: {_MOVES[method].format(row['d'])}"
-        bands.append(plots.Band(label, [run.rows for run in own], _COLOURS[method]))
+        mean, std = plots.statistics_of([[100 * epoch["val_accuracy"] for epoch in run.rows] for run in own])
+        label = f"{row['method']}: {_MOVES[own[0].config.method].format(row['d'])}"
+        lines.append(plots.Line(label, [float(epoch["epoch"]) for epoch in own[0].rows], mean, std, None, len(own)))
     seeds, parameters = max(row["seeds"] for row in table(runs)), runs[0].D
-    title = (
-        f"Handwritten digits, a fully connected network of {parameters:,} parameters\n"
-        f"mean and standard deviation of {seeds} seeds"
-    )
-    plots.plot_bands(folder / "curves.png", bands, title)
+    title = f"Handwritten digits, {parameters:,} parameters: mean and standard deviation of {seeds} seeds"
+    panel = plots.Panel("a fully connected network", "epoch", "validation accuracy (%)", lines)
+    plots.draw(folder / "curves.png", title, [panel])

@@ -1,9 +1,4 @@
-"""What the runs of a cell have come to: means over seeds, and rates bracketed.
-
-From results to the numbers of a cell: mean and deviation over its seeds, and what is not as in the paper.
-
-Which of several learning rates is best, and whether worse ones stand on both sides of it.
-"""
+"""What the runs of a cell have come to: means over seeds, what is not as in the paper, and rates bracketed."""
 
 import statistics
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -133,9 +128,14 @@ _OF_A_RUN: Dict[str, Callable[[Row], Optional[float]]] = {
 }
 
 
+def value_of(name: str, row: Row) -> Optional[float]:
+    """A value of one run in the units of the tables; None where it has not measured it."""
+    found = _OF_A_RUN[name](row) if name in _OF_A_RUN else row["values"].get(name)
+    return None if found is None else VALUES[name].scale * found
+
+
 def _mean(name: str, rows: Sequence[Row]) -> Optional[Mean]:
-    of = _OF_A_RUN.get(name, lambda row: row["values"].get(name))
-    values = [VALUES[name].scale * value for value in map(of, rows) if value is not None]
+    values = [value for row in rows for value in [value_of(name, row)] if value is not None]
     if not values:
         return None
     return Mean(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))

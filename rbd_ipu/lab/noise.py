@@ -8,7 +8,7 @@ import numpy as np
 from rbd_ipu.lab import presets
 from rbd_ipu.lab.measures import Index, Measured, brackets, measure
 from rbd_ipu.lab.presets import NAMED, Cell, cells
-from rbd_ipu.lab.results import VALUES, Row, parameters
+from rbd_ipu.lab.results import VALUES, Row, ours, parameters
 from rbd_ipu.lab.tables import NOT_MEASURED, Grid
 
 SUMMARY = (
@@ -108,9 +108,8 @@ def _line(found: Found) -> List[str]:
 def _text(measured: Measured) -> str:
     if not measured.rows:
         return NOT_MEASURED
-    mean, places = measured.means["val_accuracy"], VALUES["val_accuracy"].places
-    spread = "" if mean.std is None else f" ± {mean.std:.{places}f}"
-    return f"{mean.mean:.{places}f}{spread} (n = {mean.n})"
+    mean = measured.means["val_accuracy"]
+    return f"{ours('val_accuracy', mean)} (n = {mean.n})"
 
 
 def best_rates(index: Index) -> Sequence[str]:

@@ -1,13 +1,12 @@
 """What ``rbd-ipu table`` and ``rbd-ipu figure`` do: plan, runs, screen and files."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from rbd_ipu import files, process
+from rbd_ipu import files, plots, process
 from rbd_ipu.config import Config
-from rbd_ipu.errors import ConfigError
+from rbd_ipu.errors import ConfigError, say
 from rbd_ipu.files import installed
 from rbd_ipu.lab import analyses, pool, presets, results, tables, tuning
 from rbd_ipu.lab.jobs import Job, job
@@ -159,7 +158,7 @@ def run(arguments: argparse.Namespace, kind: str) -> int:
         _write_rows(output / f"{name}.jsonl", found, rows, finding)
         if preset.kind != "table":
             _draw(output / f"{name}.png", shown.title, drawn(preset, found, Index(rows), finding))
-        _say(f"{output}/{name}.* and the runs in {output}/runs")
+        say(f"{output}/{name}.* and the runs in {output}/runs")
     return status
 
 
@@ -208,13 +207,13 @@ def _known(arguments: argparse.Namespace, output: Path) -> List[results.Row]:
 def _train(arguments: argparse.Namespace, preset: Preset, found: Sequence[Cell], output: Path) -> int:
     plan = planned(preset, found, _known(arguments, output), output / "runs")
     for line in [*plan.words, summary(plan, arguments.budget)]:
-        _say(line)
+        say(line)
     if arguments.only_show:
         return 0
     try:
-        return 1 if train(plan, arguments.jobs, _say) else 0
+        return 1 if train(plan, arguments.jobs, say) else 0
     except KeyboardInterrupt:
-        _say("interrupted by Ctrl-C; the same command goes on from here")
+        say("interrupted by Ctrl-C; the same command goes on from here")
         return 130
 
 
@@ -231,15 +230,15 @@ def _rates(
     places = tuning.searches(found, output / "tune")
     chosen = [places[cell.row, cell.column] for cell in wanted]
     to_do = [search for search in dict.fromkeys(chosen) if search.choice() is None]
-    _say(f"{preset.source}: {len(places)} searches, about 6 rates each: {tuning.cost(list(places.values()))}")
+    say(f"{preset.source}: {len(places)} searches, about 6 rates each: {tuning.cost(list(places.values()))}")
     for dataset, reason in absent([search.config for search in to_do]).items():
-        _say(f"searches on {dataset} are left out: {reason}")
+        say(f"searches on {dataset} are left out: {reason}")
         to_do = [search for search in to_do if search.config.dataset != dataset]
-    _say(f"budget {limits.name}: to do: {len(to_do) or 'none'}")
+    say(f"budget {limits.name}: to do: {len(to_do) or 'none'}")
     status = 0
     if not arguments.only_show:
         try:
-            status = min(1, tuning.run(to_do, limits, arguments.jobs, _say))
+            status = min(1, tuning.run(to_do, limits, arguments.jobs, say))
         except KeyboardInterrupt:
             status = 130
     shown = _titled(tables.grid_of_rates(preset, places), limits)
@@ -284,15 +283,9 @@ def _write_rows(file: Path, found: Sequence[Cell], rows: Sequence[results.Row], 
 
 def _draw(path: Path, title: str, panels: Sequence[Any]) -> None:
     if not installed("matplotlib"):
-        _say('no picture: matplotlib is missing; pip install "rbd-ipu[plots]"')
+        say('no picture: matplotlib is missing; pip install "rbd-ipu[plots]"')
     elif panels:
-        from rbd_ipu.lab import figures
-
-        figures.draw(path, title, panels)
-
-
-def _say(text: str) -> None:
-    print(f"rbd-ipu: {text}", file=sys.stderr, flush=True)
+        plots.draw(path, title, panels)
 
 
 def _jobs(text: str) -> int:

@@ -5,7 +5,6 @@ off, is started again by the same command: runs that have ended are left alone, 
 queue still trains are waited for, and the others are begun or gone on with.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -17,8 +16,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 from rbd_ipu.config import Config
 from rbd_ipu.lab.jobs import TAKEN, Job, is_claimed, noted_cores, train
 from rbd_ipu.lab.results import duration
-from rbd_ipu.process import divided, usable
-from rbd_ipu.provenance import PACKAGE
+from rbd_ipu.process import divided, for_children, usable
 
 WORKER = ("-m", "rbd_ipu.lab.jobs")  # what a process of a run is started with
 POLL = 0.1  # seconds
@@ -74,8 +72,6 @@ class Pool:
           tied: whether its standard input is open until this process ends, so that it can end as well.
         """
         command = [sys.executable, *program, ",".join(map(str, self.slots[slot])), *words]
-        # A child finds the package where this process did, installed or not.
-        path = os.pathsep.join(dict.fromkeys(filter(None, [str(PACKAGE.parent), *sys.path])))
         # A session of its own: Ctrl-C reaches this process alone, and that passes it on once.
         with open(log, "ab") as file:
             return subprocess.Popen(
@@ -84,7 +80,7 @@ class Pool:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": path},
+                env=for_children(),
             )
 
     def ended(self) -> List[Running]:

@@ -1,7 +1,7 @@
 """``rbd-ipu report``: all results as one HTML page that needs nothing else, not even a network.
 
 The style sheet has light and dark by the reader's system, and one column on a phone. Pictures are the SVG of
-:mod:`rbd_ipu.lab.figures`, as data inside the page; their numbers stand in the tables below them.
+:mod:`rbd_ipu.plots`, as data inside the page; their numbers stand in the tables below them.
 """
 
 import base64
@@ -12,15 +12,15 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from rbd_ipu import __version__
 from rbd_ipu.files import installed
-from rbd_ipu.lab import analyses, figures, noise, presets
+from rbd_ipu.lab import analyses, noise, presets
 from rbd_ipu.lab import paper as show
 from rbd_ipu.lab.bench import rows as bench
 from rbd_ipu.lab.claims import VERDICTS, Known, Verdict, verdicts
-from rbd_ipu.lab.figures import Line, Panel
 from rbd_ipu.lab.measures import Index
 from rbd_ipu.lab.presets import NAMED, Budget, budget, cells
 from rbd_ipu.lab.results import Row, config_of, duration, merge, stem
 from rbd_ipu.lab.tables import Grid, exponent
+from rbd_ipu.plots import Line, Panel, svgs
 
 STYLE = """
 :root{color-scheme:light dark;--page:#fff;--ink:#1d2329;--quiet:#656d76;--rule:#d8dee4;--soft:#f4f6f8;--link:#0860b8}
@@ -186,7 +186,7 @@ def pictures(panels: Sequence[Panel]) -> str:
     if not installed("matplotlib"):
         return element("p", 'No pictures: matplotlib is missing; pip install "rbd-ipu[plots]".', class_="quiet")
     images = []
-    for panel, svg in zip(panels, figures.svgs(panels)):
+    for panel, svg in zip(panels, svgs(panels)):
         words = escaped(f"{panel.title}: {panel.ylabel} against {panel.xlabel}")
         images.append(f'<img alt="{words}" src="data:image/svg+xml;base64,{base64.b64encode(svg).decode()}">')
     return element("div", *images, class_="charts one" if len(images) == 1 else "charts")

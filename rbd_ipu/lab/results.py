@@ -1,25 +1,14 @@
-"""Rows of results: one line of JSON for each run, what is shown of it, what it cost.
+"""Results: a row of JSON for each run, what tables show of it, and what runs cost.
 
-When two runs are the same: a key from the settings that decide the numbers.
+A row has ``kind`` ("run"; those of :mod:`rbd_ipu.lab.analyses` are "analysis"), ``key``, ``settings``, ``seed``,
+``outcome``, ``epochs`` (finished ones), ``values`` (of the last epoch, and ``test_accuracy``), ``curves`` (a list an
+epoch), ``d``, ``D``, ``data`` (SHA-256 of the files of its images, by name; null in rows from before 29 November
+2026), ``seconds``, ``command``, ``commit``, ``modified``, ``versions``, ``machine``, ``started`` and ``ended``.
 
-Where a run computes and how often it saves is no part of it (device, folder of the data, what draws the directions,
-whether workers are real or simulated, checkpoints), and neither are settings at their defaults, so that a setting
-that is added later leaves the keys of older runs as they are.
-
-What a table or figure can show of a run: each value's heading, unit and number of places.
-
-Results: one row of JSON for each run, from run folders and from ``results/*.jsonl``.
-
-A row has ``kind`` ("run"; those of :mod:`rbd_ipu.lab.analyses` are "analysis"), ``key`` (verdicts name it by that,
-see :mod:`rbd_ipu.lab.results`), ``settings``, ``seed``, ``outcome``, ``epochs`` (finished ones), ``values`` (of
-the last epoch, and ``test_accuracy``), ``curves`` (a list an epoch), ``d``, ``D``, ``data`` (SHA-256 of the files of
-its images, by name; null in rows from before 29 November 2026), ``seconds``, ``command``, ``commit``, ``modified``,
-``versions``, ``machine``, ``started`` and ``ended``.
-
-How long runs take: as measured where the same has been run, else a rough guess.
-
-The guess adds what a step of the network costs and what the directions cost (``docs/performance.md``: 5 G normal
-samples a second on four cores; a Hadamard basis costs the same whatever d is).
+Two runs are the same where the settings that decide the numbers are: neither where a run computes and how often it
+saves (device, folder of the data, source of the directions, real or simulated workers, checkpoints), nor settings at
+their defaults, so that a new setting leaves the keys of older runs as they are. The guess of a cost is for four cores
+(``docs/performance.md``).
 """
 
 import hashlib

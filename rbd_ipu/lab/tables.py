@@ -1,13 +1,4 @@
-"""Tables of the paper: numbers beside ours, as text, Markdown, LaTeX and CSV.
-
-A preset's cells and results as a grid of texts, the paper's numbers beside the measured ones.
-
-A grid as aligned text, Markdown, CSV or LaTeX.
-
-Table 4: the learning rates on record beside the paper's, as exponents of two.
-
-What RBD is, in numbers: SGD at the rate lr d/D, less what the noise of the projection costs.
-"""
+"""Tables of the paper: numbers beside ours, as text, Markdown, LaTeX and CSV."""
 
 import csv
 import io

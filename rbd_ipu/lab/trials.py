@@ -1,14 +1,8 @@
 """Trials of learning rates: powers of two, lowest loss on a quarter of the training images (Section C.1).
 
-Importing this module does not import TensorFlow.
-One rate that was tried: what it came to, and when nothing more is to be hoped for.
-
-Which rates are tried next, and which one is chosen: pure functions of what has been measured.
-
-Neither depends on the order in which trials end, so that a search may try several rates at once, be killed and
-started again, and still try the same rates and choose the same one.
-
-Trains one rate, on three quarters of the training images; the rest says how good it is.
+Which rates are tried next, and which one is chosen, are pure functions of what has been measured. Neither depends on
+the order in which trials end, so that a search may try several rates at once, be killed and started again, and still
+choose the same one. Importing this module does not import TensorFlow.
 """
 
 import dataclasses

@@ -1,12 +1,8 @@
 """The search for a learning rate: ``rbd-ipu tune``, the searches of Table 4, and ``learning_rate=auto``.
 
-Trials one after the other in this process, or several at once in processes of their own. Such a process is
+Trials are made one after the other in this process, or several at once in processes of their own. Such a process is
 ``python -m rbd_ipu.lab.tuning CORES ANSWER ORDER``: it writes its Trial as JSON into the file ANSWER, and ends
 when its standard input does, so that none outlives a search that is killed.
-
-The searches behind Table 4: ``rbd-ipu tune`` for each cell, in folders that it goes on in.
-
-``learning_rate=auto``: the short search that a run begins with.
 """
 
 import contextlib

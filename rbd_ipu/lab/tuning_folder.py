@@ -1,6 +1,4 @@
-"""The folder of a search for a learning rate, and its table.
-
-The folder of a search: every finished trial is in it, none is made twice, and one search at a time writes it.
+"""The folder of a search: every finished trial is in it, none is made twice; and its table.
 
 ====================  =================================================================
 ``tune.json``         settings, range, rule; each sitting with its command, commit, versions and machine; the choice

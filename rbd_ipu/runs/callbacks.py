@@ -36,7 +36,7 @@ class MetricsLog(keras.callbacks.Callback):
         metrics.append(self.path, _row(epoch, logs))
 
 
-class MetricsTable(keras.callbacks.Callback):
+class MetricsTable(MetricsLog):
     """The same as a table of comma-separated values.
 
     Keras' CSVLogger would not do: that of Keras 2 fails where an epoch measures less than the first one did.
@@ -44,10 +44,6 @@ class MetricsTable(keras.callbacks.Callback):
     Raises:
       OSError: with the path, when the line cannot be written; the lines before stay.
     """
-
-    def __init__(self, path: Union[str, Path]):
-        super().__init__()
-        self.path = Path(path)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         metrics.append_csv(self.path, _row(epoch, logs))

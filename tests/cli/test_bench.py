@@ -191,21 +191,16 @@ def test_the_networks_are_those_of_the_paper():
 
 
 def test_speeds_of_others_are_drawn_only_beside_the_same_case():
-    figures = pytest.importorskip("matplotlib.figure")
-    from rbd_ipu.lab.bench.report import _panel
-
     def labels(network, dim, batch_size):
         case = Case(network, "rbd", dim, "normal", "native", "global", batch_size)
         rows = [{**c._asdict(), "d": c.dim, "ms": 100.0} for c in (case, case._replace(dim=250), case.baseline)]
-        axis = figures.Figure().subplots()
-        _panel(axis, network, rows)
-        return {line.get_label(): line.get_xydata().tolist() for line in axis.get_lines()}
+        return {line.name: list(zip(line.x, line.y)) for line in report.panel(network, rows).lines}
 
     drawn = labels("cnn-cifar10", 10_000, 32)
-    assert drawn["normal native"] == [[250, 100], [10_000, 100]]
-    assert drawn["paper, one IPU"] == [[10_000, pytest.approx(1032.26, abs=0.01)]]
-    assert drawn["original code, 4-core CPU"] == [[10_000, 16_000]]
-    assert "plain SGD" in drawn
+    assert drawn["normal native"] == [(250, 100), (10_000, 100)]
+    assert drawn["paper, one IPU"] == [(10_000, pytest.approx(1032.26, abs=0.01))]
+    assert drawn["original code, 4-core CPU"] == [(10_000, 16_000)]
+    assert drawn["plain SGD"] == [(250, 100), (10_000, 100)]
     for other in (("cnn-mnist", 10_000, 32), ("cnn-cifar10", 1000, 32), ("cnn-cifar10", 10_000, 16)):
         assert set(labels(*other)) == {"normal native", "plain SGD"}
 

@@ -9,10 +9,11 @@ from fake_runs import result
 
 from rbd_ipu import files
 from rbd_ipu.lab import analyses, presets
-from rbd_ipu.lab.figures import Line, Panel, _colours, draw, panels, svgs
+from rbd_ipu.lab.figures import panels
 from rbd_ipu.lab.jobs import Job
 from rbd_ipu.lab.measures import Index
 from rbd_ipu.lab.presets import budget, cells
+from rbd_ipu.plots import _colours, svgs
 
 FULL = budget("full")
 
@@ -51,20 +52,6 @@ def test_points_are_at_their_setting():
     assert (line.x, line.n) == ([10.0, 1000.0], 3)
     assert line.y == pytest.approx([51.0, 51.0]) and line.std == pytest.approx([1.0, 1.0])
     assert accuracy.log_x and accuracy.xlabel == "d" and "correlation" in correlation.ylabel
-
-
-def test_the_picture_has_a_place_for_what_is_not_measured(tmp_path):
-    pytest.importorskip("matplotlib")
-    from matplotlib.image import imread
-
-    line = Line("a", [1.0, 10.0, 100.0], [0.5, 0.1, 0.01], [0.4, 0.2, 0.0], 10, 2)
-    drawn = [Panel(f"panel {i}", "n", "y", [line], log_x=True, log_y=True) for i in range(3)]
-    drawn.append(Panel("nothing", "epoch", "y", []))
-    draw(tmp_path / "a.png", "A title that is much longer than the picture is wide " * 3, drawn)
-    pixels = imread(tmp_path / "a.png")
-    assert pixels.shape[1] > 1500 and pixels.shape[0] > 900  # two rows of panels
-    assert pixels[..., :3].std() > 0.02
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_the_orthogonality_of_the_figure_is_that_of_theory():

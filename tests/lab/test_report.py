@@ -11,10 +11,10 @@ from rbd_ipu.cli import main
 from rbd_ipu.config import resolve
 from rbd_ipu.files import installed
 from rbd_ipu.lab import presets, report, results
-from rbd_ipu.lab.figures import Line, Panel
 from rbd_ipu.lab.measures import Index
 from rbd_ipu.lab.presets import budget, cells
 from rbd_ipu.lab.report import beside_the_paper, page, pictures, table
+from rbd_ipu.plots import Line, Panel
 
 VOID = {"meta", "img"}
 plots = pytest.mark.skipif(not installed("matplotlib"), reason="no matplotlib")

@@ -623,43 +623,6 @@ def test_tensorboard_has_the_numbers_of_every_epoch(tmp_path):
 # --- pictures ------------------------------------------------------------------------------------
 
 
-def _size(path):
-    content = path.read_bytes()
-    assert content[:8] == b"\x89PNG\r\n\x1a\n"
-    return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
-
-
-def _rows(epochs, offset=0.0):
-    rows = []
-    for epoch in range(1, epochs + 1):
-        row = {"epoch": epoch, "loss": 2.0 / epoch, "val_loss": 2.5 / epoch, "correlation": 0.05}
-        row.update(accuracy=0.9 - 0.5 / epoch, val_accuracy=0.85 - 0.5 / epoch + offset)
-        rows.append(row)
-    return rows
-
-
-@pytest.mark.parametrize("epochs", [1, 30])
-def test_the_picture_of_a_run(tmp_path, epochs):
-    pytest.importorskip("matplotlib")
-    rows = _rows(epochs)
-    rows[0]["loss"] = None
-    plots.plot_run(tmp_path / "a.png", rows, "a title")
-    width, height = _size(tmp_path / "a.png")
-    assert width > 1500 and height > 400
-
-
-def test_bands_are_mean_and_standard_deviation(tmp_path):
-    pytest.importorskip("matplotlib")
-    band = plots.Band("RBD", [_rows(5), _rows(5, 0.02), _rows(5, 0.04)], plots.BLUE)
-    mean, deviation = band.mean_and_deviation("val_accuracy")
-    np.testing.assert_allclose(mean, [row["val_accuracy"] + 0.02 for row in _rows(5)])
-    np.testing.assert_allclose(deviation, 0.02)
-    single = plots.Band("one", [_rows(5)], plots.GREY)
-    np.testing.assert_array_equal(single.mean_and_deviation("val_accuracy")[1], 0.0)
-    plots.plot_bands(tmp_path / "b.png", [band, single], "a title")
-    assert _size(tmp_path / "b.png")[0] > 900
-
-
 def test_a_summary_of_no_epochs_and_of_epochs_that_were_not_finite():
     assert summarise([], None, "failed")["best"]["epoch"] is None
     rows = [{"epoch": 1, "val_accuracy": None}, {"epoch": 2, "val_accuracy": 0.5, "val_loss": None}]

@@ -1,12 +1,9 @@
 """A device, described: a YAML file such as ``ipu_configs/pod16.yaml`` -> a checked, frozen Description.
 
 The keys are what a user thinks in (replicas, memory, precision); ``options`` reaches every option of Graphcore's
-``IPUConfig`` by its dotted path, and ``poplar_flags`` its flags. Nothing here needs the SDK, or TensorFlow.
-
-What the keys of a Description must be together: a rule each, with the reason in its message.
-
-Most of these go wrong late on the real thing: when the device is opened, after a compilation of minutes, or silently
-as replicas that drift apart.
+``IPUConfig`` by its dotted path, and ``poplar_flags`` its flags. What the keys must be together is a rule each: most
+go wrong late on the real thing, when the device is opened, after a compilation of minutes, or silently as replicas
+that drift apart. Nothing here needs the SDK, or TensorFlow.
 """
 
 import dataclasses

@@ -1,9 +1,7 @@
 """From a Description to Graphcore's ``IPUConfig``: the one place that knows which key sets which option.
 
 Nothing here imports Graphcore's TensorFlow: :func:`settings` is pure, and :func:`make_config` is handed the package
-``tensorflow.python.ipu``, or what stands in for it.
-
-What a description would set, in words and tables, for people who have no IPU at hand.
+``tensorflow.python.ipu``, or what stands in for it. :func:`listing` says it in words for people without an IPU.
 """
 
 import json

@@ -1,15 +1,9 @@
 """Options of ``IPUConfig`` and flags of ``TF_POPLAR_FLAGS``, held against the record of the SDK.
 
-One option of ``IPUConfig``, held against the record: its path, its type, its range.
-
 The types are as strict as Graphcore's own: a bool is no int, an int is no float, an enum is one of its members (by
 name here), and the values of Poplar's options are text, numbers too. What the real ``IPUConfig`` finds out late, on
-the machine with the IPUs, is refused here.
-
-``TF_POPLAR_FLAGS``: what Graphcore's TensorFlow reads from the environment, assembled from known flags only.
-
-TensorFlow ends the process at a flag that it does not know, and reads the variable once, when the first program is
-compiled. (Flags from ``driver/tools/flags.cc`` of the commit named in the record.)
+the machine with the IPUs, is refused here. TensorFlow ends the process at a flag that it does not know, and reads the
+variable once, when the first program is compiled. (From ``driver/tools/flags.cc`` of the commit in the record.)
 """
 
 import difflib

@@ -1,16 +1,10 @@
 """The programs that an IPU runs: loops of constant length, fed and read by queues.
 
-A fingerprint of the weights: equal weights give equal ones, others almost surely do not.
-
-Infeeds: the stream of batches that a program reads; element i R + r of it is the i-th of replica r.
-
-The programs are plain functions of what they are given, so that they can be traced anywhere: ``next(iterator)`` is an
-infeed where the iterator was made in the scope of an ``IPUStrategy``, and ``enqueue`` that of an outfeed.
-
-A validation on the device: all examples, each once, although programs take batches of one size only.
-
-The batches of a dataset are of one size but for the last. Two programs, one for each size, read them; where batches
-do not deal out evenly to the replicas, some are read twice, and the host leaves the second reading out.
+They are plain functions of what they are given, so that they can be traced anywhere: ``next(iterator)`` is an infeed
+where the iterator was made in the scope of an ``IPUStrategy`` (element i R + r is the i-th of replica r), and
+``enqueue`` that of an outfeed. A validation sees all examples, each once, although the batches of a dataset are of
+one size but for the last: two programs, one for each size, read them; where batches do not deal out evenly to the
+replicas, some are read twice, and the host leaves the second reading out.
 """
 
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple

@@ -8,14 +8,13 @@ import os
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Sequence, Tuple, Union
 
-from rbd_ipu import provenance
+from rbd_ipu import plots, provenance
 from rbd_ipu.errors import ConfigError
-from rbd_ipu.files import replacing
 from rbd_ipu.lab.bench import rows
 from rbd_ipu.lab.bench import runners as ceiling
 from rbd_ipu.lab.bench.cases import TRAINER, Case
 from rbd_ipu.lab.bench.runners import Runner, make, measure, peak_of
-from rbd_ipu.plots import BLUE, GREEN, GREY, ORANGE, STYLE
+from rbd_ipu.plots import Panel, draw
 
 FORMAT = 1
 NOTE = (
@@ -117,13 +116,9 @@ def machine_line(document: Dict[str, Any]) -> str:
     )
 
 
-_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00")
-_DASHES = ("-", "--", ":", "-.")
-_STYLE = {**STYLE, "legend.fontsize": "small"}
-
-# Known speeds of others for the CIFAR-10 CNN at d = 10,000 and batch 32: name -> images a second, marker. The IPU's
-# is the paper's own; the original code was measured on a 4-core CPU.
-REFERENCES: Dict[str, Tuple[float, str]] = {"paper, one IPU": (31.0, "*"), "original code, 4-core CPU": (2.0, "X")}
+# Known speeds of others for the CIFAR-10 CNN at d = 10,000 and batch 32, in images a second. The IPU's is the paper's
+# own; the original code was measured on a 4-core CPU.
+REFERENCES = {"paper, one IPU": 31.0, "original code, 4-core CPU": 2.0}
 REFERENCE_NETWORK, REFERENCE_DIM, REFERENCE_BATCH = "cnn-cifar10", 10_000, 32
 
 Line = Tuple[str, str, str, str]  # method, distribution, source, compartments
@@ -147,49 +142,25 @@ def plot(path: Union[str, Path], rows: Sequence[Mapping[str, Any]], title: str) 
       rows: as made by :func:`rbd_ipu.lab.bench.rows.rows_of`.
       title: one line above the picture.
     """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     networks = list(dict.fromkeys(row["network"] for row in rows))
-    with matplotlib.rc_context(_STYLE), replacing(path) as draft:
-        figure = Figure(figsize=(1.2 + 5.2 * len(networks), 4.4))  # no pyplot: nothing to close
-        FigureCanvasAgg(figure)
-        figure.suptitle(title, fontsize=11)
-        for axis, network in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks):
-            _panel(axis, network, [row for row in rows if row["network"] == network])
-        figure.savefig(draft, dpi=150, format="png")
+    draw(path, title, [panel(name, [row for row in rows if row["network"] == name]) for name in networks])
 
 
-def _panel(axis: Any, network: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axis.set(xscale="log", yscale="log", title=network, xlabel="directions d", ylabel="ms a step")
-    for one, numbers in ((axis.xaxis, (1.0,)), (axis.yaxis, (1.0, 2.0, 5.0))):
-        one.set_major_locator(LogLocator(subs=numbers))
-        one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-        one.set_minor_formatter(NullFormatter())
-    axis.grid(True)
-    lines = curves(rows)
-    sources = list(dict.fromkeys(source for _, _, source, _ in lines))
-    kinds = list(dict.fromkeys((method, name, cut) for method, name, _, cut in lines))
-    for (method, name, source, cut), points in lines.items():
-        index = kinds.index((method, name, cut))
-        words = [word for word in (method, name, source) if word != "rbd"] + [cut] * (cut != "global")
-        axis.plot(
-            *zip(*points),
-            "o",
-            linestyle=_DASHES[sources.index(source) % len(_DASHES)],
-            color=_COLOURS[index % len(_COLOURS)],
-            markersize=4,
-            label=" ".join(words),
-        )
-    plain = [row["ms"] for row in rows if row["method"] == "sgd" and row["loop"] == TRAINER]
-    for ms in dict.fromkeys(plain):
-        axis.axhline(ms, color=GREY, linewidth=1, label="plain SGD")
-    here = network == REFERENCE_NETWORK and any(d == REFERENCE_DIM for points in lines.values() for d, _ in points)
+def panel(network: str, rows: Sequence[Mapping[str, Any]]) -> Panel:
+    """ms a step against d of one network, beside a plain SGD step and what is known of others."""
+    found = curves(rows)
+    lines = []
+    for (method, *words, cut), points in found.items():
+        label = " ".join([word for word in (method, *words) if word != "rbd"] + [cut] * (cut != "global"))
+        lines.append(_line(label, points))
+    dims = [d for points in found.values() for d, _ in points]
+    for ms in dict.fromkeys(row["ms"] for row in rows if row["method"] == "sgd" and row["loop"] == TRAINER):
+        lines.append(_line("plain SGD", [(d, ms) for d in sorted({min(dims, default=1), max(dims, default=1)})]))
+    here = network == REFERENCE_NETWORK and REFERENCE_DIM in dims
     if here and all(row["batch_size"] == REFERENCE_BATCH for row in rows):
-        for label, (speed, marker) in REFERENCES.items():
-            ms = 1e3 * REFERENCE_BATCH / speed
-            axis.plot([REFERENCE_DIM], [ms], marker, color="black", linestyle="none", label=label)
-    axis.legend()
+        lines += [_line(name, [(REFERENCE_DIM, 1e3 * REFERENCE_BATCH / speed)]) for name, speed in REFERENCES.items()]
+    return Panel(network, "directions d", "ms a step", lines, log_x=True, log_y=True, dots=True)
+
+
+def _line(name: str, points: Sequence[Tuple[int, float]]) -> plots.Line:
+    return plots.Line(name, [float(d) for d, _ in points], [ms for _, ms in points], [0.0] * len(points), None, 1)

@@ -1,30 +1,21 @@
-"""What is timed: a case made ready, in rounds with all others, and what the machine could do at most.
+"""What is timed: cases made ready (``run(n)`` does n steps and says how long they took), in rounds, taking turns.
 
-Runners: a case made ready, so that ``run(n)`` does n steps and says how long they took.
-
-Rounds: all runners in turn, again and again, so that a busy moment of the machine strikes all alike.
-
-The ceiling: how many random numbers a second this machine can draw and use when nothing else is to be done.
-
-A step with dense directions draws d D numbers, takes their dot products with the gradient and adds them up into the
-update. The ceiling of a distribution is the speed of exactly that, :meth:`rbd_ipu.RandomBasis.sketch`, without a
-network around it, for the fastest source there is, in its fastest round.
-
-Peak memory of a case, in a process of its own: ``python -m rbd_ipu.lab.bench.runners CASE-AS-JSON``.
+The ceiling of a distribution is the speed of :meth:`rbd_ipu.RandomBasis.sketch` (draw d D numbers, take their dot
+products with a vector, add them up) without a network around it, for the fastest source, in its fastest round. Peak
+memory of a case is that of a process of its own: ``python -m rbd_ipu.lab.bench.runners CASE-AS-JSON``.
 """
 
 import json
-import os
 import random
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any, Callable, Dict, Hashable, Iterable, List, Mapping, NamedTuple, Optional, TypeVar
 
 import numpy as np
 
 from rbd_ipu.lab.bench.cases import KERAS_JIT, TRAINER, WORKLOADS, Case
+from rbd_ipu.process import for_children
 
 # So small that the network stays what it is, and all rounds do the same work.
 RATE = 2.0**-30
@@ -309,12 +300,9 @@ def peak_now() -> float:
 
 def peak_of(case: Case, timeout: float = 600.0) -> Optional[float]:
     """Peak memory in MB of a new process that runs a few steps of a case; None if it fails or takes too long."""
-    environment = dict(os.environ)
-    package = str(Path(__file__).resolve().parents[3])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "rbd_ipu.lab.bench.runners", json.dumps(case._asdict())]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=timeout, check=True)
+        done = subprocess.run(command, env=for_children(), capture_output=True, timeout=timeout, check=True)
         return float(done.stdout.split()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None

@@ -1,10 +1,6 @@
-"""Teams of processes as something to time.
-
-A team of processes as something to time: they wait between two rounds, so that teams can take turns.
+"""Teams of 1, 2, ... K processes as something to time, each with an equal share of the cores, taking turns.
 
 :class:`TeamSteps` is the parent's side; :func:`main` is a worker's life.
-
-Workers: the same steps by 1, 2, ... K processes, each with an equal share of the cores, taking turns.
 """
 
 import contextlib

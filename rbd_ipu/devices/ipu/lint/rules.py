@@ -1,17 +1,12 @@
 """The rules of the lint: kernels, structure, and what XLA makes of a program.
 
-One operation and its types against the recorded table of IPU kernels.
+An operation with its types must be in the recorded table of IPU kernels, and have known shapes, bare loops, constant
+arguments: each rule is a function from an operation, and the graphs of the functions it calls, to its faults.
 
-What an operation must be besides having a kernel: known shapes, bare loops, constant arguments.
-
-Each rule is a function from an operation, and the graphs of the functions it calls, to sentences about its faults.
-
-What TensorFlow's own bridge to XLA makes of a program: the instructions that Poplar would be given.
-
-Graphcore's TensorFlow has the bridge of stock 2.6 with kernels of its own beside it, so a program that stock
-TensorFlow cannot lower, or lowers to tensors whose size is known only when it runs, does not reach an IPU either. The
-program is lowered for a CPU and neither compiled nor run. Where the IPU has a kernel of its own, such as those that
-draw random numbers, what a CPU would be given says nothing, and is passed over.
+Graphcore's TensorFlow has the bridge to XLA of stock 2.6 with kernels of its own beside it, so a program that stock
+TensorFlow cannot lower, or lowers to tensors whose size is known only when it runs, does not reach an IPU either. It
+is lowered for a CPU and neither compiled nor run. Where the IPU has a kernel of its own, such as those that draw
+random numbers, what a CPU would be given says nothing, and is passed over.
 """
 
 import re

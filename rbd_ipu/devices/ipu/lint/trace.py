@@ -1,16 +1,8 @@
-"""The programs that are linted: each row of the registries, traced as an IPU would be given it, never run.
+"""The programs that are linted: every row of the registries, traced as an IPU would be given it, never run.
 
-What a program meets at its edges, where there is no SDK: batches for its infeed, a sink for its outfeed, replicas.
-
-Each is made of operations that any TensorFlow has, and stands for one of Graphcore's, whose name and types are noted
-to be held against the table of kernels like all others.
-
-Which programs are linted: every row of the registries once, or all rows with all others.
-
-The program of a row as an IPU would be given it: traced, never run.
-
-The shapes are small where the operations do not depend on them; d is large enough that directions come in several
-blocks, so that the loop over blocks is in the program.
+What a program meets at its edges (infeed, outfeed, replicas) is made of operations that any TensorFlow has, each for
+one of Graphcore's, whose name and types are noted to be held against the table of kernels. Shapes are small where the
+operations do not depend on them; d is large enough that directions come in several blocks.
 """
 
 import functools
