@@ -28,14 +28,12 @@ class MetricsLog(keras.callbacks.Callback):
       OSError: with the path, when the line cannot be written; the lines before stay.
     """
 
-    append = staticmethod(metrics.append)
-
     def __init__(self, path: Union[str, Path]):
         super().__init__()
         self.path = Path(path)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        self.append(self.path, _row(epoch, logs))
+        metrics.append(self.path, _row(epoch, logs))
 
 
 class MetricsTable(MetricsLog):
@@ -47,7 +45,8 @@ class MetricsTable(MetricsLog):
       OSError: with the path, when the line cannot be written; the lines before stay.
     """
 
-    append = staticmethod(metrics.append_csv)
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        metrics.append_csv(self.path, _row(epoch, logs))
 
 
 class AtomicCheckpoint(keras.callbacks.ModelCheckpoint):
