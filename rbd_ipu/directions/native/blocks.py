@@ -8,6 +8,7 @@ All is written as it is computed, without fused or reordered additions: the bits
 operations in ``directions/blocks.py``.
 """
 
+import functools
 from typing import Any, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
@@ -23,6 +24,8 @@ from rbd_ipu.directions.stream import PLANE
 
 #: Pieces that share their words of signs, and so the length of a task: 8 x 4096 = 32 x 1024.
 RUN = 32 * PLANE
+#: Entries of the vectors that come back by one call.
+PART = 1 << 20
 exact = njit(error_model="numpy", forceinline=True)
 
 
@@ -244,6 +247,12 @@ class BlockKernels:
         for size, (first, last) in zip(layout.sizes, layout.rows):
             rest = size % BLOCK
             self._vectors.append(_Vector(size, first, layout.at(rest) if rest else -1, last))
+        self._parts, begin, size = [], 0, 0
+        for v, one in enumerate(self._vectors):
+            size += one.size
+            if size >= PART or v + 1 == len(self._vectors):
+                self._parts.append((begin, v + 1))
+                begin, size = v + 1, 0
         self._tasks = [(v, run) for v, one in enumerate(self._vectors) for run in range(-(-one.size // RUN))]
 
     def choose(self, vectors: Sequence[Any], keys: Any) -> List[Any]:
@@ -265,11 +274,16 @@ class BlockKernels:
             arguments.append(tf.stack([own[s][1] for own in sent]))
             if shape.k < shape.n:
                 arguments.append(tf.stack([own[s][0] for own in sent]))
-        results = tf.numpy_function(self._expand, arguments, [tf.float32] * len(self._vectors))
-        results = list(results) if isinstance(results, (list, tuple)) else [results]
-        for vector, result in zip(self._vectors, results):
+        found: List[Any] = []
+        # Some vectors at a time, one call after the other: what is made of an update is gone before the next one comes.
+        for first, last in self._parts:
+            kinds = [tf.float32] * (last - first)
+            with tf.control_dependencies(found[-1:]):
+                results = tf.numpy_function(functools.partial(self._expand, first, last), arguments, kinds)
+            found += results if isinstance(results, (list, tuple)) else [results]
+        for vector, result in zip(self._vectors, found):
             result.set_shape([vector.size])
-        return results
+        return found
 
     def _choose(self, keys: np.ndarray, *vectors: np.ndarray) -> Tuple[np.ndarray, ...]:
         keys, vectors = plain(keys), tuple(plain(vector) for vector in vectors)
@@ -289,7 +303,7 @@ class BlockKernels:
         run_tasks(len(self._tasks), thread_count(), task)
         return (*index[:-1], *values[:-1])
 
-    def _expand(self, keys: np.ndarray, *arrays: np.ndarray) -> List[np.ndarray]:
+    def _expand(self, first: int, last: int, keys: np.ndarray, *arrays: np.ndarray) -> List[np.ndarray]:
         keys, found = plain(keys), [plain(array) for array in arrays]
         workers = len(found[0])
         none = np.empty((workers, 0, 0), np.int32)
@@ -299,14 +313,15 @@ class BlockKernels:
             index.append(found.pop(0) if shape.k < shape.n else np.empty((workers, shape.blocks, 0), np.int32))
         index.append(none)
         values.append(none.astype(np.float32))
-        out = [empty(1, one.size)[0] for one in self._vectors]
+        out = [empty(1, one.size)[0] for one in self._vectors[first:last]]
+        tasks = [(v, run) for v, run in self._tasks if first <= v < last]
 
         def task(number: int) -> None:
-            v, run = self._tasks[number]
-            _, first, rest, last = self._vectors[v]
-            whole = (index[self._whole], values[self._whole], first)
-            left = (index[rest], values[rest], last)
-            expand_run(run, self._signed, keys[v], *whole, *left, out[v], np.empty(PLANE, np.uint32))
+            v, run = tasks[number]
+            one = self._vectors[v]
+            whole = (index[self._whole], values[self._whole], one.first)
+            left = (index[one.rest], values[one.rest], one.last)
+            expand_run(run, self._signed, keys[v], *whole, *left, out[v - first], np.empty(PLANE, np.uint32))
 
-        run_tasks(len(self._tasks), thread_count(), task)
+        run_tasks(len(tasks), thread_count(), task)
         return out
