@@ -275,7 +275,7 @@ class BlockKernels:
             if shape.k < shape.n:
                 arguments.append(tf.stack([own[s][0] for own in sent]))
         found: List[Any] = []
-        # Some vectors at a time, one call after the other: what is made of an update is gone before the next one comes.
+        # Some vectors at a time, one call after the other: what is made of one update is gone before the next comes.
         for first, last in self._parts:
             kinds = [tf.float32] * (last - first)
             with tf.control_dependencies(found[-1:]):
