@@ -19,12 +19,12 @@ import platform
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 import numpy as np
 from documents import heading
 
-from rbd_ipu import files
+from rbd_ipu import files, text_table
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ARGUMENTS.add_argument("--recipe", nargs="+", default=["adam"], help="rows of RECIPES (default adam); all: every one")
@@ -43,7 +43,7 @@ ARGUMENTS.add_argument("--data-dir", help="the folder of the data sets of TFDS (
 ARGUMENTS.add_argument(
     "--device", default="cpu", help="cpu or gpu: only written down; TensorFlow takes what there is"
 )
-ARGUMENTS.add_argument("--output", type=Path, default=Path("results/language_model.jsonl"))
+ARGUMENTS.add_argument("--output", type=Path, default=Path("results/performance/language_model.jsonl"))
 
 WARM_UP = 100  # steps
 LAST = 0.1  # of the highest rate, at the last step
@@ -286,6 +286,28 @@ def kept(path: Path) -> List[Dict[str, Any]]:
     if lines.pop():
         files.write_text(path, "".join(f"{line}\n" for line in lines))
     return [json.loads(line) for line in lines]
+
+
+def table(rows: Sequence[Dict[str, Any]]) -> str:
+    """The best rate of each recipe, network, fraction and number of steps, as Markdown: means over the seeds."""
+    groups: Dict[Any, Dict[float, List[Dict[str, Any]]]] = {}
+    for row in rows:
+        what = (row["D"], row["steps"], row["recipe"], row["bytes_a_step"])
+        groups.setdefault(what, {}).setdefault(row["rate"], []).append(row)
+    lines = [["D", "steps", "method", "bytes a step", "state", "rates tried", "best", "n", "validation loss"]]
+    for (D, steps, recipe, sent), rates in sorted(groups.items(), key=lambda item: (*item[0][:2], -item[0][3])):
+        means = {rate: float(np.mean([row["validation_loss"] for row in own])) for rate, own in rates.items()}
+        best = min(means, key=lambda rate: (-len(rates[rate]), means[rate]))
+        losses = [row["validation_loss"] for row in rates[best]]
+        spread = f" ± {np.std(losses, ddof=1):.3f}" if len(losses) > 1 else ""
+        state = rates[best][0]["state_floats"] / D
+        part = f" (1/{4 * D / sent:,.0f})" if sent < 4 * D else ""
+        lines.append([
+            f"{D:,}", f"{steps:,}", f"{recipe}: {rates[best][0]['note']}", f"{sent:,.0f}{part}", f"{state:.2g} D",
+            ", ".join(f"{rate:g}" for rate in sorted(rates)), f"{best:g}", str(len(losses)),
+            f"{np.mean(losses):.3f}{spread}",
+        ])  # fmt: skip
+    return text_table.markdown(lines, 3)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Mapping
 
 import accuracy_tables
+import language_model
 import paper_places
 import roofline
 
@@ -25,12 +26,16 @@ from rbd_ipu.lab.bench.rows import render as rendered
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-PAGES = [CHECKOUT / name for name in ("README.md", "docs/choosing.md", "docs/performance.md", "docs/reproduction.md")]
+PAGES = [
+    CHECKOUT / name
+    for name in ("README.md", "docs/choosing.md", "docs/optimizer.md", "docs/performance.md", "docs/reproduction.md")
+]
 ARGUMENTS.add_argument("--results", type=Path, default=CHECKOUT / "results")
 ARGUMENTS.add_argument("--page", type=Path, action="append", help="may be repeated; default: all that have places")
 ARGUMENTS.add_argument("--check", action="store_true", help="only say whether the pages are up to date")
 
 PLACE = re.compile(r"(<!-- bench: (\S+) -->)(.*?)(<!-- /bench -->)", re.DOTALL)
+LANGUAGE_MODEL = "language_model.jsonl"  # a line for each run
 PARTS = ("threads", "passes", "transform", "memory")  # of the roofline
 MISSING = "*not measured yet*"
 Document = Mapping[str, Any]
@@ -89,6 +94,22 @@ def _demo(document: Document) -> str:
     return text_table.markdown(lines, 1)
 
 
+def _language_model(document: Document) -> str:
+    return language_model.table(document["rows"])
+
+
+def _optimizer_cost(document: Document) -> str:
+    lines = [["optimizer", "ms a step", "x SGD", "x Adam", "peak memory, MB", "over SGD, in 4 D bytes"]]
+    for row in document["rows"]:
+        low, high = row["ms_quartiles"]
+        lines.append([
+            row["case"], f"{row['ms']:.0f} ({low:.0f} to {high:.0f})",
+            f"{row['to_sgd']:.2f}", f"{row['to_adam']:.2f}",
+            f"{row['peak_bytes'] / 2**20:,.0f}", f"{row['over_sgd']:+.1f}",
+        ])  # fmt: skip
+    return text_table.markdown(lines, 1)
+
+
 # Name of a place -> file of the measurement, what is written there.
 TABLES: Dict[str, Any] = {
     "demo": ("demo.json", _demo),
@@ -100,6 +121,8 @@ TABLES: Dict[str, Any] = {
     "compartments": ("compartments.json", _rows),
     "memory": ("memory.json", _rows),
     "keras": ("keras.json", _rows),
+    "language-model": (LANGUAGE_MODEL, _language_model),
+    "optimizer-cost": ("optimizer_cost.json", _optimizer_cost),
     **{
         f"roofline-{what}": ("roofline.json", _roofline(what))
         for what in ("threads", "passes", "transform", "memory")
@@ -259,7 +282,7 @@ def main() -> int:
     options = ARGUMENTS.parse_args()
     names = {file for file, *_ in (*TABLES.values(), *VALUES.values())}
     paths = [options.results / "performance" / name for name in sorted(names)]
-    documents = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()}
+    documents = {path.name: _read(path) for path in paths if path.exists()}
     known = paper_places.known(options.results)
     missing = ", ".join(path.name for path in paths if path.name not in documents)
     if missing:
@@ -276,6 +299,16 @@ def main() -> int:
     if not options.check and "cost.json" in documents and files.installed("matplotlib"):
         _picture(documents["cost.json"])
     return int(stale > 0)
+
+
+def _read(path: Path) -> Document:
+    """A document; of a file of rows, one that holds them all, with the origin of the last."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".json":
+        return json.loads(text)
+    rows = [json.loads(line) for line in text.splitlines()]
+    command = "python benchmarks/language_model.py; each row of the file has its command"
+    return {**rows[-1], "command": command, "load_average": {}, "rows": rows}
 
 
 def _picture(cost: Document) -> None:

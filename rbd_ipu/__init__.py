@@ -32,6 +32,8 @@ __all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "presets":  # a module that users name without importing it
+        return importlib.import_module("rbd_ipu.presets")
     if name not in _HOME:
         raise AttributeError(f"module 'rbd_ipu' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(importlib.import_module(f"rbd_ipu.{_HOME[name]}"), name)
