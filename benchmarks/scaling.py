@@ -6,7 +6,16 @@ python benchmarks/scaling.py [FIGURE.png]
 import sys
 from typing import List
 
-from rbd_ipu.parallel.cost_model import Machine, Work, contenders, fastest, least_bandwidth, step_time, throughput
+from rbd_ipu.parallel.cost_model import (
+    HERE,
+    Machine,
+    Work,
+    contenders,
+    fastest,
+    least_bandwidth,
+    step_time,
+    throughput,
+)
 
 SIZE, BATCH = 122_570, 32
 WORKERS = (2, 4, 8, 16, 64, 256, 1024, 4096)
@@ -75,6 +84,17 @@ def bottleneck(machine: Machine, dim: int) -> List[List[str]]:
     return lines
 
 
+def steps_here(dim: int) -> List[List[str]]:
+    """ms of a step by K, where every pair of workers is as the two ranks that were measured."""
+    names = list(contenders(SIZE, dim, 2))
+    lines = [["K", *names]]
+    for workers in WORKERS:
+        some = contenders(SIZE, dim, workers)
+        times = (1e3 * step_time(some[name], HERE, tree=True).total for name in names)
+        lines.append([f"{workers:,}", *(f"{ms:,.3g}" for ms in times)])
+    return lines
+
+
 def compressed(machine: Machine, dim: int) -> List[List[str]]:
     """Images a second beside SGD that sends its d largest entries with their places, gathered."""
     lines = [["K", "network", "SGD", "top-k SGD", "RBD shared", "RBD hadamard shared"]]
@@ -122,6 +142,8 @@ def main() -> None:
         show(f"Mbit/s below which the step is shorter than SGD's, {name}", crossings(machine))
     for dim in (250, 10_000):
         show(f"ms of a step, CPU worker, d = {dim:,}, 10 Gbit/s", bottleneck(CPU, dim))
+    for dim in (250, 10_000):
+        show(f"ms of a step, two ranks as measured and more of them, d = {dim:,}", steps_here(dim))
     show("Images/s beside compressed SGD, CPU worker, d = 250", compressed(CPU, 250))
     if len(sys.argv) > 1:
         figure(sys.argv[1])

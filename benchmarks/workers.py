@@ -5,7 +5,9 @@
     python benchmarks/workers.py FILE.json [MORE.json ...]
 
 From the rows of one worker and from those of SGD come the parameters of the model (a Machine of
-rbd_ipu.parallel.cost_model); with them it says how long every other row should have taken.
+rbd_ipu.parallel.cost_model); with them it says how long every other row should have taken. Beside that, the same with
+HERE, the parameters on record. They are the medians over several files, which are printed at the end, with two
+digits.
 """
 
 import json
@@ -56,27 +58,40 @@ def fitted(rows: Sequence[Row]) -> Machine:
     return machine
 
 
+def fits(rows: Sequence[Row]) -> Dict[str, float]:
+    """The parameters that these rows show, by name; not those on record."""
+    shown = {work(row).structured for row in rows if row["dim"] is not None}
+    names = ["compute", "latency", "bandwidth", *(["rate"] if False in shown else [])]
+    machine = fitted(rows)
+    return {name: getattr(machine, name) for name in [*names, *(["transform"] if True in shown else [])]}
+
+
 def main(paths: Sequence[str]) -> None:
     """Prints for each file the parameters and a table: what was measured in one run belongs together."""
+    found: Dict[str, List[float]] = {}
     for path in paths:
         with open(path, encoding="utf-8") as file:
             document = json.load(file)
         print(f"{path}: {document['command']}; load {document['load_average']['begin']}")
         machine = fitted(document["rows"])
         print(f"{machine}\n\n{text(compared(document['rows'], machine), left=1)}\n")
+        for name, value in fits(document["rows"]).items():
+            found.setdefault(name, []).append(value)
+    medians = (f"{name}={statistics.median(values):.2g} of {len(values)}" for name, values in found.items())
+    print(f"medians: {', '.join(medians)}")
 
 
 def compared(rows: Sequence[Row], machine: Machine) -> List[List[str]]:
     """Lines of a table: each row beside what the model expects of it."""
-    lines = [["distribution", "d", "workers", "exchange", "measured ms", "model ms", "model / measured"]]
+    heads = ["measured ms", "model ms", "model / measured", "HERE ms", "HERE / measured"]
+    lines = [["distribution", "d", "workers", "exchange", *heads]]
     for row in rows:
-        expected = 1e3 * step_time(work(row), machine).total
         d = "SGD" if row["dim"] is None else f"{row['dim']:,}"
         used = row["used"] if row["workers"] > 1 else ""
-        ratio = f"{expected / row['ms']:.2f}"
-        lines.append(
-            [row["distribution"] or "", d, str(row["workers"]), used, f"{row['ms']:.1f}", f"{expected:.1f}", ratio]
-        )
+        line = [row["distribution"] or "", d, str(row["workers"]), used, f"{row['ms']:.1f}"]
+        for expected in (1e3 * step_time(work(row), parameters).total for parameters in (machine, HERE)):
+            line += [f"{expected:.1f}", f"{expected / row['ms']:.2f}"]
+        lines.append(line)
     return lines
 
 

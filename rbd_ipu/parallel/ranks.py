@@ -160,13 +160,12 @@ def _refused(text: str) -> ConfigError:
 TIMEOUT = 300.0  # seconds that a rank waits for the others, by default
 GRACE = 5.0  # seconds that rank 0 has to write what it has, once a rank is lost
 MOMENT = 0.2  # seconds between two looks around
-# A rank that waits for others sleeps between two questions: the cores are for those who still compute. Once all have
-# come, a message moves only while they ask, so they ask without a pause.
+# A rank asks without a pause at first, and then sleeps between two questions. Where ranks share a core, they sleep
+# soon: it is for those who still compute. Once all have come, a message moves only while they ask.
 _LARGE = 1 << 14  # bytes from which on a message takes several questions to arrive
-_SPIN = (
-    5e-5,
-    2e-2,
-)  # seconds in which a rank asks without a pause: where others may still compute; where all have come
+_SPIN = 5e-3  # seconds without a pause where every rank has a core of its own
+_SPIN_CROWDED = 5e-5  # where it has not
+_SPIN_MOVING = 2e-2  # where all have come
 _PAUSES = 2e-5, 2e-2  # seconds between two questions after that, at first and at most
 _REPORTERS = (0, 1)  # the ranks that are told who waits
 _STOPS, _WAITS = 1, 2  # tags of notes
@@ -272,7 +271,8 @@ class Ranks:
             raise self.lost
         try:
             if not request.Test():
-                self._wait(request, _SPIN[all_are_here])
+                alone = _SPIN_CROWDED if self.crowded else _SPIN
+                self._wait(request, _SPIN_MOVING if all_are_here else alone)
         except KeyboardInterrupt:  # what mpiexec.gforker sends when a rank has died
             self.look_around()
             raise

@@ -96,7 +96,7 @@ def test_the_work_of_a_method():
 
 def test_where_the_lines_cross():
     """At the least bandwidth both take as long; with more of it SGD is the faster one."""
-    rbd = Work(122_570, 250, 8, structured=True)
+    rbd = Work(122_570, 250, 2, structured=True)
     bandwidth = least_bandwidth(rbd, HERE)
     here = HERE._replace(bandwidth=bandwidth)
     sgd = step_time(rbd._replace(dim=None), here).total
@@ -112,4 +112,4 @@ def test_throughput_and_the_fastest():
     assert throughput(Work(1000, None, 4), M, 32) == pytest.approx(4 * 32 / step_time(Work(1000, None, 4), M).total)
     slow = HERE._replace(bandwidth=1e5)
     assert fastest(122_570, 250, 8, slow).startswith("RBD")
-    assert fastest(122_570, 250, 8, HERE._replace(bandwidth=1e11)) == "SGD"
+    assert fastest(122_570, 250, 8, HERE._replace(bandwidth=1e11, latency=0.0)) == "SGD"
