@@ -158,8 +158,8 @@ def test_killed_again_and_again_it_ends_with_the_same_numbers(seed, resume, tmp_
 
 
 def test_runs_of_a_killed_queue_are_waited_for_not_started_twice(tmp_path, start):
-    settings = [{**SETTINGS, "epochs": 30}]
-    (one,) = jobs_of(tmp_path / "runs", [0], epochs=30)
+    settings = [{**SETTINGS, "epochs": 200}]
+    (one,) = jobs_of(tmp_path / "runs", [0], epochs=200)
     process = start([{**settings[0], "seed": 0}])
     while one.epochs_done() < 2:
         time.sleep(0.02)
@@ -169,7 +169,7 @@ def test_runs_of_a_killed_queue_are_waited_for_not_started_twice(tmp_path, start
     again = start([{**settings[0], "seed": 0}])
     output, _ = again.communicate(timeout=60)
     assert again.returncode == 0 and "[1/1]" in output
-    assert len(attempts(one.folder)) == 1 and len(accuracies(attempts(one.folder)[0])) == 30
+    assert len(attempts(one.folder)) == 1 and len(accuracies(attempts(one.folder)[0])) == 200
 
 
 def test_the_cores_of_a_run_that_goes_on_are_not_given_to_another(tmp_path, monkeypatch):
