@@ -50,16 +50,16 @@ class Values(NamedTuple):
 
 def nearest_scale(x: Any) -> Any:
     """The code of the nearest scale, in logarithms: float32 [B] >= 0 -> int32 [B]."""
-    return _counted(x, _MIDDLES, x[:, tf.newaxis] >= _MIDDLES)
+    return _counted(x, x[:, tf.newaxis] >= _MIDDLES)
 
 
 def scale_above(x: Any) -> Any:
     """The code of the least scale that is not below x; the largest where none is."""
-    return tf.minimum(_counted(x, SCALES[:255], x[:, tf.newaxis] > SCALES[:255]), 254)
+    return _counted(x, x[:, tf.newaxis] > SCALES[:255])
 
 
-def _counted(x: Any, table: np.ndarray, below: Any) -> Any:
-    code = tf.reduce_sum(tf.cast(below, tf.int32), axis=1)
+def _counted(x: Any, below: Any) -> Any:
+    code = tf.minimum(tf.reduce_sum(tf.cast(below, tf.int32), axis=1), NOT_FINITE - 1)
     return tf.where(tf.math.is_finite(x), code, NOT_FINITE)
 
 
