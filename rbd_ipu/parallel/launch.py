@@ -181,12 +181,12 @@ def run(words: Sequence[str], count: int) -> int:
         if lost and not asked:
             said = ", ".join(map(str, lost))
             print(f"rbd-ipu: lost of {count} ranks: {said} (killed, or ended without a word)", file=sys.stderr)
-            for late in ranks.overdue:
-                print(f"rbd-ipu: rank {late} did not end within {PATIENCE:g} s and was killed", file=sys.stderr)
+        for late in ranks.overdue:
+            print(f"rbd-ipu: rank {late} did not end within {PATIENCE:g} s and was killed", file=sys.stderr)
         failed = _cause(ranks.statuses.values())
         if asked and (lost or failed):
             return failed if failed == 128 + asked[0] else 128 + asked[0]
-        return STATUS if lost or ranks.overdue else failed
+        return STATUS if lost else failed or (STATUS if ranks.overdue else 0)
 
 
 def _cause(statuses: Iterable[int]) -> int:
