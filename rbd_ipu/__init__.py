@@ -24,6 +24,8 @@ _HOME = {
     "FixedProjectionDescent": "optimizers",
     "SubspaceOptimizer": "optimizers",
     "Trainer": "training",
+    "save_delta": "delta",
+    "apply_delta": "delta",
     "NonFiniteError": "errors",
     "open_device": "devices",
 }

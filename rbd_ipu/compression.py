@@ -193,12 +193,12 @@ class SubspaceSketch:
 
     def choose(self, vectors: Sequence[Any], index: Any) -> List[Chosen]:
         """All coordinates of vectors float32 [n]."""
-        return self.cut(self.space.project(_joined(vectors), self.seed, index))
+        return self.cut(self.space.project_pieces(vectors, self.seed, index))
 
     def expand(self, sent: Sequence[Sequence[Chosen]], index: Any) -> List[Any]:
         """P_t of the sum of the workers' coordinates: vectors float32 [n]."""
         c = self.joined([placed([own[s] for own in sent], shape) for s, shape in enumerate(self.shapes)])
-        return tf.split(self.space.expand(c, self.seed, index), self._sizes)
+        return self.space.expand_pieces(c, self._sizes, self.seed, index)
 
     def cut(self, c: Any) -> List[Chosen]:
         """Coordinates [d] in blocks."""

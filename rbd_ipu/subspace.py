@@ -178,6 +178,36 @@ class Subspace:
         """P P^T v, for those who do not need the coordinates: [D] -> [D]."""
         return self._run["filter"](vector, *_tensors(seed, step, worker))
 
+    def project_pieces(self, pieces: Sequence[Any], seed: Any, step: Any = 0, worker: Any = 0) -> Any:
+        """:meth:`project` of a vector in pieces, which are joined only where they must be: [n_1], ... -> [d]."""
+        source = self._in_pieces()
+        if source is None:
+            return self.project(tf.concat(list(pieces), axis=0), seed, step, worker)
+        return source.project_pieces(pieces, self._seeds(*_tensors(seed, step, worker))[0])
+
+    def expand_pieces(
+        self, coordinates: Any, sizes: Sequence[int], seed: Any, step: Any = 0, worker: Any = 0
+    ) -> List[Any]:
+        """:meth:`expand` to a vector in pieces: [d] -> [n_1], ..."""
+        source = self._in_pieces()
+        if source is None:
+            return tf.split(self.expand(coordinates, seed, step, worker), list(sizes))
+        return source.expand_pieces(coordinates, sizes, self._seeds(*_tensors(seed, step, worker))[0])
+
+    def filter_pieces(self, pieces: Sequence[Any], seed: Any, step: Any = 0, worker: Any = 0) -> List[Any]:
+        """:meth:`filter` of a vector in pieces: [n_1], ... -> the same."""
+        source = self._in_pieces()
+        if source is None:
+            sizes = [int(piece.shape[0]) for piece in pieces]
+            return tf.split(self.filter(tf.concat(list(pieces), axis=0), seed, step, worker), sizes)
+        return source.filter_pieces(pieces, self._seeds(*_tensors(seed, step, worker))[0])
+
+    def _in_pieces(self) -> Any:
+        """The source of the one compartment there is, if it takes vectors in pieces here."""
+        source = self._groups[0][1]
+        fits = len(self.compartments) == 1 and getattr(source, "in_pieces", False) and not inside_xla()
+        return source if fits else None
+
     def join(self, messages: Any, seed: Any, step: Any = 0) -> Any:
         """sum_k P_k c_k, with P_k the basis of worker k: float32 [K, d] -> [D].
 

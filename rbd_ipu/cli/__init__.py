@@ -49,6 +49,7 @@ COMMANDS = (
     Command("table", "paper", "a table of the paper: its numbers beside those of this package"),
     Command("figure", "paper", "a figure of the paper, from runs of this package"),
     Command("report", "paper", "one HTML page of all results, to open in a browser"),
+    Command("delta", "delta", "a fine-tune in a fixed subspace as a small file: show it, apply it to its base"),
     Command("devices", "devices", "validate device configurations, without the devices"),
 )
 

@@ -127,18 +127,19 @@ class RandomBasesDescent(SubspaceSGD):
 
     def descend(self, pairs: Pairs) -> Pairs:
         gradients, variables = zip(*pairs)
-        space, gradient = self.subspace_of(variables), flatten(gradients)
+        space, pieces = self.subspace_of(variables), [flatten([gradient]) for gradient in gradients]
         seed, index = self.basis_spec.seed, self.basis_index()
         if projected.alone():
-            update = space.filter(gradient, seed, index)  # both halves in one pass
+            updates = space.filter_pieces(pieces, seed, index)  # both halves in one pass
         else:
-            update = rbd_update(
-                gradient,
-                project=lambda g: space.project(g, seed, index),
+            updates = rbd_update(
+                pieces,
+                project=lambda g: space.project_pieces(g, seed, index),
                 exchange=projected.replica_mean,
-                expand=lambda c: space.expand(c, seed, index),
+                expand=lambda c: space.expand_pieces(c, [int(piece.shape[0]) for piece in pieces], seed, index),
             )
-        return projected.mark(self, unflatten(update, variables), variables)
+        parts = [unflatten(update, [variable])[0] for update, variable in zip(updates, variables)]
+        return projected.mark(self, parts, variables)
 
     def basis_index(self) -> Any:
         """The number of bases before the one of this step, an int32 scalar."""

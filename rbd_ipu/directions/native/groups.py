@@ -4,7 +4,7 @@ A row of parameters lies along the directions in two runs, before and after its 
 copied, as wholes. A direction adds its parameters up row by row, so that nothing depends on the number of threads.
 """
 
-from typing import Any, Tuple
+from typing import Any, Iterable, List, Sequence, Tuple
 
 import numpy as np
 from numba import njit
@@ -64,41 +64,45 @@ def _build(digest: str) -> Any:
         for r in range(shifts.shape[0]):
             shifts[r] = np.int64(hash32(u32(offset + u32(u32(r) * step))) >> u32(1)) % dim
 
-    def project(words, shifts, v, first, last, c):
-        """Directions first ... last - 1: sums, not yet scaled."""
+    def project(words, shifts, v, offset, n, first, last, c):
+        """Adds what parameters ``offset`` ... give to directions first ... last - 1: sums, not yet scaled."""
         digest  # noqa: B018
-        n, d = v.shape[0], c.shape[0]
-        c[first:last] = 0
-        for r in range(shifts.shape[0]):
-            width = min(d, n - r * d)
+        d, stop = c.shape[0], offset + v.shape[0]
+        for r in range(offset // d, (stop - 1) // d + 1):
+            low, high = max(0, offset - r * d), min(d, n - r * d, stop - r * d)
             # Place q of the row belongs to direction q + a, or to q + a - d.
             for turn in range(2):
-                begin = max(0, first - shifts[r] + turn * d)
-                end = min(width, last - shifts[r] + turn * d)
-                begin, end = max(begin, turn * (d - shifts[r])), end if turn else min(end, d - shifts[r])
+                begin = max(low, first - shifts[r] + turn * d, turn * (d - shifts[r]))
+                end = min(high, last - shifts[r] + turn * d)
+                if turn == 0:
+                    end = min(end, d - shifts[r])
                 if begin < end:
-                    i = begin + shifts[r] - turn * d
-                    _run(words, r * d + begin, v[r * d + begin : r * d + end], c[i : i + end - begin], True)
+                    i, j = begin + shifts[r] - turn * d, r * d + begin
+                    _run(words, j, v[j - offset : j - offset + end - begin], c[i : i + end - begin], True)
 
-    def expand(words, shifts, c, first, last, u):
-        """Rows first ... last - 1 of the coordinates' signed copies."""
+    def expand(words, shifts, c, offset, u):
+        """Parameters ``offset`` ...: signed copies of their coordinates."""
         digest  # noqa: B018
-        n, d = u.shape[0], c.shape[0]
-        for r in range(first, last):
-            width, a = min(d, n - r * d), shifts[r]
-            whole = min(width, d - a)
-            _run(words, r * d, c[a : a + whole], u[r * d : r * d + whole], False)
-            if whole < width:
-                _run(words, r * d + whole, c[: width - whole], u[r * d + whole : r * d + width], False)
+        d, stop = c.shape[0], offset + u.shape[0]
+        for r in range(offset // d, (stop - 1) // d + 1):
+            low, high, a = max(0, offset - r * d), min(d, stop - r * d), shifts[r]
+            middle, j = min(max(low, d - a), high), r * d - offset
+            if low < middle:
+                _run(words, r * d + low, c[a + low : a + middle], u[j + low : j + middle], False)
+            if middle < high:
+                _run(words, r * d + middle, c[a + middle - d : a + high - d], u[j + middle : j + high], False)
 
     return compile_loop(draw), compile_loop(project), compile_loop(expand)
 
 
-draw, project_range, expand_rows = _build(digest())
+draw, add_range, expand_piece = _build(digest())
 
 
 class NativeGroups(Source):
     """The operations of :class:`rbd_ipu.directions.groups.Groups`, by kernels; inside XLA by TensorFlow's."""
+
+    #: Whether vectors may come in pieces, one after the other, which nobody has to join.
+    in_pieces = True
 
     def __init__(self, groups: int, size: int, dim: int, normalize: str):
         thread_count()  # a wrong setting is refused now, not in the middle of a step
@@ -129,47 +133,96 @@ class NativeGroups(Source):
             return self._ops.filter(vectors, seeds)
         return call_from_graph(lambda v, s: self._sketch(v, s)[1], [vectors, seeds], [[self._groups, self._size]])[0]
 
+    def project_pieces(self, pieces: Sequence[Any], seeds: Any) -> Any:
+        """:meth:`project` of one vector in pieces: [n_1], [n_2] ... -> [d]."""
+
+        def function(seeds: np.ndarray, *pieces: np.ndarray) -> np.ndarray:
+            return self._coordinates(pieces, Drawn(self._ops, plain(seeds)[0]))
+
+        return call_from_graph(function, [seeds, *pieces], [[self._dim]])[0]
+
+    def expand_pieces(self, coordinates: Any, sizes: Sequence[int], seeds: Any) -> List[Any]:
+        """:meth:`expand` of one vector in pieces: [d] -> [n_1], [n_2] ..."""
+
+        def function(seeds: np.ndarray, c: np.ndarray) -> List[np.ndarray]:
+            return self._vectors(plain(c), sizes, Drawn(self._ops, plain(seeds)[0]))
+
+        return list(call_from_graph(function, [seeds, coordinates], [[n] for n in sizes]))
+
+    def filter_pieces(self, pieces: Sequence[Any], seeds: Any) -> List[Any]:
+        """:meth:`filter` of one vector in pieces."""
+        sizes = [int(piece.shape[0]) for piece in pieces]
+
+        def function(seeds: np.ndarray, *pieces: np.ndarray) -> List[np.ndarray]:
+            drawn = Drawn(self._ops, plain(seeds)[0])
+            return self._vectors(self._coordinates(pieces, drawn), sizes, drawn)
+
+        return list(call_from_graph(function, [seeds, *pieces], [[n] for n in sizes]))
+
     def _project(self, vectors: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        return self._both(vectors, None, seeds)[0]
+        return self._stacked(
+            self._coordinates([v], Drawn(self._ops, s)) for v, s in zip(plain(vectors), plain(seeds))
+        )
 
     def _expand(self, coordinates: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        return self._both(None, coordinates, seeds)[1]
+        pairs = zip(plain(coordinates), plain(seeds))
+        return self._stacked(self._vectors(c, [self._size], Drawn(self._ops, s))[0] for c, s in pairs)
 
     def _sketch(self, vectors: np.ndarray, seeds: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        return self._both(vectors, None, seeds, True)
+        found = []
+        for v, seed in zip(plain(vectors), plain(seeds)):
+            drawn = Drawn(self._ops, seed)
+            c = self._coordinates([v], drawn)
+            found.append((c, self._vectors(c, [self._size], drawn)[0]))
+        return self._stacked(c for c, _ in found), self._stacked(u for _, u in found)
 
-    def _both(self, vectors: Any, coordinates: Any, seeds: np.ndarray, back: bool = False) -> Any:
-        seeds, threads = plain(seeds), thread_count()
-        tasks = max(1, min(4 * threads, self._size // TASK))
-        words = np.empty(-(-self._size // (32 * PLANE)) * PLANE, np.uint32)
-        shifts = np.empty(self._ops.rows, np.int64)
-        c = empty(self._groups, self._dim) if coordinates is None else plain(coordinates)
-        u = empty(self._groups, self._size) if back or vectors is None else None
-        for g in range(self._groups):
-            draw(seeds[g], self._dim, words, shifts)
-            scales = self._scales(int(shifts[-1]))
-            if vectors is not None:
-                v, ends = plain(vectors)[g], np.arange(tasks + 1) * self._dim // tasks
-                run_tasks(
-                    tasks,
-                    threads,
-                    lambda t: project_range(words, shifts, v, ends[t], ends[t + 1], c[g]),  # noqa: B023
-                )
-                c[g] *= scales
-            if u is not None:
-                scaled, ends = c[g] * scales, np.arange(tasks + 1) * self._ops.rows // tasks
-                run_tasks(
-                    tasks,
-                    threads,
-                    lambda t: expand_rows(words, shifts, scaled, ends[t], ends[t + 1], u[g]),  # noqa: B023
-                )
-        return c, u
+    @staticmethod
+    def _stacked(rows: Iterable[np.ndarray]) -> np.ndarray:
+        found = list(rows)
+        return found[0][np.newaxis] if len(found) == 1 else np.stack(found)
 
-    def _scales(self, last_shift: int) -> np.ndarray:
-        ops = self._ops
+    def _coordinates(self, pieces: Sequence[np.ndarray], drawn: "Drawn") -> np.ndarray:
+        c = empty(1, self._dim)[0]
+        c[:] = 0
+        threads = thread_count()
+        tasks = max(1, min(4 * threads, self._size // TASK, self._dim))
+        ends = np.arange(tasks + 1) * self._dim // tasks
+        places = np.cumsum([0, *(len(piece) for piece in pieces)])
+        pieces = [plain(piece) for piece in pieces]
+
+        def task(t: int) -> None:
+            for offset, piece in zip(places, pieces):
+                if len(piece):
+                    add_range(drawn.words, drawn.shifts, piece, offset, self._size, ends[t], ends[t + 1], c)
+
+        run_tasks(tasks, threads, task)
+        c *= drawn.scales
+        return c
+
+    def _vectors(self, coordinates: np.ndarray, sizes: Sequence[int], drawn: "Drawn") -> List[np.ndarray]:
+        scaled, found = coordinates * drawn.scales, [empty(1, n)[0] for n in sizes]
+        tasks, offset = [], 0
+        for u in found:
+            tasks += [(offset + first, u[first : first + TASK]) for first in range(0, len(u), TASK)]
+            offset += len(u)
+
+        def task(t: int) -> None:
+            expand_piece(drawn.words, drawn.shifts, scaled, tasks[t][0], tasks[t][1])
+
+        run_tasks(len(tasks), thread_count(), task)
+        return found
+
+
+class Drawn:
+    """What a seed makes of a basis: words of signs, shifts of rows, scales of directions."""
+
+    def __init__(self, ops: Groups, seed: np.ndarray):
+        self.words = np.empty(-(-ops.size // (32 * PLANE)) * PLANE, np.uint32)
+        self.shifts = np.empty(ops.rows, np.int64)
+        draw(seed, ops.dim, self.words, self.shifts)
         if ops.normalize != "unit":
-            square = self._dim if ops.normalize == "none" else self._dim / self._size
-            return np.full(1, f32(np.sqrt(square)))
-        scales = np.full(self._dim, f32(1.0 / np.sqrt(max(1, ops.rows - 1))))
-        scales[(np.arange(ops.rest) + last_shift) % self._dim] = f32(1.0 / np.sqrt(ops.rows))
-        return scales
+            square = ops.dim if ops.normalize == "none" else ops.dim / ops.size
+            self.scales = np.full(1, f32(np.sqrt(square)))
+        else:
+            self.scales = np.full(ops.dim, f32(1.0 / np.sqrt(max(1, ops.rows - 1))))
+            self.scales[(np.arange(ops.rest) + self.shifts[-1]) % ops.dim] = f32(1.0 / np.sqrt(ops.rows))

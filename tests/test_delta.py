@@ -1,0 +1,144 @@
+"""A fine-tune in a fixed subspace as a file: the way there and back, and what is refused."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from nets import blobs, crossentropy, dense, flat
+
+import rbd_ipu
+from rbd_ipu import delta
+from rbd_ipu._compat import KERAS_3, keras
+from rbd_ipu.cli import main
+
+MAKERS = {
+    "fpd normal": lambda: rbd_ipu.FixedProjectionDescent(0.5, dim=16, momentum=0.9, seed=3),
+    "fpd layer": lambda: rbd_ipu.FixedProjectionDescent(0.5, dim=16, compartments="layer", distribution="uniform"),
+    "fpd hadamard": lambda: rbd_ipu.FixedProjectionDescent(0.5, dim=16, distribution="hadamard", seed=-(2**40)),
+    "groups": lambda: rbd_ipu.SubspaceOptimizer(
+        keras.optimizers.Adam(0.05), dim=16, distribution="groups", state="coordinates", redraw_every=0, seed=5
+    ),
+}
+
+
+def tuned(make, seed=1, epochs=2):
+    model = dense(seed)
+    x, y = blobs(96)
+    model.compile(optimizer=make(), loss=crossentropy())
+    model.fit(x, y, batch_size=32, epochs=epochs, verbose=0, shuffle=False)
+    return model
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_file_makes_the_base_the_tuned_model(name, tmp_path):
+    model, base = tuned(MAKERS[name]), dense()
+    path = tmp_path / "a.delta"
+    written = delta.save_delta(path, model, base)
+    assert path.stat().st_size <= 4 * 16 + 1000 and len(written.coordinates) == 16
+    delta.apply_delta(base, path)
+    np.testing.assert_allclose(flat(base), flat(model), atol=2e-6)
+    again = dense()
+    delta.apply_delta(again, path)
+    np.testing.assert_array_equal(flat(base), flat(again))
+    x, _ = blobs(32)
+    np.testing.assert_allclose(base.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-4)
+    read = delta.load_delta(path)
+    assert read.basis == written.basis and read.shapes == written.shapes and read.base == written.base
+
+
+def test_several_deltas_of_one_base_are_swapped(tmp_path):
+    models = {name: tuned(MAKERS[name]) for name in ("fpd normal", "groups")}
+    for name, model in models.items():
+        delta.save_delta(tmp_path / name, model, dense())
+    one = dense()
+    for name in ("fpd normal", "groups", "fpd normal"):
+        delta.apply_delta(one, tmp_path / name)
+        np.testing.assert_allclose(flat(one), flat(models[name]), atol=2e-6)
+
+
+def test_sources_agree(tmp_path):
+    model = tuned(lambda: rbd_ipu.FixedProjectionDescent(0.5, dim=16, source="counter"))
+    delta.save_delta(tmp_path / "counter", model, dense())
+    read = delta.load_delta(tmp_path / "counter")
+    native = read._replace(basis=read.basis.__class__(**{**read.basis.as_dict(), "source": "native"}))
+    (tmp_path / "native").write_bytes(delta.encoded(native))
+    found = [dense(), dense()]
+    for one, name in zip(found, ("counter", "native")):
+        delta.apply_delta(one, tmp_path / name)
+    np.testing.assert_allclose(flat(found[0]), flat(found[1]), atol=1e-6)
+
+
+def test_a_base_may_be_a_file(tmp_path):
+    model, base = tuned(MAKERS["fpd hadamard"]), dense()
+    weights, whole = str(tmp_path / "base.weights.h5"), str(tmp_path / ("base.keras" if KERAS_3 else "base.h5"))
+    base.save_weights(weights)
+    base.save(whole)
+    for path in (weights, whole):
+        assert delta.save_delta(tmp_path / "a", model, path).base == delta.fingerprint(base.get_weights())
+
+
+def test_the_command(tmp_path, capsys):
+    model, base = tuned(MAKERS["fpd normal"]), dense()
+    end = "keras" if KERAS_3 else "h5"
+    base.save(str(tmp_path / f"base.{end}"))
+    delta.save_delta(tmp_path / "a.delta", model, base)
+    assert main(["delta", "show", str(tmp_path / "a.delta")]) == 0
+    said = capsys.readouterr().out
+    assert "d = 16 of D = 214" in said and "6 x 12" in said and "seed=3" in said
+    line = ["delta", "apply", str(tmp_path / "a.delta"), "--model", str(tmp_path / f"base.{end}")]
+    assert main([*line, "--output", str(tmp_path / f"tuned.{end}")]) == 0
+    loaded = keras.models.load_model(str(tmp_path / f"tuned.{end}"), compile=False)
+    np.testing.assert_allclose(flat(loaded), flat(model), atol=2e-6)
+    assert main(line) == 2 and "needs --model BASE and --output FILE" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_changes_nothing(tmp_path):
+    path = tmp_path / "a.delta"
+    delta.save_delta(path, tuned(MAKERS["fpd normal"]), dense())
+    other = dense(seed=7)
+    for model, words in ((other, "is for a base with SHA-256"), (dense(outputs=3), "and the model trains")):
+        before = flat(model)
+        with pytest.raises(delta.DeltaError, match=words):
+            delta.apply_delta(model, path)
+        np.testing.assert_array_equal(flat(model), before)
+    data = bytearray(path.read_bytes())
+    base = dense()
+    before = flat(base)
+    for place in (20, len(data) // 2, len(data) - 40, len(data) - 1):
+        (tmp_path / "b").write_bytes(bytes([*data[:place], data[place] ^ 1, *data[place + 1 :]]))
+        with pytest.raises(delta.DeltaError, match="damaged|cannot be read|format"):
+            delta.apply_delta(base, tmp_path / "b")
+    (tmp_path / "b").write_bytes(data[:-5])
+    with pytest.raises(delta.DeltaError, match="damaged or cut off"):
+        delta.apply_delta(base, tmp_path / "b")
+    newer = bytes(data[:13]) + bytes([9]) + bytes(data[14:-32])
+    (tmp_path / "b").write_bytes(newer + hashlib.sha256(newer).digest())
+    with pytest.raises(delta.DeltaError, match="is of format 9, and this version of rbd_ipu knows format 1"):
+        delta.apply_delta(base, tmp_path / "b")
+    (tmp_path / "b").write_bytes(b"PK\x03\x04 something else")
+    with pytest.raises(delta.DeltaError, match="is no delta"):
+        delta.load_delta(tmp_path / "b")
+    np.testing.assert_array_equal(flat(base), before)
+
+
+def test_what_is_no_fine_tune_in_a_subspace_is_refused(tmp_path):
+    model = tuned(MAKERS["fpd normal"])
+    with pytest.raises(ValueError, match="lies outside the subspace"):
+        delta.save_delta(tmp_path / "a", model, dense(seed=7))
+    with pytest.raises(ValueError, match="SGD has no fixed subspace"):
+        delta.save_delta(tmp_path / "a", tuned(lambda: keras.optimizers.SGD(0.1)), dense())
+    with pytest.raises(ValueError, match="RandomBasesDescent has no fixed subspace"):
+        delta.save_delta(tmp_path / "a", tuned(lambda: rbd_ipu.RandomBasesDescent(0.1, dim=4)), dense())
+    assert not (tmp_path / "a").exists()
+
+
+def test_many_variables_still_make_a_small_file():
+    read = delta.Delta(
+        basis=delta.BasisSpec(dim=8),
+        coordinates=np.arange(8, dtype=np.float32),
+        size=10**6,
+        shapes={f"layer_{i}/{hashlib.sha256(str(i).encode()).hexdigest()}/kernel": (i, 3) for i in range(300)},
+        layout="0" * 64,
+        base="1" * 64,
+    )
+    assert len(delta.encoded(read)) <= 4 * 8 + 1000
