@@ -46,7 +46,7 @@ def test_every_file_exists():
 
 
 def test_a_step_takes_at_most_five_files():
-    for heading in ("## One step of the Trainer", "## One step of an optimizer"):
+    for heading in ("## One step of the Trainer", "## One step of an optimizer", "## One step of SubspaceOptimizer"):
         section = page().split(heading)[1].split("\n## ")[0]
         steps = re.findall(r"^\d\. .*", section, flags=re.MULTILINE)
         assert 3 <= len(steps) <= 5
