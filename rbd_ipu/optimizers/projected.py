@@ -17,11 +17,14 @@ Configurations of optimizers that come from the other Keras, so that a file of o
 """
 
 import contextlib
+import functools
+import logging
 import threading
 import weakref
 from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 
-from rbd_ipu._compat import tensors, tf
+from rbd_ipu._compat import inside_xla, tensors, tf
+from rbd_ipu.directions import resolve
 from rbd_ipu.placement import here, on_ipu
 from rbd_ipu.step.model_state import flatten, unflatten
 
@@ -39,6 +42,20 @@ class _Mark:
 
     def fits(self, owner: Any, variable: Any) -> bool:
         return self.owner() is owner and self.variable == _key(variable) and not self.used
+
+
+@functools.lru_cache(maxsize=None)
+def _say(words: str) -> None:
+    logging.getLogger("rbd_ipu").warning(words)
+
+
+def warn_of_xla(source: str) -> None:
+    """Says once, in the log, that XLA takes the kernels of Numba out of a step on a CPU, and how to keep them."""
+    if inside_xla() and not on_ipu() and resolve(source) == "native":
+        _say(
+            "this step is compiled by XLA, which is slow on a CPU and cannot call the kernels of Numba: "
+            "model.compile(..., jit_compile=False) is faster and computes the same"
+        )
 
 
 def mark(owner: Any, updates: Iterable[Any], variables: Iterable[Any]) -> Pairs:

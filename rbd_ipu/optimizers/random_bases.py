@@ -129,6 +129,7 @@ class RandomBasesDescent(SubspaceSGD):
         gradients, variables = zip(*pairs)
         space, pieces = self.subspace_of(variables), [flatten([gradient]) for gradient in gradients]
         seed, index = self.basis_spec.seed, self.basis_index()
+        projected.warn_of_xla(self.basis_spec.source)
         if projected.alone():
             updates = space.filter_pieces(pieces, seed, index)  # both halves in one pass
         else:

@@ -222,6 +222,7 @@ class SubspaceOptimizer(Wrapper):
 
     def descend(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Any:
         """One step: the gradients of this replica, clipped, into changed weights."""
+        projected.warn_of_xla(self._use.basis.source)
         known = self.described(variables)
         inside = self.inside(known)
         chosen = [i for i, own in enumerate(inside) if own]

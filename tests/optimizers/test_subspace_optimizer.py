@@ -14,6 +14,7 @@ from nets import blobs, crossentropy, dense, flat, gradient, set_flat
 import rbd_ipu
 from rbd_ipu import presets
 from rbd_ipu._compat import KERAS_3, keras, tf
+from rbd_ipu.optimizers import projected
 
 OPT = keras.optimizers
 INNER = {
@@ -102,6 +103,17 @@ def test_compiled_or_not_is_the_same(kind):
         pytest.skip("Keras 2.6 has no jit_compile")
     runs = [fitted(wrap(OPT.SGD(0.1), seed=3, **KINDS[kind]), jit_compile=jit) for jit in (True, False)]
     np.testing.assert_allclose(flat(runs[0]), flat(runs[1]), atol=1e-5)
+
+
+def test_what_xla_costs_is_said_once(caplog):
+    if not KERAS_3:
+        pytest.skip("Keras 2.6 has no jit_compile")
+    pytest.importorskip("numba")
+    projected._say.cache_clear()
+    for _ in range(2):
+        fitted(wrap(OPT.SGD(0.1), **BOLD), 1, jit_compile=True)
+    said = [record.getMessage() for record in caplog.records if record.name == "rbd_ipu"]
+    assert len(said) == 1 and "jit_compile=False" in said[0]
 
 
 @pytest.mark.parametrize("update", ["mean", "sign"])
