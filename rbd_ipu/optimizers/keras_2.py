@@ -255,7 +255,12 @@ class Wrapper(keras.optimizers.Optimizer):
             if self.coordinates is None:
                 dim = self.sketch_of(chosen).dim
                 with self._distribution_strategy_scope():
-                    self.coordinates = tf.Variable(tf.zeros([dim]), trainable=True, name="subspace_coordinates")
+                    self.coordinates = tf.Variable(
+                        tf.zeros([dim]),
+                        trainable=True,
+                        name="subspace_coordinates",
+                        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+                    )
                 self._owners = [projected._key(v) for v in variables]
             self.inner_optimizer._create_all_weights(
                 [self.coordinates, *[v for v, own in zip(variables, inside) if not own]]
@@ -272,7 +277,7 @@ class Wrapper(keras.optimizers.Optimizer):
         size = int(like.shape.num_elements())
         with self._distribution_strategy_scope():
             strategy = tf.distribute.get_strategy()
-            many = strategy.num_replicas_in_sync > 1
+            many = projected.keeps_its_own(strategy)
             with strategy.extended.colocate_vars_with(like):
                 variable = tf.Variable(
                     tf.zeros([size]),
@@ -367,15 +372,21 @@ class Wrapper(keras.optimizers.Optimizer):
 
     def move(self, variable: Any, step: Any) -> None:
         """theta <- theta + step."""
+        self._write(variable, step, lambda v, s: v.assign_add(s))
 
-        def update(distribution: Any, value: Any, step: Any) -> Any:
-            return distribution.extended.update(value, lambda v, s: v.assign_add(s), args=(step,), group=False)
+    def put(self, variable: Any, value: Any) -> None:
+        """variable <- value, which all replicas hold alike."""
+        self._write(variable, value, lambda v, x: v.assign(x))
+
+    def _write(self, variable: Any, value: Any, write: Any) -> None:
+        def update(distribution: Any, variable: Any, value: Any) -> Any:
+            return distribution.extended.update(variable, write, args=(value,), group=False)
 
         strategy = tf.distribute.get_strategy()
         if tf.distribute.has_strategy() and strategy.extended._use_merge_call():
-            tf.distribute.get_replica_context().merge_call(update, args=(variable, step))
+            tf.distribute.get_replica_context().merge_call(update, args=(variable, value))
         else:
-            update(strategy, variable, step)
+            update(strategy, variable, value)
 
     def _known(self, variables: Any) -> List[Any]:
         if variables is None:

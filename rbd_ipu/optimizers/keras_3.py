@@ -194,6 +194,7 @@ class Wrapper(keras.optimizers.Optimizer):
                     shape=(sketch.dim,),
                     dtype="float32",
                     name=COORDINATES,
+                    aggregation="only_first_replica",
                 )
             object.__setattr__(self, "coordinates", z)  # 0 between steps: no state, and not saved
             self.inner_optimizer.build([self.coordinates, *[v for v, own in zip(variables, inside) if not own]])
@@ -210,7 +211,7 @@ class Wrapper(keras.optimizers.Optimizer):
                 shape=tuple(shape),
                 dtype="float32",
                 trainable=False,
-                synchronization="on_read" if strategy.num_replicas_in_sync > 1 else "auto",
+                synchronization="on_read" if projected.keeps_its_own(strategy) else "auto",
                 aggregation="mean",
                 name=path,
             )
@@ -263,12 +264,18 @@ class Wrapper(keras.optimizers.Optimizer):
 
     def move(self, variable: Any, step: Any) -> None:
         """theta <- theta + step."""
-        value = variable.value if isinstance(variable, keras.Variable) else variable
+        self._write(variable, step, lambda v, s: v.assign_add(s))
 
-        def update(distribution: Any, value: Any, step: Any) -> None:
-            distribution.extended.update(value, lambda v, s: v.assign_add(s), args=(step,), group=False)
+    def put(self, variable: Any, value: Any) -> None:
+        """variable <- value, which all replicas hold alike."""
+        self._write(variable, value, lambda v, x: v.assign(x))
 
-        tf.__internal__.distribute.interim.maybe_merge_call(update, self._distribution_strategy, value, step)
+    def _write(self, variable: Any, value: Any, write: Any) -> None:
+        def update(distribution: Any, variable: Any, value: Any) -> None:
+            distribution.extended.update(variable, write, args=(value,), group=False)
+
+        merge = tf.__internal__.distribute.interim.maybe_merge_call
+        merge(update, self._distribution_strategy, tensors([variable])[0], value)
 
     def _known(self, variables: Any) -> List[Any]:
         if variables is None:

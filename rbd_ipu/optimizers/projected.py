@@ -165,6 +165,12 @@ def alone() -> bool:
     return here().replicas == 1 if on_ipu() else tf.distribute.get_strategy().num_replicas_in_sync == 1
 
 
+def keeps_its_own(strategy: Any) -> bool:
+    """Whether replicas need variables that each of them writes alone: those of a MirroredStrategy, even of one."""
+    mirrored = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return isinstance(strategy, mirrored) and not type(strategy).__module__.startswith("tensorflow.python.ipu")
+
+
 def replica_mean(coordinates: Any) -> Any:
     """The mean over replicas of their batches' coordinates, of losses as Keras divided them."""
     context = tf.distribute.get_replica_context()

@@ -263,10 +263,11 @@ class SubspaceOptimizer(Wrapper):
         if self.on_redraw == "reset" and not self._use.fixed:
             due = tf.equal(step % self._use.basis.redraw_every, 0) & (step > 0)
             for slot in self.inner_slots():
-                slot.assign(tf.where(due, tf.zeros_like(slot), tf.convert_to_tensor(slot)))
+                now = tf.convert_to_tensor(slot)
+                self.put(slot, tf.where(due, tf.zeros_like(now), now))
         inside = [known[i] for i in chosen]
         self.decay_weights(inside)
-        z.assign(tf.zeros_like(z))
+        self.put(self.coordinates, tf.zeros([sketch.dim]))
         outside = [known[i] for i in others]
         applied = self.apply_inner([mean, *plain], [self.coordinates, *outside])
         moved, cut = [], 0

@@ -361,6 +361,21 @@ TWO = textwrap.dedent(
 )
 
 
+# TensorFlow 2.6 leaves the pool of a strategy unclosed.
+@pytest.mark.filterwarnings(
+    "ignore:unclosed running multiprocessing pool", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+@pytest.mark.parametrize("kind", ["bold", "coordinates", "reset", "no memory"])
+def test_a_strategy_of_one_replica_changes_nothing(kind):
+    x, y = blobs(96)
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = dense()
+        compiled = {"jit_compile": False} if KERAS_3 else {}
+        model.compile(optimizer=wrap(OPT.SGD(0.1), seed=3, **KINDS[kind]), loss=crossentropy(), **compiled)
+    model.fit(x, y, batch_size=32, epochs=2, shuffle=False, verbose=0)
+    np.testing.assert_allclose(flat(model), flat(fitted(wrap(OPT.SGD(0.1), seed=3, **KINDS[kind]))), atol=1e-5)
+
+
 def test_two_replicas_are_two_workers_of_the_reference(tmp_path):
     (tmp_path / "two.py").write_text(TWO)
     paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
