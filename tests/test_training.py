@@ -22,6 +22,7 @@ OPTIONS = {
     "nes": {"learning_rate": 0.25, "dim": 3, "antithetic": True},
     "hybrid": {"learning_rate": 2.0, "dim": 20, "antithetic": True},
     "gradients": {"learning_rate": 0.125, "dim": 2},
+    "compressed": {"learning_rate": 0.02, "fraction": 0.1},
     "switch": {"learning_rate": 2.0, "sgd_learning_rate": 0.25, "dim": 20, "switch_step": 15},
 }
 

@@ -157,7 +157,7 @@ def test_what_is_refused():
         Text(np.arange(10), context=2, vocabulary=5)
     with pytest.raises(TypeError, match=r"tokens must be whole numbers \[length\] and not empty, got float64 \[3\]"):
         Text(np.zeros(3), context=2)
-    with pytest.raises(ValueError, match="batch_size 9 is more than the 4 windows that an epoch has"):
+    with pytest.raises(ValueError, match="batch_size 5 is more than the 4 inputs there are"):
         Windows(numbered(50, context=10), 5).__class__(numbered(50, context=10), 9)
     with pytest.raises(TypeError, match="text must be a rbd_ipu.data.text.Text, got ndarray"):
         Windows(np.arange(10), 1)

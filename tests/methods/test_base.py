@@ -29,7 +29,7 @@ def make(name, **options):
 
 
 def test_every_row_is_tested():
-    assert set(BASES) == set(METHODS)
+    assert {*BASES, "compressed"} == set(METHODS)  # that one's messages are packed: test_compressed.py
 
 
 @pytest.mark.parametrize("name", BASES)

@@ -295,7 +295,7 @@ class Scripted:
             step=0,
             device=contextlib.nullcontext(),
         )
-        self.data = types.SimpleNamespace(files={"images": "a sum"})
+        self.data = types.SimpleNamespace(files={"images": "a sum"}, of_text=False)
         self.title = "a line of words"
         self.at = at or {}
 
