@@ -42,12 +42,13 @@ class Plan(NamedTuple):
 FULL = Plan()
 QUICK = Plan(epochs=5, seeds=(0, 1))
 
-#: Rates of the lowest validation loss of seed 0 after 20 epochs, of the powers of two around them.
+#: Of SGD, 2**-1 has a validation loss of 2.48 after 20 epochs (seed 0), 2**0 of 3.20, and 2**1 diverges. The rates
+#: of RBD and FPD have not been searched for yet.
 TEXT = Plan(
     dim=1000,
     epochs=20,
     settings={"dataset": "shakespeare_excerpt", "network": "gpt", "layers": 2, "width": 64, "heads": 4},
-    rates={"sgd": 1.0, "rbd": 16.0, "fpd": 8.0},
+    rates={"sgd": 0.5, "rbd": 16.0, "fpd": 8.0},
     bases={"distribution": "hadamard"},
     about="49,981 characters of Shakespeare",
 )
