@@ -153,6 +153,14 @@ def apply_delta(model: Any, path: Union[str, Path]) -> None:
     Raises:
       DeltaError: the file is damaged, of an unknown format, or for another base or other variables; quotes both.
         Nothing has been changed.
+
+    Example:
+      >>> from rbd_ipu._compat import keras
+      >>> model = keras.Sequential([keras.layers.InputLayer((4,)), keras.layers.Dense(3)])
+      >>> apply_delta(model, __file__)
+      Traceback (most recent call last):
+      ...
+      rbd_ipu.delta.DeltaError: ... is no delta of rbd_ipu: ...
     """
     delta = load_delta(path)
     variables = list(model.trainable_variables)
