@@ -282,7 +282,7 @@ def main() -> int:
     options = ARGUMENTS.parse_args()
     names = {file for file, *_ in (*TABLES.values(), *VALUES.values())}
     paths = [options.results / "performance" / name for name in sorted(names)]
-    documents = {path.name: _read(path) for path in paths if path.exists()}
+    documents = {path.name: read(path) for path in paths if path.exists()}
     known = paper_places.known(options.results)
     missing = ", ".join(path.name for path in paths if path.name not in documents)
     if missing:
@@ -301,7 +301,7 @@ def main() -> int:
     return int(stale > 0)
 
 
-def _read(path: Path) -> Document:
+def read(path: Path) -> Document:
     """A document; of a file of rows, one that holds them all, with the origin of the last."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":

@@ -138,8 +138,7 @@ def test_the_pages_say_what_the_results_say():
     assert set(names) == {*script.TABLES, *script.VALUES, *paper_places.PLACES}  # everything has its place, once
     assert len(names) == len(set(names))
     results = script.ARGUMENTS.get_default("results")
-    found = (results / "performance").glob("*.json")
-    documents = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in found}
+    documents = {path.name: script.read(path) for path in (results / "performance").glob("*.json*")}
     known = paper_places.known(results)
     for path, page in pages.items():
         assert script.fill(page, documents, known) == page, f"{path}: run python benchmarks/write_pages.py"
