@@ -4,7 +4,7 @@ import weakref
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from rbd_ipu import _imports, checks
-from rbd_ipu._compat import KERAS_3, keras, tf
+from rbd_ipu._compat import KERAS_3, keras, tensors, tf
 from rbd_ipu.basis import BasisSpec
 from rbd_ipu.checks import Registry
 from rbd_ipu.compartments import Compartments
@@ -127,7 +127,9 @@ class RandomBasesDescent(SubspaceSGD):
 
     def descend(self, pairs: Pairs) -> Pairs:
         gradients, variables = zip(*pairs)
-        space, pieces = self.subspace_of(variables), [flatten([gradient]) for gradient in gradients]
+        space, sizes = self.subspace_of(variables), [int(v.shape.num_elements()) for v in tensors(variables)]
+        # Of a gradient TensorFlow may not know the shape, as with masks.
+        pieces = [tf.reshape(flatten([gradient]), [n]) for gradient, n in zip(gradients, sizes)]
         seed, index = self.basis_spec.seed, self.basis_index()
         projected.warn_of_xla(self.basis_spec.source)
         if projected.alone():
@@ -137,7 +139,7 @@ class RandomBasesDescent(SubspaceSGD):
                 pieces,
                 project=lambda g: space.project_pieces(g, seed, index),
                 exchange=projected.replica_mean,
-                expand=lambda c: space.expand_pieces(c, [int(piece.shape[0]) for piece in pieces], seed, index),
+                expand=lambda c: space.expand_pieces(c, sizes, seed, index),
             )
         parts = [unflatten(update, [variable])[0] for update, variable in zip(updates, variables)]
         return projected.mark(self, parts, variables)

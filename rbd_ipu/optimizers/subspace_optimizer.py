@@ -229,7 +229,10 @@ class SubspaceOptimizer(Wrapper):
         sketch = self.sketch_of([known[i] for i in chosen])
         step = self.step_index()
         index = self._use.basis_index(step)
-        flat = [tf.reshape(tf.cast(tf.convert_to_tensor(gradients[i]), tf.float32), [-1]) for i in chosen]
+        flat = [
+            tf.reshape(tf.cast(tf.convert_to_tensor(gradients[i]), tf.float32), [int(known[i].shape.num_elements())])
+            for i in chosen
+        ]
         memory = [self.memory_of(known[i]) for i in chosen] if self._use.memory is not None else []
         workers, gather = self._workers()
         sent = compression.send(self._use, sketch, flat, memory, index, gather)

@@ -216,6 +216,17 @@ def test_odd_variables():
     np.testing.assert_array_equal(idle, np.ones(3))
 
 
+@pytest.mark.parametrize("kind", ["bold", "groups"])
+def test_gradients_of_unknown_shape(kind):
+    """Those of layers behind a mask."""
+    layers = keras.layers
+    tokens = np.array([[1, 2, 0], [3, 0, 0]], np.int32)
+    model = keras.Sequential([layers.Embedding(5, 4, mask_zero=True), layers.Dense(3), layers.Dense(2)])
+    model.compile(optimizer=wrap(OPT.SGD(0.1), **KINDS[kind]), loss="mse")
+    model.fit(tokens, np.ones((2, 3, 2), np.float32), epochs=2, verbose=0)
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
 def test_half_precision_and_a_loss_scale_around_it():
     if not KERAS_3:
         model = dense()
