@@ -111,8 +111,8 @@ class Launch:
     def wait(self) -> List[int]:
         """Waits for all to end; returns the ranks that were lost.
 
-        Once a rank is lost, or one has ended with an error, the others have ``PATIENCE`` seconds; then they are
-        killed.
+        Once a rank has ended, in whatever way, the others have ``PATIENCE`` seconds; then they are killed. (One that
+        is killed when all is done leaves the others in MPI's own end for ever.)
         """
         deadline: Optional[float] = None
         lost: List[int] = []
@@ -120,7 +120,8 @@ class Launch:
             lost = lost or self.lost
             if not self._segments and len(self.processes) == self.count:
                 self._segments = _shared_memory(self.processes.values())
-            if deadline is None and (lost or any(self.statuses.values())):
+            ended = any(self.statuses.values()) or not all(map(alive, self.processes.values()))
+            if deadline is None and (lost or ended):
                 deadline = time.monotonic() + PATIENCE
             if deadline is not None and time.monotonic() > deadline:
                 self.overdue = [k for k, process in sorted(self.processes.items()) if alive(process)]
@@ -181,12 +182,13 @@ def run(words: Sequence[str], count: int) -> int:
         if lost and not asked:
             said = ", ".join(map(str, lost))
             print(f"rbd-ipu: lost of {count} ranks: {said} (killed, or ended without a word)", file=sys.stderr)
-        for late in ranks.overdue:
+        late_ones = [k for k in ranks.overdue if ranks.statuses.get(k) != 0]  # the others have done their work
+        for late in late_ones:
             print(f"rbd-ipu: rank {late} did not end within {PATIENCE:g} s and was killed", file=sys.stderr)
         failed = _cause(ranks.statuses.values())
         if asked and (lost or failed):
             return failed if failed == 128 + asked[0] else 128 + asked[0]
-        return STATUS if lost else failed or (STATUS if ranks.overdue else 0)
+        return STATUS if lost else failed or (STATUS if late_ones else 0)
 
 
 def _cause(statuses: Iterable[int]) -> int:

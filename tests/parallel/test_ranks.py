@@ -70,6 +70,12 @@ def test_a_rank_that_is_killed_is_missed_at_once(tmp_path):
     assert found[0]["seconds"] < 5.0
 
 
+def test_a_rank_that_is_killed_when_all_is_done_keeps_nobody(tmp_path):
+    began = time.monotonic()
+    assert run(["workers.ranking", "killed at the end", str(tmp_path)], 3) == 0
+    assert time.monotonic() - began < PATIENCE + 15.0
+
+
 def test_a_rank_that_is_stopped_is_named_when_the_time_is_over(tmp_path):
     began = time.monotonic()
     found, lost, _, started = ended("stopped", tmp_path)

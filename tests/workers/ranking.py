@@ -29,6 +29,11 @@ def main():
     here = ranks.connect(timeout=1.0 if what in ("late", "stopped") else 60.0)
     if what == "versions":
         return
+    if what == "killed at the end":  # all is done, and the others wait in MPI's own end
+        if here.rank == 1:
+            here._mpi.Finalize = lambda: os.kill(os.getpid(), signal.SIGKILL)
+        ranks.end(0)
+        return
     found = {
         "process": os.getpid(),
         "local": here.local,
