@@ -374,26 +374,41 @@ TWO = textwrap.dedent(
 )
 
 
-# TensorFlow 2.6 leaves the pool of a strategy unclosed.
-@pytest.mark.filterwarnings(
-    "ignore:unclosed running multiprocessing pool", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
-@pytest.mark.parametrize("kind", ["bold", "coordinates", "reset", "no memory"])
-def test_a_strategy_of_one_replica_changes_nothing(kind):
+ONE = textwrap.dedent(
+    """
+    import numpy as np
+    import test_subspace_optimizer as tests
+    from nets import blobs, crossentropy, dense, flat
+    from rbd_ipu._compat import KERAS_3, tf
     x, y = blobs(96)
-    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
-        model = dense()
-        compiled = {"jit_compile": False} if KERAS_3 else {}
-        model.compile(optimizer=wrap(OPT.SGD(0.1), seed=3, **KINDS[kind]), loss=crossentropy(), **compiled)
-    model.fit(x, y, batch_size=32, epochs=2, shuffle=False, verbose=0)
-    np.testing.assert_allclose(flat(model), flat(fitted(wrap(OPT.SGD(0.1), seed=3, **KINDS[kind]))), atol=1e-5)
+    for kind in ("bold", "coordinates", "reset", "no memory"):
+        make = lambda: tests.wrap(tests.OPT.SGD(0.1), seed=3, **tests.KINDS[kind])
+        with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+            model = dense()
+            compiled = {"jit_compile": False} if KERAS_3 else {}
+            model.compile(optimizer=make(), loss=crossentropy(), **compiled)
+        model.fit(x, y, batch_size=32, epochs=2, shuffle=False, verbose=0)
+        np.testing.assert_allclose(flat(model), flat(tests.fitted(make())), atol=1e-5)
+    print("alike")
+    """
+)
+
+
+def alike(program, folder):
+    """Runs a program in a process of its own: TensorFlow 2.6 leaves the pool of a strategy unclosed."""
+    (folder / "program.py").write_text(program)
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, str(folder / "program.py")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent), *sys.path])},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0 and b"alike" in done.stdout, done.stdout.decode()
+
+
+def test_a_strategy_of_one_replica_changes_nothing(tmp_path):
+    alike(ONE, tmp_path)
 
 
 def test_two_replicas_are_two_workers_of_the_reference(tmp_path):
-    (tmp_path / "two.py").write_text(TWO)
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "two.py")],
-        env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0 and b"alike" in done.stdout, done.stdout.decode()
+    alike(TWO, tmp_path)
