@@ -23,6 +23,16 @@ def write(path: Union[str, Path], document: Dict[str, Any]) -> None:
     files.write_text(path, files.document(document))
 
 
+def rows(path: Path) -> List[Dict[str, Any]]:
+    """The rows of a file, a line of JSON each; a last line that was cut off is taken away, and counts as not done."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    if lines.pop():  # the last line has no end: make the next one begin on its own
+        files.write_text(path, "".join(f"{line}\n" for line in lines))
+    return [json.loads(line) for line in lines]
+
+
 class Finished:
     """Runs that are done, one line of JSON each: settings, result, commit. A stopped script goes on after them.
 
@@ -36,15 +46,7 @@ class Finished:
         self.path = Path(path)
         self._stack = provenance.versions()["tensorflow"]
         self._commit = provenance.commit()
-        self._results: Dict[str, Any] = {}
-        if self.path.exists():
-            text = self.path.read_text(encoding="utf-8")
-            lines = text.split("\n")
-            if lines.pop():  # the last line has no end: make the next one begin on its own
-                files.write_text(self.path, "".join(f"{line}\n" for line in lines))
-            for line in lines:
-                run = json.loads(line)
-                self._results[run["key"]] = run["result"]
+        self._results: Dict[str, Any] = {run["key"]: run["result"] for run in rows(self.path)}
 
     def run(self, settings: Dict[str, Any], function: Callable[[], Any]) -> Any:
         """The result of the run with these settings: as kept, or of ``function()``, which is then kept."""

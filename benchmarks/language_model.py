@@ -23,6 +23,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 import numpy as np
 from documents import heading
+from documents import rows as rows_of
 
 from rbd_ipu import files, text_table
 
@@ -277,17 +278,6 @@ KEY = (
 )  # fmt: skip
 
 
-def kept(path: Path) -> List[Dict[str, Any]]:
-    """The rows of the output; a last line that was cut off counts as not done."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    lines = text.split("\n")
-    if lines.pop():
-        files.write_text(path, "".join(f"{line}\n" for line in lines))
-    return [json.loads(line) for line in lines]
-
-
 def table(rows: Sequence[Dict[str, Any]]) -> str:
     """The best rate of each recipe, network, fraction and number of steps, as Markdown: means over the seeds."""
     groups: Dict[Any, Dict[float, List[Dict[str, Any]]]] = {}
@@ -327,7 +317,7 @@ def main() -> None:
     data = datasets.load(options.data, options.data_dir).with_context(options.context)
     about = heading("language_model.py", sys.argv[1:])
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    done = {json.dumps([row.get(name) for name in KEY]) for row in kept(options.output)}
+    done = {json.dumps([row.get(name) for name in KEY]) for row in rows_of(options.output)}
     plan = [
         (name, rate, steps, seed)
         for steps in options.steps

@@ -19,6 +19,8 @@ from typing import Any, Callable, Dict
 import numpy as np
 from documents import heading, write
 
+from rbd_ipu.lab.bench.runners import MEGABYTE, peak_now
+
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 for size, value in (("layers", 6), ("width", 376), ("heads", 8), ("context", 64), ("batch", 4), ("rounds", 9)):
     ARGUMENTS.add_argument(f"--{size}", type=int, default=value)
@@ -78,12 +80,6 @@ def prepared(make: Callable[[], Any], options: argparse.Namespace) -> Any:
     return model, steps
 
 
-def peak() -> int:
-    """The highest memory of this process so far, in bytes."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        return next(1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM:"))
-
-
 def main() -> None:
     """Measures, prints a table, writes the file."""
     options = ARGUMENTS.parse_args()
@@ -92,7 +88,7 @@ def main() -> None:
         _, steps = prepared(known[options.only], options)
         for _ in range(3):
             steps()
-        print(json.dumps(peak()))
+        print(json.dumps(int(peak_now() * MEGABYTE)))
         return
     names = options.cases or list(known)
     made = {name: prepared(known[name], options) for name in names}

@@ -7,7 +7,7 @@ Named rows: one table drives the API, the command line's choices and the conform
 
 import math
 import numbers
-from typing import Any, Callable, Dict, Iterator, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterator, Sequence, Tuple, TypeVar
 
 import numpy as np
 
@@ -60,6 +60,17 @@ def seed(value: Any) -> int:
     if not -(2**63) <= value < 2**64:
         raise ValueError(f"seed must be an integer of at most 64 bits, got {value!r}")
     return int(value)
+
+
+def one_of(name: str, value: Any, accepted: Sequence[str]) -> str:
+    """``value`` if it is one of the accepted words.
+
+    Raises:
+      ValueError: it is not; quotes it and them.
+    """
+    if value not in accepted:
+        raise ValueError(f"unknown {name} {value!r}; accepted: {', '.join(map(repr, accepted))}")
+    return value
 
 
 def flag(name: str, value: Any) -> bool:

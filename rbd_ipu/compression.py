@@ -16,11 +16,12 @@ A *sketch* is the P_t of a model: of blocks (:class:`BlockSketch`), or any other
 import math
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from rbd_ipu import checks
 from rbd_ipu._compat import inside_xla, tf
 from rbd_ipu.basis import BasisSpec
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.directions import resolve
-from rbd_ipu.directions.blocks import BLOCK, UNSIGNED, backward, forward
+from rbd_ipu.directions.blocks import BLOCK, backward, forward
 from rbd_ipu.directions.source import module_of
 from rbd_ipu.parallel import wire as wires
 from rbd_ipu.parallel.wire import Chosen, Shape
@@ -28,6 +29,8 @@ from rbd_ipu.placement import seed_words
 from rbd_ipu.seeds import fold_in
 from rbd_ipu.subspace import Subspace, subspace
 
+SELECTS = ("all", "largest")
+UPDATES = ("mean", "sign")  # what an inner optimizer is given
 #: Sketches whose P_t has orthonormal columns: m - P_t q forgets just what was sent.
 ORTHONORMAL = ("blocks", "groups", "hadamard")
 
@@ -127,7 +130,7 @@ class BlockSketch:
         keys = self._keys(index)
         if self._kernels and not inside_xla():
             return self._kernels.expand(sent, keys)
-        blocks = [placed([own[s] for own in sent], shape) for s, shape in enumerate(self.shapes)]
+        blocks = summed(sent, self.shapes)
         vectors: List[Any] = [None] * len(self.layout.sizes)
         for size, members in self.layout.groups.items():
             whole, rest = divmod(size, BLOCK)
@@ -176,6 +179,11 @@ def placed(chosen: Sequence[Chosen], shape: Shape) -> Any:
     return total
 
 
+def summed(sent: Sequence[Sequence[Chosen]], shapes: Sequence[Shape]) -> List[Any]:
+    """The sum of the workers' coordinates, in their order: of each shape float32 [B, n]."""
+    return [placed([own[s] for own in sent], shape) for s, shape in enumerate(shapes)]
+
+
 class SubspaceSketch:
     """P_t of any other bases: all d coordinates are sent, in blocks of 4096.
 
@@ -188,28 +196,16 @@ class SubspaceSketch:
     def __init__(self, sizes: Sequence[int], space: Subspace, seed: int):
         self.space, self.seed, self.size, self.dim = space, seed, space.size, space.dim
         self._sizes = list(sizes)
-        self.layout = Layout([self.dim], 1.0)
-        self.shapes = self.layout.shapes
+        self.shapes = wires.all_of(self.dim)
 
     def choose(self, vectors: Sequence[Any], index: Any) -> List[Chosen]:
         """All coordinates of vectors float32 [n]."""
-        return self.cut(self.space.project_pieces(vectors, self.seed, index))
+        return wires.cut(self.space.project_pieces(vectors, self.seed, index), self.shapes)
 
     def expand(self, sent: Sequence[Sequence[Chosen]], index: Any) -> List[Any]:
         """P_t of the sum of the workers' coordinates: vectors float32 [n]."""
-        c = self.joined([placed([own[s] for own in sent], shape) for s, shape in enumerate(self.shapes)])
+        c = wires.joined(summed(sent, self.shapes))
         return self.space.expand_pieces(c, self._sizes, self.seed, index)
-
-    def cut(self, c: Any) -> List[Chosen]:
-        """Coordinates [d] in blocks."""
-        whole = self.dim // BLOCK * BLOCK
-        parts = [tf.reshape(c[:whole], [-1, BLOCK])] if whole else []
-        parts += [c[tf.newaxis, whole:]] if whole < self.dim else []
-        return [(None, part) for part in parts]
-
-    def joined(self, blocks: Sequence[Any]) -> Any:
-        """Blocks of coordinates as one vector: [d]."""
-        return _joined([tf.reshape(block, [-1]) for block in blocks])
 
 
 def _joined(parts: Sequence[Any], axis: int = 0) -> Any:
@@ -275,18 +271,40 @@ class Compression(NamedTuple):
         return SubspaceSketch(sizes, space, basis.seed)
 
 
+def compression(
+    redraw_every: int, dim: Any, fraction: Any, select: str, memory: Any, wire: str, **basis: Any
+) -> Compression:
+    """A checked :class:`Compression`; ``redraw_every=0`` keeps the first basis.
+
+    Raises:
+      TypeError, ValueError: an argument is wrong, or does not go with another; quotes it and what is accepted.
+
+    Example:
+      >>> compression(0, None, 1 / 128, "largest", 1.0, "sign", distribution="blocks").fixed
+      True
+    """
+    fixed = isinstance(redraw_every, int) and not isinstance(redraw_every, bool) and redraw_every == 0
+    made = Compression(
+        BasisSpec(redraw_every=1 if fixed else redraw_every, **basis),
+        fixed,
+        None if dim is None else checks.positive_int("dim", dim),
+        None if fraction is None else checks.finite_float("fraction", fraction, 0.0, 1.0),
+        select,
+        None if memory is None else checks.finite_float("memory", memory, 0.0, 1.0),
+        wire,
+    )
+    check(made)
+    return made
+
+
 def check(use: Compression) -> None:
     """Refuses what does not go together, before there is a model.
 
     Raises:
       TypeError, ValueError: quotes what came and what is accepted.
     """
-    for name, value, accepted in (
-        ("select", use.select, ("all", "largest")),
-        ("wire", use.wire, tuple(wires.VALUES)),
-    ):
-        if value not in accepted:
-            raise ValueError(f"unknown {name} {value!r}; accepted: {', '.join(map(repr, accepted))}")
+    checks.one_of("select", use.select, SELECTS)
+    checks.one_of("wire", use.wire, tuple(wires.VALUES))
     distribution = use.basis.distribution.partition(":")[0]
     if use.dim is not None and use.fraction is not None:
         raise ValueError(f"give dim or fraction, not both: got dim={use.dim}, fraction={use.fraction}")
@@ -406,4 +424,4 @@ def _not_finite_unless(finite: Any, wire: str, coded: Any) -> Any:
     return index, tf.where(finite, codes, nan), scale
 
 
-__all__ = ["BlockSketch", "Compression", "Layout", "Sent", "SubspaceSketch", "UNSIGNED", "check", "forget", "send"]
+__all__ = ["BlockSketch", "Compression", "Layout", "Sent", "SubspaceSketch", "check", "compression", "forget", "send"]

@@ -58,23 +58,30 @@ def read(folder: Path, split: str) -> Tuple[np.ndarray, np.ndarray]:
       DamagedDataError: the files are missing, cut short, or hold something else.
       ImportError: TensorFlow Datasets is not installed.
     """
+    with _opened(folder, split) as (builder, info):
+        if not all("tfrecord" in name for name in info.filenames):
+            raise ValueError("only files in TFRecord format, the default of TFDS, are read")
+        images, labels = _decode(info.filepaths, builder.info.features["image"].shape)
+    if len(images) != info.num_examples:
+        said = f"{len(images)} images where dataset_info.json says {info.num_examples}"
+        raise _damaged(folder, ", ".join(info.filenames), said)
+    return images, labels
+
+
+@contextlib.contextmanager
+def _opened(folder: Path, split: str) -> Iterator[Tuple[Any, Any]]:
+    """The builder of a folder, and what it knows of a split; what cannot be read there is a DamagedDataError."""
     tfds = _tfds()
     files = f"{split} files"
     try:
         builder = tfds.builder_from_directory(str(folder))
         info = builder.info.splits[split]
         files = ", ".join(info.filenames)
-        if not all("tfrecord" in name for name in info.filenames):
-            raise ValueError("only files in TFRecord format, the default of TFDS, are read")
-        images, labels = _decode(info.filepaths, builder.info.features["image"].shape)
+        yield builder, info
     except ImportError:
         raise
     except Exception as error:  # TFDS and TensorFlow raise a dozen types for broken files
         raise _damaged(folder, files, f"{type(error).__name__}: {_first_line(error)}") from error
-    if len(images) != info.num_examples:
-        said = f"{len(images)} images where dataset_info.json says {info.num_examples}"
-        raise _damaged(folder, files, said)
-    return images, labels
 
 
 def read_text(folder: Path, split: str) -> str:
@@ -84,16 +91,8 @@ def read_text(folder: Path, split: str) -> str:
       DamagedDataError: the files are missing, cut short, or hold something else.
       ImportError: TensorFlow Datasets is not installed.
     """
-    tfds = _tfds()
-    files = f"{split} files"
-    try:
-        info = tfds.builder_from_directory(str(folder)).info.splits[split]
-        files = ", ".join(info.filenames)
+    with _opened(folder, split) as (_, info):
         return _decode_text(info.filepaths)
-    except ImportError:
-        raise
-    except Exception as error:  # as above
-        raise _damaged(folder, files, f"{type(error).__name__}: {_first_line(error)}") from error
 
 
 def _decode_text(paths: Iterable[Any]) -> str:

@@ -6,13 +6,9 @@ import numpy as np
 
 from rbd_ipu import checks, compression
 from rbd_ipu._compat import tf
-from rbd_ipu.basis import BasisSpec
 from rbd_ipu.compartments import describe
-from rbd_ipu.compression import Compression
 from rbd_ipu.methods.base import METHODS, Method
 from rbd_ipu.parallel import wire as wires
-
-UPDATES = ("mean", "sign")
 
 
 @METHODS.register("compressed")
@@ -65,16 +61,14 @@ class Compressed(Method):
         **basis: Any,
     ):
         super().__init__(learning_rate, momentum)
-        fixed = redraw_every == 0 and not isinstance(redraw_every, bool)
-        self.basis = BasisSpec(distribution="blocks", redraw_every=1 if fixed else redraw_every, **basis)
         self.fraction = checks.finite_float("fraction", fraction, 0.0, 1.0)
-        self.memory = None if memory is None else checks.finite_float("memory", memory, 0.0, 1.0)
-        self.select, self.bits, self.sign, self.redraw_every = select, bits, update, redraw_every
         whole = None if select == "all" else self.fraction
-        self.use = Compression(self.basis, fixed, None, whole, select, self.memory, bits)
-        compression.check(self.use)
-        if update not in UPDATES:
-            raise ValueError(f"unknown update {update!r}; accepted: {', '.join(map(repr, UPDATES))}")
+        self.use = compression.compression(
+            redraw_every, None, whole, select, memory, bits, distribution="blocks", **basis
+        )
+        self.basis, self.memory = self.use.basis, self.use.memory
+        self.select, self.bits, self.redraw_every = select, bits, redraw_every
+        self.sign = checks.one_of("update", update, compression.UPDATES)
         if momentum and inner != "sgd":
             raise ValueError(f"momentum={momentum} is for inner='sgd', got inner={inner!r}")
         self.inner = inner
@@ -180,9 +174,6 @@ class _Row:
 
     def __init__(self, slot: Any, row: Any, count: int):
         self._slot, self._row, self._single = slot, row, count == 1
-
-    def __array__(self) -> np.ndarray:
-        raise TypeError("a row of a slot is a tensor")
 
     def value(self) -> Any:
         """m: float32 [n]."""

@@ -82,11 +82,7 @@ class SubspaceSGD(keras.optimizers.SGD):
             )
         if not pairs:
             return tf.no_op()
-        if tf.distribute.in_cross_replica_context():
-            raise RuntimeError("apply_gradients() is for a replica: call it in what strategy.run runs")
-        if len(present) < len(pairs):
-            names = [variable.name for gradient, variable in pairs if gradient is None]
-            tf.get_logger().warning(f"Gradients do not exist for variables {names} when minimizing the loss.")
+        _check_replica(pairs, present)
         variables = [variable for _, variable in present]
         for variable in variables:
             if variable.constraint is not None:
@@ -204,6 +200,15 @@ def _present(pairs: Any) -> Pairs:
     return [(gradient, variable) for gradient, variable in pairs if gradient is not None]
 
 
+def _check_replica(pairs: Pairs, present: Pairs) -> None:
+    """Refuses a call from outside of a replica; says in the log which variables have no gradient."""
+    if tf.distribute.in_cross_replica_context():
+        raise RuntimeError("apply_gradients() is for a replica: call it in what strategy.run runs")
+    if len(present) < len(pairs):
+        names = [variable.name for gradient, variable in pairs if gradient is None]
+        tf.get_logger().warning(f"Gradients do not exist for variables {names} when minimizing the loss.")
+
+
 class Wrapper(keras.optimizers.Optimizer):
     """An optimizer around another: calls ``self.descend(gradients, variables)`` with clipped gradients.
 
@@ -215,20 +220,7 @@ class Wrapper(keras.optimizers.Optimizer):
     _HAS_AGGREGATE_GRAD = True
 
     def __init__(self, inner: Any, name: str, **kwargs: Any):
-        unknown = [key for key in kwargs if key not in self._taken_over]
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__} does not take {', '.join(unknown)}; beside its own arguments it takes "
-                f"{', '.join(self._taken_over)}. Others belong to inner_optimizer"
-            )
-        settings = {key: kwargs.get(key) for key in self._taken_over}
-        for key in self._taken_over:
-            own = getattr(inner, key)
-            if own is not None:
-                if settings[key] not in (None, own):
-                    raise ValueError(f"{key}={settings[key]!r} contradicts {own!r} of inner_optimizer")
-                settings[key] = own
-                setattr(inner, key, None)
+        settings = projected.taken_over(self, inner, kwargs)
         super().__init__(name=name, **{key: value for key, value in settings.items() if value is not None})
         self.inner_optimizer = inner
         self._track_trackable(inner, "inner_optimizer")
@@ -320,11 +312,7 @@ class Wrapper(keras.optimizers.Optimizer):
             raise ValueError(f"No gradients provided for any variable: {[v.name for _, v in pairs]}")
         if not pairs:
             return tf.no_op()
-        if tf.distribute.in_cross_replica_context():
-            raise RuntimeError("apply_gradients() is for a replica: call it in what strategy.run runs")
-        if len(present) < len(pairs):
-            names = [variable.name for gradient, variable in pairs if gradient is None]
-            tf.get_logger().warning(f"Gradients do not exist for variables {names} when minimizing the loss.")
+        _check_replica(pairs, present)
         variables = [variable for _, variable in present]
         with tf.name_scope(self._name):
             with tf.init_scope():
@@ -335,13 +323,7 @@ class Wrapper(keras.optimizers.Optimizer):
             with projected.agreed():
                 return self.descend(gradients, variables)
 
-    def described(self, variables: Sequence[Any]) -> List[Any]:
-        """The variables as Keras knows them."""
-        return list(variables)
-
-    def step_index(self) -> Any:
-        """Optimizer steps so far, int32: an IPU keeps no more of the int64 counter."""
-        return tf.cast(self.iterations, tf.int32)
+    described, step_index = SubspaceSGD.described, SubspaceSGD.step_index
 
     def memory_of(self, variable: Any) -> Any:
         """m of a variable: a tf.Variable float32 [n]."""
@@ -370,15 +352,9 @@ class Wrapper(keras.optimizers.Optimizer):
     def decay_weights(self, variables: Sequence[Any]) -> None:
         """Nothing: the optimizers of Keras 2 do not decay weights."""
 
-    def move(self, variable: Any, step: Any) -> None:
-        """theta <- theta + step."""
-        self._write(variable, step, lambda v, s: v.assign_add(s))
+    def write(self, variable: Any, value: Any, write: Any) -> None:
+        """``write(variable, value)`` on every replica; all hold the value alike."""
 
-    def put(self, variable: Any, value: Any) -> None:
-        """variable <- value, which all replicas hold alike."""
-        self._write(variable, value, lambda v, x: v.assign(x))
-
-    def _write(self, variable: Any, value: Any, write: Any) -> None:
         def update(distribution: Any, variable: Any, value: Any) -> Any:
             return distribution.extended.update(variable, write, args=(value,), group=False)
 
@@ -388,17 +364,9 @@ class Wrapper(keras.optimizers.Optimizer):
         else:
             update(strategy, variable, value)
 
-    def _known(self, variables: Any) -> List[Any]:
-        if variables is None:
-            variables = self._known_variables
-        found = list(variables.trainable_variables if isinstance(variables, keras.layers.Layer) else variables)
-        if not found:
-            raise ValueError("there are no variables yet: give a built model, or train first")
-        return found
-
-    def _inside_variables(self, variables: Any) -> List[Any]:
-        known = self._known(variables)
-        return [v for v, own in zip(known, self.inside(known)) if own]
+    def own_variables(self) -> List[Any]:
+        """The variables that this optimizer has slots for."""
+        return list(self._known_variables)
 
     # --- what belongs to the inner optimizer ---------------------------------------------------------------------
 

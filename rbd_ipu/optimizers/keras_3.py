@@ -156,21 +156,7 @@ class Wrapper(keras.optimizers.Optimizer):
     _taken_over = ("clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor", "gradient_accumulation_steps")
 
     def __init__(self, inner: Any, name: str, **kwargs: Any):
-        unknown = [key for key in kwargs if key not in self._taken_over]
-        if unknown:
-            raise TypeError(
-                f"{type(self).__name__} does not take {', '.join(unknown)}; beside its own arguments it takes "
-                f"{', '.join(self._taken_over)}. Others belong to inner_optimizer"
-            )
-        settings = {key: kwargs.get(key) for key in self._taken_over}
-        for key in self._taken_over:
-            if getattr(inner, key) is not None:
-                if settings[key] not in (None, getattr(inner, key)):
-                    raise ValueError(
-                        f"{key}={settings[key]!r} contradicts {getattr(inner, key)!r} of inner_optimizer"
-                    )
-                settings[key] = getattr(inner, key)
-                setattr(inner, key, None)
+        settings = projected.taken_over(self, inner, kwargs)
         super().__init__(learning_rate=0.0, name=name, **settings)
         self.inner_optimizer = inner
         inner._all_reduce_sum_gradients = list  # all replicas hold the same updates
@@ -186,7 +172,7 @@ class Wrapper(keras.optimizers.Optimizer):
         sketch = self.sketch_of(chosen)
         if self._use.memory is not None:
             for variable in chosen:
-                self._memory[self._var_key(variable)] = self._new("memory", [_size(variable)], variable)
+                self._memory[self._var_key(variable)] = self._new("memory", variable)
         if self.state == "coordinates":
             with tf.init_scope(), self._distribution_strategy.scope():
                 z = keras.Variable(
@@ -201,19 +187,19 @@ class Wrapper(keras.optimizers.Optimizer):
         else:
             self.inner_optimizer.build(variables)
 
-    def _new(self, name: str, shape: Sequence[int], like: Any) -> Any:
+    def _new(self, name: str, like: Any) -> Any:
         """A variable of which each replica has its own; files hold the mean."""
-        path = f"{describe(like, 0).name.replace('/', '_')}_{name}"
+        about = describe(like, 0)
         strategy = self._distribution_strategy
         with tf.init_scope(), strategy.extended.colocate_vars_with(tensors([like])[0]), keras.name_scope(self.name):
             variable = keras.Variable(
                 lambda shape, dtype: tf.zeros(shape, dtype),
-                shape=tuple(shape),
+                shape=(about.size,),
                 dtype="float32",
                 trainable=False,
                 synchronization="on_read" if projected.keeps_its_own(strategy) else "auto",
                 aggregation="mean",
-                name=path,
+                name=f"{about.name.replace('/', '_')}_{name}",
             )
         self._track_variable(variable)
         return variable
@@ -228,13 +214,7 @@ class Wrapper(keras.optimizers.Optimizer):
     def _apply_weight_decay(self, variables: Any) -> None:
         """Nothing: it is the inner optimizer's."""
 
-    def described(self, variables: Sequence[Any]) -> List[Any]:
-        """The variables as Keras knows them, with their paths."""
-        return [self._trainable_variables[self._get_variable_index(v)] for v in variables]
-
-    def step_index(self) -> Any:
-        """Optimizer steps so far, int32; micro-steps of gradient accumulation do not count."""
-        return tf.cast(tf.convert_to_tensor(self.iterations), tf.int32)
+    described, step_index = SubspaceSGD.described, SubspaceSGD.step_index
 
     def memory_of(self, variable: Any) -> Any:
         """m of a variable: a tf.Variable float32 [n]."""
@@ -262,32 +242,18 @@ class Wrapper(keras.optimizers.Optimizer):
         """The inner optimizer's weight decay, on the weights."""
         self.inner_optimizer._apply_weight_decay(list(variables))
 
-    def move(self, variable: Any, step: Any) -> None:
-        """theta <- theta + step."""
-        self._write(variable, step, lambda v, s: v.assign_add(s))
+    def write(self, variable: Any, value: Any, write: Any) -> None:
+        """``write(variable, value)`` on every replica; all hold the value alike."""
 
-    def put(self, variable: Any, value: Any) -> None:
-        """variable <- value, which all replicas hold alike."""
-        self._write(variable, value, lambda v, x: v.assign(x))
-
-    def _write(self, variable: Any, value: Any, write: Any) -> None:
         def update(distribution: Any, variable: Any, value: Any) -> None:
             distribution.extended.update(variable, write, args=(value,), group=False)
 
         merge = tf.__internal__.distribute.interim.maybe_merge_call
         merge(update, self._distribution_strategy, tensors([variable])[0], value)
 
-    def _known(self, variables: Any) -> List[Any]:
-        if variables is None:
-            variables = self._trainable_variables
-        found = list(variables.trainable_variables if isinstance(variables, keras.layers.Layer) else variables)
-        if not found:
-            raise ValueError("there are no variables yet: give a built model, or train first")
-        return found
-
-    def _inside_variables(self, variables: Any) -> List[Any]:
-        known = self._known(variables)
-        return [v for v, own in zip(known, self.inside(known)) if own]
+    def own_variables(self) -> List[Any]:
+        """The variables that this optimizer has slots for."""
+        return list(self._trainable_variables)
 
     @property
     def learning_rate(self) -> Any:
@@ -376,7 +342,3 @@ def _of_keras_3(inner: Dict[str, Any]) -> Dict[str, Any]:
         "config": settings,
         "registered_name": None,
     }
-
-
-def _size(variable: Any) -> int:
-    return int(np.prod(variable.shape, dtype=np.int64))

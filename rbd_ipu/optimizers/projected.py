@@ -187,6 +187,31 @@ def whole_batch(pairs: Sequence[Tuple[Any, Any]]) -> List[Tuple[Any, Any]]:
     return list(zip(unflatten(replica_mean(flatten(gradients)), variables), variables))
 
 
+def taken_over(owner: Any, inner: Any, given: Dict[str, Any]) -> Dict[str, Any]:
+    """The settings that a wrapper takes over from its inner optimizer, which has them no more; or that it was given.
+
+    Raises:
+      TypeError: it was given something else.
+      ValueError: both have one, and not the same.
+    """
+    names = owner._taken_over
+    unknown = [key for key in given if key not in names]
+    if unknown:
+        raise TypeError(
+            f"{type(owner).__name__} does not take {', '.join(unknown)}; beside its own arguments it takes "
+            f"{', '.join(names)}. Others belong to inner_optimizer"
+        )
+    settings = {key: given.get(key) for key in names}
+    for key in names:
+        own = getattr(inner, key)
+        if own is not None:
+            if settings[key] not in (None, own):
+                raise ValueError(f"{key}={settings[key]!r} contradicts {own!r} of inner_optimizer")
+            settings[key] = own
+            setattr(inner, key, None)
+    return settings
+
+
 # What Keras 3 writes and Keras 2 has no argument for, at the values that ask for nothing.
 _KERAS_3_ONLY = {
     "weight_decay": None,

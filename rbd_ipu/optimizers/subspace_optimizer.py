@@ -1,13 +1,11 @@
 """SubspaceOptimizer: any Keras optimizer, on gradients that went through a random subspace."""
 
 import fnmatch
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from rbd_ipu import _imports, checks, compression, text_table
 from rbd_ipu._compat import KERAS_3, keras, tensors, tf
-from rbd_ipu.basis import BasisSpec
 from rbd_ipu.compartments import describe
-from rbd_ipu.compression import Compression
 from rbd_ipu.optimizers import projected
 from rbd_ipu.optimizers.random_bases import SubspaceSGD
 from rbd_ipu.parallel import wire as wires
@@ -18,7 +16,6 @@ if KERAS_3:
 else:
     from rbd_ipu.optimizers.keras_2 import Wrapper
 
-UPDATES = ("mean", "sign")
 STATES = ("full", "coordinates")
 ON_REDRAW = ("keep", "reset")
 
@@ -115,25 +112,14 @@ class SubspaceOptimizer(Wrapper):
         name: Optional[str] = None,
         **kwargs: Any,
     ):
-        fixed = isinstance(redraw_every, int) and not isinstance(redraw_every, bool) and redraw_every == 0
-        basis = BasisSpec(
-            None, distribution, compartments, normalize, source, orthogonalize, 1 if fixed else redraw_every, seed
-        )
-        use = Compression(
-            basis,
-            fixed,
-            None if dim is None else checks.positive_int("dim", dim),
-            None if fraction is None else checks.finite_float("fraction", fraction, 0.0, 1.0),
-            select,
-            None if memory is None else checks.finite_float("memory", memory, 0.0, 1.0),
-            wire,
-        )
-        compression.check(use)
-        for argument, value, accepted in (
-            ("update", update, UPDATES), ("state", state, STATES), ("on_redraw", on_redraw, ON_REDRAW),
-        ):  # fmt: skip
-            if value not in accepted:
-                raise ValueError(f"unknown {argument} {value!r}; accepted: {', '.join(map(repr, accepted))}")
+        use = compression.compression(
+            redraw_every, dim, fraction, select, memory, wire,
+            distribution=distribution, compartments=compartments, normalize=normalize, source=source,
+            orthogonalize=orthogonalize, seed=seed,
+        )  # fmt: skip
+        checks.one_of("update", update, compression.UPDATES)
+        checks.one_of("state", state, STATES)
+        checks.one_of("on_redraw", on_redraw, ON_REDRAW)
         if state == "coordinates" and (select, update) != ("all", "mean"):
             raise ValueError(
                 "state='coordinates' keeps the inner state for all coordinates of a step, so it needs select='all' "
@@ -175,6 +161,15 @@ class SubspaceOptimizer(Wrapper):
             self._sketches[key] = self._use.sketch(variables)
         return self._sketches[key]
 
+    def _known(self, variables: Any) -> List[Any]:
+        """The variables of a model, or these; None: those that the optimizer knows."""
+        if variables is None:
+            variables = self.own_variables()
+        found = list(variables.trainable_variables if isinstance(variables, keras.layers.Layer) else variables)
+        if not found:
+            raise ValueError("there are no variables yet: give a built model, or train first")
+        return found
+
     @property
     def message_bytes(self) -> int:
         """Bytes that a worker sends at a step, of the variables inside the subspace.
@@ -182,7 +177,9 @@ class SubspaceOptimizer(Wrapper):
         Raises:
           ValueError: there is no model yet.
         """
-        return wires.message_bytes(self._use.wire, self.sketch_of(self._inside_variables(None)).shapes)
+        known = self._known(None)
+        sketch = self.sketch_of([v for v, own in zip(known, self.inside(known)) if own])
+        return wires.message_bytes(self._use.wire, sketch.shapes)
 
     def summary(self, variables: Any = None, print_fn: Callable[[str], Any] = print) -> None:
         """Prints which variables are inside, with their coordinates and bytes a step, before training.
@@ -195,27 +192,22 @@ class SubspaceOptimizer(Wrapper):
           ValueError: there are no variables yet.
         """
         known = self._known(variables)
-        rows, total = [["variable", "shape", "subspace", "coordinates", "bytes"]], [0, 0, 0]
-        inside = self.inside(known)
+        rows, outside = [["variable", "shape", "subspace", "coordinates", "bytes"]], 0
+        inside, sizes = self.inside(known), [describe(v, i).size for i, v in enumerate(known)]
         whole = self.sketch_of([v for v, own in zip(known, inside) if own])
-        shared = not hasattr(whole, "layout") or whole.layout.sizes != tuple(
-            describe(v, 0).size for v, own in zip(known, inside) if own
-        )
         for i, (variable, own) in enumerate(zip(known, inside)):
-            about = describe(variable, i)
-            shape = " x ".join(str(n) for n in variable.shape) or "1"
+            coordinates = count = ""
             if not own:
-                rows.append([about.name, shape, "no", "", f"{4 * about.size:,}"])
-                total[2] += 4 * about.size
-            elif shared:
-                rows.append([about.name, shape, "yes", "", ""])
-            else:
-                layout = compression.Layout([about.size], whole.layout.fraction)
-                count = wires.message_bytes(self._use.wire, layout.shapes)
-                rows.append([about.name, shape, "yes", f"{layout.coordinates:,}", f"{count:,}"])
-        total[0], total[1] = whole.dim, wires.message_bytes(self._use.wire, whole.shapes)
-        size = sum(describe(v, i).size for i, v in enumerate(known))
-        rows.append(["all", f"{size:,}", f"{whole.size:,}", f"{total[0]:,}", f"{total[1] + total[2]:,}"])
+                outside += 4 * sizes[i]
+                count = f"{4 * sizes[i]:,}"
+            elif isinstance(whole, compression.BlockSketch):
+                layout = compression.Layout([sizes[i]], whole.layout.fraction)
+                coordinates = f"{layout.coordinates:,}"
+                count = f"{wires.message_bytes(self._use.wire, layout.shapes):,}"
+            shape = " x ".join(str(n) for n in variable.shape) or "1"
+            rows.append([describe(variable, i).name, shape, "yes" if own else "no", coordinates, count])
+        count = f"{wires.message_bytes(self._use.wire, whole.shapes) + outside:,}"
+        rows.append(["all", f"{sum(sizes):,}", f"{whole.size:,}", f"{whole.dim:,}", count])
         print_fn(text_table.text(rows, left=3))
 
     # --- a step ---------------------------------------------------------------------------------------------------
@@ -234,18 +226,16 @@ class SubspaceOptimizer(Wrapper):
             for i in chosen
         ]
         memory = [self.memory_of(known[i]) for i in chosen] if self._use.memory is not None else []
-        workers, gather = self._workers()
-        sent = compression.send(self._use, sketch, flat, memory, index, gather)
+        sent = compression.send(self._use, sketch, flat, memory, index, self._gather())
         if self.state == "full" or memory:
             expanded = sketch.expand(sent.coordinates, index)
             compression.forget(sketch, sent, memory, expanded, index)
         others = [i for i in range(len(variables)) if not inside[i]]
         plain = self._sum_of_replicas([gradients[i] for i in others])
         if self.state == "coordinates":
-            return self._in_coordinates(sketch, sent, step, workers, known, chosen, others, plain)
+            return self._in_coordinates(sketch, sent, step, known, chosen, others, plain)
         updates: List[Any] = [None] * len(variables)
         for i, u in zip(chosen, expanded):
-            u = u if workers == 1 else u / workers
             u = tf.sign(u) if self.update == "sign" else u
             updates[i] = tf.cast(tf.reshape(u, variables[i].shape), variables[i].dtype)
         for i, gradient in zip(others, plain):
@@ -253,15 +243,12 @@ class SubspaceOptimizer(Wrapper):
         return self.apply_inner(updates, variables)
 
     def _in_coordinates(
-        self, sketch: Any, sent: Any, step: Any, workers: int, known: Sequence[Any], chosen: Sequence[int],
+        self, sketch: Any, sent: Any, step: Any, known: Sequence[Any], chosen: Sequence[int],
         others: Sequence[int], plain: Sequence[Any],
     ) -> Any:  # fmt: skip
         """The inner optimizer on d coordinates, and P_t times its step on the weights."""
         self.check_owners(known)
-        blocks = [
-            compression.placed([own[s] for own in sent.coordinates], shape) for s, shape in enumerate(sketch.shapes)
-        ]
-        mean = tf.concat([tf.reshape(block, [-1]) for block in blocks], axis=0) / float(workers)
+        total = wires.joined(compression.summed(sent.coordinates, sketch.shapes))
         z = tensors([self.coordinates])[0]
         if self.on_redraw == "reset" and not self._use.fixed:
             due = tf.equal(step % self._use.basis.redraw_every, 0) & (step > 0)
@@ -272,20 +259,16 @@ class SubspaceOptimizer(Wrapper):
         self.decay_weights(inside)
         self.put(self.coordinates, tf.zeros([sketch.dim]))
         outside = [known[i] for i in others]
-        applied = self.apply_inner([mean, *plain], [self.coordinates, *outside])
-        moved, cut = [], 0
-        for shape in sketch.shapes:
-            count = shape.blocks * shape.n
-            moved.append((None, tf.reshape(tf.convert_to_tensor(z)[cut : cut + count], [shape.blocks, shape.n])))
-            cut += count
+        applied = self.apply_inner([total, *plain], [self.coordinates, *outside])
+        moved = wires.cut(tf.convert_to_tensor(z), sketch.shapes)
         for variable, u in zip(inside, sketch.expand([moved], self._use.basis_index(step))):
             self.move(variable, tf.cast(tf.reshape(u, variable.shape), variable.dtype))
         return applied
 
-    def _workers(self) -> Tuple[int, Optional[compression.Gather]]:
-        """(what the sum over replicas is divided by, how messages are gathered)."""
+    def _gather(self) -> Optional[compression.Gather]:
+        """How messages are gathered; Keras has divided the losses by the number of replicas, so they are added."""
         if projected.alone():
-            return 1, None
+            return None
         if on_ipu():
             raise NotImplementedError(
                 "SubspaceOptimizer on several replicas of an IPU keeps a memory for each of them: use rbd_ipu.Trainer"
@@ -299,7 +282,15 @@ class SubspaceOptimizer(Wrapper):
             rows = context.all_gather(message[tf.newaxis], axis=0)
             return tf.unstack(tf.ensure_shape(rows, [replicas, *message.shape]))
 
-        return 1, gather  # Keras has divided the losses already
+        return gather
+
+    def move(self, variable: Any, step: Any) -> None:
+        """theta <- theta + step."""
+        self.write(variable, step, lambda v, s: v.assign_add(s))
+
+    def put(self, variable: Any, value: Any) -> None:
+        """variable <- value, which all replicas hold alike."""
+        self.write(variable, value, lambda v, x: v.assign(x))
 
     def _sum_of_replicas(self, gradients: List[Any]) -> List[Any]:
         if not gradients or projected.alone():
@@ -329,11 +320,6 @@ class SubspaceOptimizer(Wrapper):
             "source": basis.source,
             "orthogonalize": basis.orthogonalize,
         }
-
-
-class _Known(NamedTuple):
-    name: str
-    layer: str
 
 
 def _matching(what: str, patterns: Patterns, variables: Sequence[Any]) -> List[bool]:

@@ -9,12 +9,11 @@ nearest, ties to even: the same everywhere, with no random numbers. "sign" sends
 |c| of each block of 4096 in 8 bits.
 """
 
-from typing import Any, Callable, List, NamedTuple, Tuple
+from typing import Any, Callable, NamedTuple, Tuple
 
 from rbd_ipu._compat import tf
 from rbd_ipu.checks import Registry
 from rbd_ipu.parallel import wire
-from rbd_ipu.parallel.wire import Shape
 
 MODES = Registry("parallel mode")
 
@@ -64,7 +63,6 @@ def weight_of(mode: Mode, workers: int) -> float:
 
 
 WIRES = Registry("wire")
-BLOCK = 4096  # coordinates that share a scale
 
 
 class Wire(NamedTuple):
@@ -116,30 +114,26 @@ def _narrow(kind: Any, levels: float) -> Wire:
     return Wire(bits, encode, decode, lambda m: -(-m * bits // 32) + 1)
 
 
-def _blocks(m: int) -> List[Shape]:
-    """All of m numbers, in blocks of 4096."""
-    whole, rest = divmod(m, BLOCK)
-    return [Shape(whole, BLOCK, BLOCK)] * (whole > 0) + [Shape(1, rest, rest)] * (rest > 0)
-
-
 def _in_blocks(name: str) -> Wire:
     """A row of :data:`rbd_ipu.parallel.wire.VALUES` for all numbers of a message, with a scale for each block."""
 
     def encode(message: Any) -> Any:
-        shapes, start, parts = _blocks(message.shape[0]), 0, []
-        for blocks, n, _ in shapes:
-            parts.append((None, tf.reshape(message[start : start + blocks * n], [blocks, n])))
-            start += blocks * n
-        return wire.pack(name, shapes, wire.encode(name, parts))
+        shapes = wire.all_of(message.shape[0])
+        return wire.pack(name, shapes, wire.encode(name, wire.cut(message, shapes)))
 
     def decode(words: Any, m: int) -> Any:
-        rows = [wire.decode(name, wire.unpack(name, _blocks(m), row)) for row in tf.unstack(words)]
-        return tf.stack([tf.concat([tf.reshape(values, [-1]) for _, values in row], axis=0) for row in rows])
+        rows = [wire.decode(name, wire.unpack(name, wire.all_of(m), row)) for row in tf.unstack(words)]
+        return tf.stack([wire.joined([values for _, values in row]) for row in rows])
 
-    return Wire(wire.VALUES.get(name).bits, encode, decode, lambda m: -(-wire.message_bytes(name, _blocks(m)) // 4))
+    def length(m: int) -> int:
+        return -(-wire.message_bytes(name, wire.all_of(m)) // 4)
+
+    return Wire(wire.VALUES.get(name).bits, encode, decode, length)
 
 
-WIRES.register("float32")(Wire(32, lambda message: message, lambda messages, m: messages, lambda m: m))
+#: Of messages that go as they are.
+AS_IT_IS = Wire(32, lambda message: message, lambda messages, m: messages, lambda m: m)
+WIRES.register("float32")(AS_IT_IS)
 WIRES.register("float16")(_narrow(tf.float16, 1.0))
 WIRES.register("bfloat16")(_in_blocks("bfloat16"))
 WIRES.register("int8")(_narrow(tf.int8, 127.0))

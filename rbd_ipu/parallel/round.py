@@ -10,7 +10,7 @@ from typing import Any, Iterator, List, NamedTuple, Sequence
 from rbd_ipu._compat import tf
 from rbd_ipu.parallel.cost_model import Choice, choose, work_of
 from rbd_ipu.parallel.exchange import Exchange
-from rbd_ipu.parallel.plan import WIRES, Plan, basis_of, weight_of
+from rbd_ipu.parallel.plan import AS_IT_IS, WIRES, Plan, basis_of, weight_of
 
 
 class OutsideWeights:
@@ -80,15 +80,8 @@ def receive(
         that all workers see the same losses and stop at the same step if one is not finite.
     """
     size = sent[0].shape[0]
-    if method.packed:
-        joined = [tf.concat([one, tf.bitcast(report, tf.int32)], axis=0) for one, report in zip(sent, reports)]
-        gathered = exchange.gather_all(joined)
-        update = method.update(gathered[:, :size], step)
-        with tf.control_dependencies([update]):
-            all_reports = tf.bitcast(gathered[:, size:], tf.float32)
-        finite = tf.math.is_finite(tf.reduce_sum(update) + tf.reduce_sum(all_reports))
-        return Received(update, tf.reduce_mean(all_reports, axis=0), finite)
-    if plan.exchange == "update" or (not plan.mode.own_basis and plan.wire == "float32"):
+    summed = not method.packed and not plan.mode.own_basis and plan.wire == "float32"
+    if plan.exchange == "update" or summed:
         # Steps are averaged on the way, which moves 2 (K - 1) / K of one instead of K - 1. Coordinates of one basis
         # are few: they are added up in the order of the workers, so that their sum has the same bits everywhere.
         joined = [tf.concat(pair, axis=0) for pair in zip(sent, reports)]
@@ -98,15 +91,18 @@ def receive(
         if plan.exchange != "update":
             update = method.update(update[tf.newaxis], step)
     else:
-        wire = WIRES.get(plan.wire)
+        wire = AS_IT_IS if method.packed else WIRES.get(plan.wire)
         words = [_joined(wire.encode(one), report) for one, report in zip(sent, reports)]
         gathered, cut = exchange.gather_all(words), wire.words(size)
         messages = wire.decode(gathered[:, :cut], size)
-        applied = messages if plan.mode.own_basis else tf.reduce_mean(messages, axis=0, keepdims=True)
+        applied = (
+            messages if method.packed or plan.mode.own_basis else tf.reduce_mean(messages, axis=0, keepdims=True)
+        )
         update = method.update(applied, step)
         with tf.control_dependencies([update]):  # small things come last: a thread less to wake
             all_reports = _bits(gathered[:, cut:], tf.float32)
-            finite = tf.math.is_finite(tf.reduce_sum(messages) + tf.reduce_sum(all_reports))
+            numbers = update if method.packed else messages
+            finite = tf.math.is_finite(tf.reduce_sum(numbers) + tf.reduce_sum(all_reports))
             report = tf.reduce_mean(all_reports, axis=0)
     weight = weight_of(plan.mode, exchange.workers)
     return Received(update if weight == 1.0 else weight * update, report, finite)

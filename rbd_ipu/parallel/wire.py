@@ -28,6 +28,7 @@ _MIDDLES = (2.0 ** ((np.arange(1, 255) - 192.5) / 4)).astype(np.float32)
 NOT_FINITE = 255
 
 VALUES = Registry("wire")
+BLOCK = 4096  # coordinates that share a scale, where all are sent
 
 
 class Values(NamedTuple):
@@ -184,6 +185,28 @@ class Shape(NamedTuple):
     blocks: int
     n: int
     k: int
+
+
+def all_of(m: int) -> List[Shape]:
+    """All of m coordinates, in blocks of 4096.
+
+    Example:
+      >>> all_of(5000)
+      [Shape(blocks=1, n=4096, k=4096), Shape(blocks=1, n=904, k=904)]
+    """
+    whole, rest = divmod(m, BLOCK)
+    return [Shape(whole, BLOCK, BLOCK)] * (whole > 0) + [Shape(1, rest, rest)] * (rest > 0)
+
+
+def cut(vector: Any, shapes: Sequence[Shape]) -> List["Chosen"]:
+    """A vector of all coordinates in blocks of these shapes."""
+    parts = tf.split(vector, [shape.blocks * shape.n for shape in shapes])
+    return [(None, tf.reshape(part, [shape.blocks, shape.n])) for part, shape in zip(parts, shapes)]
+
+
+def joined(blocks: Sequence[Any]) -> Any:
+    """The blocks of all coordinates as one vector: the inverse of :func:`cut`, of [B, n] alone."""
+    return tf.concat([tf.reshape(block, [-1]) for block in blocks], axis=0)
 
 
 def block_bytes(wire: str, n: int, k: int) -> int:

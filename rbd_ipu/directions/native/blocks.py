@@ -12,13 +12,12 @@ import functools
 from typing import Any, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
-from numba import njit
 
 from rbd_ipu._compat import tf
 from rbd_ipu.directions.blocks import BLOCK
 from rbd_ipu.directions.native.dense import compile_loop, digest, empty, plain
-from rbd_ipu.directions.native.loops import fill_words
-from rbd_ipu.directions.native.stream import SIGN, bits_of, f32, float_of, fold_in, schedule, u32
+from rbd_ipu.directions.native.loops import fill_words, inlined, signed
+from rbd_ipu.directions.native.stream import bits_of, f32, fold_in, schedule, u32
 from rbd_ipu.directions.native.threads import run_tasks, thread_count
 from rbd_ipu.directions.stream import PLANE
 
@@ -26,10 +25,9 @@ from rbd_ipu.directions.stream import PLANE
 RUN = 32 * PLANE
 #: Entries of the vectors that come back by one call.
 PART = 1 << 20
-exact = njit(error_model="numpy", forceinline=True)
 
 
-@exact
+@inlined
 def _signs(words, start, x):
     """x <- s * x, for x from entry ``start`` of the run that the words belong to."""
     n = x.shape[0]
@@ -39,10 +37,10 @@ def _signs(words, start, x):
         piece = x[first:stop]
         tile = words[begin : begin + stop - first]
         for j in range(piece.shape[0]):
-            piece[j] = float_of(u32(bits_of(piece[j]) ^ u32(u32(tile[j] << shift) & SIGN)))
+            piece[j] = signed(piece[j], tile[j], shift)
 
 
-@exact
+@inlined
 def _butterfly(low, high):
     for j in range(low.shape[0]):
         a, b = low[j], high[j]
@@ -50,7 +48,7 @@ def _butterfly(low, high):
         high[j] = a - b
 
 
-@exact
+@inlined
 def _butterflies(x):
     """H x of one piece, in place; the lowest bits first."""
     n = x.shape[0]
@@ -71,19 +69,19 @@ def _butterflies(x):
         half *= 2
 
 
-@exact
+@inlined
 def _scaled(x, scale):
     for j in range(x.shape[0]):
         x[j] = x[j] * scale
 
 
-@exact
+@inlined
 def _order(x):
     """|x| as an integer of the same order."""
     return u32(bits_of(x) & u32(0x7FFFFFFF))
 
 
-@exact
+@inlined
 def _largest(c, k, index, values, counts, candidates):
     """The k largest of |c|, by rising index; of equal ones the first."""
     n = c.shape[0]
@@ -197,7 +195,7 @@ def _build(digest: str) -> Any:
     return compile_loop(choose), compile_loop(expand)
 
 
-@exact
+@inlined
 def _place(index, values, x):
     """x <- the coordinates of all workers in their places, added up in order; all of them where there are as many."""
     x[:] = 0
@@ -210,7 +208,7 @@ def _place(index, values, x):
                 x[index[w, j]] += values[w, j]
 
 
-@exact
+@inlined
 def _words(signed, key, run, words):
     """The words whose bits are the signs of a run."""
     if signed:

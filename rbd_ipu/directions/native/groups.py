@@ -7,36 +7,34 @@ copied, as wholes. A direction adds its parameters up row by row, so that nothin
 from typing import Any, Iterable, List, Sequence, Tuple
 
 import numpy as np
-from numba import njit
 
 from rbd_ipu._compat import inside_xla
 from rbd_ipu.directions.groups import Groups
 from rbd_ipu.directions.native.dense import compile_loop, digest, empty, plain
-from rbd_ipu.directions.native.loops import fill_words
+from rbd_ipu.directions.native.loops import fill_words, inlined, signed
 from rbd_ipu.directions.native.op import call_from_graph
-from rbd_ipu.directions.native.stream import SIGN, bits_of, f32, float_of, fold_in, hash32, schedule, u32
+from rbd_ipu.directions.native.stream import f32, fold_in, hash32, schedule, u32
 from rbd_ipu.directions.native.threads import run_tasks, thread_count
 from rbd_ipu.directions.source import Source
 from rbd_ipu.directions.stream import PLANE
 
-exact = njit(error_model="numpy", forceinline=True)
 # Parameters worth a task of their own.
 TASK = 1 << 18
 
 
-@exact
+@inlined
 def _add_signed(words, shift, x, total):
     for j in range(x.shape[0]):
-        total[j] += float_of(u32(bits_of(x[j]) ^ u32(u32(words[j] << shift) & SIGN)))
+        total[j] += signed(x[j], words[j], shift)
 
 
-@exact
+@inlined
 def _copy_signed(words, shift, x, out):
     for j in range(x.shape[0]):
-        out[j] = float_of(u32(bits_of(x[j]) ^ u32(u32(words[j] << shift) & SIGN)))
+        out[j] = signed(x[j], words[j], shift)
 
 
-@exact
+@inlined
 def _run(words, j, x, out, adds):
     """out (+)= s x for x from parameter j on, in planes of one shift."""
     done, n = 0, x.shape[0]

@@ -24,9 +24,9 @@ from rbd_ipu.directions.native.hadamard_rows import (
     worth,
 )
 from rbd_ipu.directions.native.hadamard_transform import PANEL, across, along, along_back, copy, tile, twos
-from rbd_ipu.directions.native.loops import fill_words, loop
+from rbd_ipu.directions.native.loops import fill_words, loop, signed
 from rbd_ipu.directions.native.op import call_from_graph
-from rbd_ipu.directions.native.stream import SIGN, bits_of, float_of, fold_in, schedule, u32
+from rbd_ipu.directions.native.stream import fold_in, schedule, u32
 from rbd_ipu.directions.native.threads import run_tasks, thread_count
 from rbd_ipu.directions.source import Source
 from rbd_ipu.directions.stream import PLANE
@@ -36,7 +36,7 @@ from rbd_ipu.directions.stream import PLANE
 def _signed(words, shift, scale, x, y):
     """y <- scale * s * x for a plane."""
     for j in range(y.shape[0]):
-        y[j] = float_of(u32(bits_of(x[j]) ^ u32(u32(words[j] << shift) & SIGN))) * scale
+        y[j] = signed(x[j], words[j], shift) * scale
 
 
 @njit(error_model="numpy")

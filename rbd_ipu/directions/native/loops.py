@@ -12,7 +12,7 @@ from typing import Any, Tuple
 
 from numba import njit
 
-from rbd_ipu.directions.native.stream import ONE_AS_BITS, SIGN, f32, float_of, hash32, normal, u32, uniform
+from rbd_ipu.directions.native.stream import ONE_AS_BITS, SIGN, bits_of, f32, float_of, hash32, normal, u32, uniform
 
 loop = njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", forceinline=True)
 # What must compute as it is written, or calls other loops.
@@ -65,6 +65,12 @@ def add(r, z, out):
 @njit(inline="always")
 def _entry(word, shift, mean):
     return float_of(u32(u32(u32(word << shift) & SIGN) | ONE_AS_BITS)) + mean
+
+
+@njit(inline="always")
+def signed(x, word, shift):
+    """x with the sign that a word has for its plane."""
+    return float_of(u32(bits_of(x) ^ u32(u32(word << shift) & SIGN)))
 
 
 @loop
