@@ -11,7 +11,7 @@ Everything in the package that needs TensorFlow takes it from here, so that a mi
 reported once, in words.
 """
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 _INSTALL = (
     'rbd_ipu needs TensorFlow, which it never installs by itself: pip install "rbd-ipu[cpu]" for a CPU, '
@@ -47,6 +47,15 @@ else:
     raise ImportError(
         f"rbd_ipu runs on TensorFlow 2.6 to 2.10 (the IPU stack) and 2.16 or later, not on {tf.__version__}"
     )
+
+
+#: For arithmetic of our own: AutoGraph has nothing to rewrite in it, and would take seconds to find that out.
+as_it_is = tf.autograph.experimental.do_not_convert
+
+
+def program(function: Callable, jit: bool = False) -> Callable:
+    """A ``tf.function`` of our own arithmetic, which AutoGraph leaves as it is; ``jit``: compiled by XLA."""
+    return tf.function(function, jit_compile=jit or None, autograph=False)
 
 
 def create_variables(optimizer: Any, variables: Sequence[Any]) -> None:
@@ -141,6 +150,7 @@ def inside_xla() -> bool:
 __all__ = [
     "KERAS_3",
     "apply_update",
+    "as_it_is",
     "compile_keras",
     "compiled_with",
     "create_variables",
@@ -148,6 +158,7 @@ __all__ = [
     "inside_xla",
     "keras",
     "learning_phase_is_set",
+    "program",
     "tensors",
     "tf",
     "untuned",

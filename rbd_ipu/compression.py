@@ -17,7 +17,7 @@ import math
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from rbd_ipu import checks
-from rbd_ipu._compat import inside_xla, tf
+from rbd_ipu._compat import as_it_is, inside_xla, tf
 from rbd_ipu.basis import BasisSpec
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.directions import resolve
@@ -110,6 +110,7 @@ class BlockSketch:
         if resolve(source) == "native":
             self._kernels = module_of("native").block_kernels(self.layout, signed)
 
+    @as_it_is
     def choose(self, vectors: Sequence[Any], index: Any) -> List[Chosen]:
         """The largest coordinates of vectors float32 [n]; ``index`` counts the bases drawn before."""
         keys = self._keys(index)
@@ -125,6 +126,7 @@ class BlockSketch:
                 blocks[self.layout.at(rest)].append(c[:, whole * BLOCK :])
         return [largest(_joined(of_shape), shape.k) for of_shape, shape in zip(blocks, self.shapes)]
 
+    @as_it_is
     def expand(self, sent: Sequence[Sequence[Chosen]], index: Any) -> List[Any]:
         """P_t of the sum of the workers' coordinates, added in their order: vectors float32 [n]."""
         keys = self._keys(index)
@@ -145,6 +147,23 @@ class BlockSketch:
             for v, vector in zip(members, tf.unstack(x)):
                 vectors[v] = vector
         return vectors
+
+    @as_it_is
+    def remember(
+        self, memory: Sequence[Any], gradients: Sequence[Any], beta: Any, finite: Any, index: Any
+    ) -> List[Chosen]:
+        """m <- beta m + g where the gradients are finite, and the largest coordinates of m."""
+        if self._kernels and not inside_xla():
+            return self._kernels.remember(memory, gradients, beta, finite, self._keys(index))
+        return self.choose(_remembered(memory, gradients, beta, finite), index)
+
+    def receive(self, sent: "Sent", memory: Sequence[Any], index: Any, sign: bool) -> List[Any]:
+        """See :func:`receive`."""
+        if not self._kernels or inside_xla():
+            return _received(self, sent, memory, index, sign)
+        if not memory:
+            return self._kernels.expand(sent.coordinates, self._keys(index), sign)
+        return self._kernels.receive(sent.coordinates, sent.own, sent.finite, memory, self._keys(index), sign)
 
     def _keys(self, index: Any) -> Any:
         """The seeds of the vectors' bases, int32 [V, 2]: those of compartments, one for each vector."""
@@ -198,14 +217,26 @@ class SubspaceSketch:
         self._sizes = list(sizes)
         self.shapes = wires.all_of(self.dim)
 
+    @as_it_is
     def choose(self, vectors: Sequence[Any], index: Any) -> List[Chosen]:
         """All coordinates of vectors float32 [n]."""
         return wires.cut(self.space.project_pieces(vectors, self.seed, index), self.shapes)
 
+    @as_it_is
     def expand(self, sent: Sequence[Sequence[Chosen]], index: Any) -> List[Any]:
         """P_t of the sum of the workers' coordinates: vectors float32 [n]."""
         c = wires.joined(summed(sent, self.shapes))
         return self.space.expand_pieces(c, self._sizes, self.seed, index)
+
+    def remember(
+        self, memory: Sequence[Any], gradients: Sequence[Any], beta: Any, finite: Any, index: Any
+    ) -> List[Chosen]:
+        """m <- beta m + g where the gradients are finite, and all coordinates of m."""
+        return self.choose(_remembered(memory, gradients, beta, finite), index)
+
+    def receive(self, sent: "Sent", memory: Sequence[Any], index: Any, sign: bool) -> List[Any]:
+        """See :func:`receive`."""
+        return _received(self, sent, memory, index, sign)
 
 
 def _joined(parts: Sequence[Any], axis: int = 0) -> Any:
@@ -352,6 +383,7 @@ class Sent(NamedTuple):
     finite: Any
 
 
+@as_it_is
 def send(
     use: Compression,
     sketch: Any,
@@ -370,11 +402,10 @@ def send(
     """
     finite = all_finite(gradients)
     if memory:
-        tf.cond(finite, lambda: _remember(memory, gradients, use.memory), _nothing)
-        vectors = [tf.convert_to_tensor(m) for m in memory]
+        chosen = sketch.remember(memory, gradients, use.memory, finite, index)
     else:
-        vectors = list(gradients)
-    coded = wires.encode(use.wire, sketch.choose(vectors, index))
+        chosen = sketch.choose(list(gradients), index)
+    coded = wires.encode(use.wire, chosen)
     if memory or wires.VALUES.get(use.wire).scaled:
         coded = [_not_finite_unless(finite, use.wire, one) for one in coded]
     own = wires.decode(use.wire, coded)
@@ -384,18 +415,25 @@ def send(
     return Sent([wires.decode(use.wire, wires.unpack(use.wire, sketch.shapes, m)) for m in messages], own, finite)
 
 
-def forget(sketch: Any, sent: Sent, memory: Sequence[Any], update: Sequence[Any], index: Any) -> Any:
-    """The third line: m <- m - P q, unless the gradients were not finite. ``update`` is P q of one worker alone."""
-    if not memory:
-        return
-    own = update if len(sent.coordinates) == 1 else sketch.expand([sent.own], index)
+@as_it_is
+def receive(sketch: Any, sent: Sent, memory: Sequence[Any], index: Any, sign: bool = False) -> List[Any]:
+    """The last two lines: m <- m - P q, unless the gradients were not finite, and P of the sum, or its sign."""
+    return sketch.receive(sent, memory, index, sign)
 
-    def subtract() -> Any:
-        for m, u in zip(memory, own):
-            m.assign_sub(u)
-        return tf.constant(0)
 
-    tf.cond(sent.finite, subtract, _nothing)
+def _received(sketch: Any, sent: Sent, memory: Sequence[Any], index: Any, sign: bool) -> List[Any]:
+    """:func:`receive` by operations of TensorFlow."""
+    update = sketch.expand(sent.coordinates, index)
+    if memory:
+        own = update if len(sent.coordinates) == 1 else sketch.expand([sent.own], index)
+
+        def subtract() -> Any:
+            for m, u in zip(memory, own):
+                m.assign_sub(u)
+            return tf.constant(0)
+
+        tf.cond(sent.finite, subtract, _nothing)
+    return [tf.sign(u) for u in update] if sign else update
 
 
 def all_finite(tensors: Sequence[Any]) -> Any:
@@ -403,13 +441,19 @@ def all_finite(tensors: Sequence[Any]) -> Any:
     return tf.math.is_finite(tf.add_n([tf.reduce_sum(tensor) * 0.0 for tensor in tensors]))
 
 
-def _remember(memory: Sequence[Any], gradients: Sequence[Any], beta: Any) -> Any:
-    for m, g in zip(memory, gradients):
-        if beta == 1.0:
-            m.assign_add(g)
-        else:
-            m.assign(beta * tf.convert_to_tensor(m) + g)
-    return tf.constant(0)
+def _remembered(memory: Sequence[Any], gradients: Sequence[Any], beta: Any, finite: Any) -> List[Any]:
+    """m <- beta m + g, if all of g are finite; m."""
+
+    def add() -> Any:
+        for m, g in zip(memory, gradients):
+            if beta == 1.0:
+                m.assign_add(g)
+            else:
+                m.assign(beta * tf.convert_to_tensor(m) + g)
+        return tf.constant(0)
+
+    tf.cond(finite, add, _nothing)
+    return [tf.convert_to_tensor(m) for m in memory]
 
 
 def _nothing() -> Any:
@@ -424,4 +468,14 @@ def _not_finite_unless(finite: Any, wire: str, coded: Any) -> Any:
     return index, tf.where(finite, codes, nan), scale
 
 
-__all__ = ["BlockSketch", "Compression", "Layout", "Sent", "SubspaceSketch", "check", "compression", "forget", "send"]
+__all__ = [
+    "BlockSketch",
+    "Compression",
+    "Layout",
+    "Sent",
+    "SubspaceSketch",
+    "check",
+    "compression",
+    "receive",
+    "send",
+]

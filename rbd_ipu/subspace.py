@@ -17,7 +17,7 @@ from typing import Any, Callable, List, Sequence, Tuple
 
 import numpy as np
 
-from rbd_ipu._compat import inside_xla, tf
+from rbd_ipu._compat import as_it_is, inside_xla, program, tf
 from rbd_ipu.basis import BasisSpec, check_normalize
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.directions import DISTRIBUTIONS, Compiled, Source, check_distribution, make_source, resolve
@@ -42,7 +42,7 @@ class DirectionBlocks:
     def __init__(self, whole: int, starts: Sequence[int], size: int, dim: int, source: Source, jit: bool):
         self.whole, self.size, self.dim = whole, size, dim
         self._starts = list(starts)
-        self._draw = tf.function(source.directions, jit_compile=True) if jit else source.directions
+        self._draw = program(source.directions, jit=True) if jit else source.directions
         # A source whose stream is cut into blocks draws two of them for what is not one of them.
         self._rows = source.block_rows
         if self._rows:
@@ -162,22 +162,27 @@ class Subspace:
             return None
         return OneProgram(Many(self.compartments, self.distribution, self.normalize), self._order)
 
+    @as_it_is
     def project(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """c = P^T v: float32 [D] -> [d]."""
         return self._run["project"](vector, *_tensors(seed, step, worker))
 
+    @as_it_is
     def expand(self, coordinates: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """u = P c: float32 [d] -> [D]."""
         return self._run["expand"](coordinates, *_tensors(seed, step, worker))
 
+    @as_it_is
     def sketch(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Tuple[Any, Any]:
         """c = P^T v and P c, in one pass over each direction: [D] -> [d], [D]."""
         return self._run["sketch"](vector, *_tensors(seed, step, worker))
 
+    @as_it_is
     def filter(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """P P^T v, for those who do not need the coordinates: [D] -> [D]."""
         return self._run["filter"](vector, *_tensors(seed, step, worker))
 
+    @as_it_is
     def project_pieces(self, pieces: Sequence[Any], seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """:meth:`project` of a vector in pieces, which are joined only where they must be: [n_1], ... -> [d]."""
         source = self._in_pieces()
@@ -185,6 +190,7 @@ class Subspace:
             return self.project(tf.concat(list(pieces), axis=0), seed, step, worker)
         return source.project_pieces(pieces, self._seeds(*_tensors(seed, step, worker))[0])
 
+    @as_it_is
     def expand_pieces(
         self, coordinates: Any, sizes: Sequence[int], seed: Any, step: Any = 0, worker: Any = 0
     ) -> List[Any]:
@@ -194,6 +200,7 @@ class Subspace:
             return tf.split(self.expand(coordinates, seed, step, worker), list(sizes))
         return source.expand_pieces(coordinates, sizes, self._seeds(*_tensors(seed, step, worker))[0])
 
+    @as_it_is
     def filter_pieces(self, pieces: Sequence[Any], seed: Any, step: Any = 0, worker: Any = 0) -> List[Any]:
         """:meth:`filter` of a vector in pieces: [n_1], ... -> the same."""
         source = self._in_pieces()
@@ -208,6 +215,7 @@ class Subspace:
         fits = len(self.compartments) == 1 and getattr(source, "in_pieces", False) and not inside_xla()
         return source if fits else None
 
+    @as_it_is
     def join(self, messages: Any, seed: Any, step: Any = 0) -> Any:
         """sum_k P_k c_k, with P_k the basis of worker k: float32 [K, d] -> [D].
 
@@ -217,6 +225,7 @@ class Subspace:
             return self._run["join"](messages, *_tensors(seed, step, 0))
         return tf.add_n([self.expand(messages[k], seed, step, k) for k in range(messages.shape[0])])
 
+    @as_it_is
     def visit(
         self, function: Callable[[Any, int, Any], Any], width: int, seed: Any, step: Any = 0, worker: Any = 0
     ) -> Any:
@@ -235,6 +244,7 @@ class Subspace:
             place += len(members) * of_group.dim
         return tf.concat(rows, axis=0)
 
+    @as_it_is
     def directions(self, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """P^T, dense, zeros outside the compartments: [d, D]. For tests and analysis only."""
         rows: List[Any] = [None] * len(self.compartments)
@@ -340,7 +350,7 @@ def _compile(function: Callable, jit: bool) -> Callable:
     """A program of its own, except inside one that XLA compiles as a whole, as those of an IPU are."""
     if not jit:
         return function
-    compiled = tf.function(function, jit_compile=True)
+    compiled = program(function, jit=True)
     return lambda *arguments: (function if inside_xla() else compiled)(*arguments)
 
 

@@ -9,6 +9,7 @@ from rbd_ipu import compression
 from rbd_ipu._compat import tf
 from rbd_ipu.basis import BasisSpec
 from rbd_ipu.compression import Compression, Layout
+from rbd_ipu.directions.native import blocks as native_blocks
 from rbd_ipu.parallel.wire import VALUES
 
 SIZES = [4096 + 300, 10, 700, 1, 4096 + 300]
@@ -35,7 +36,7 @@ def trained(use, sizes, steps, workers, seed, compile=False):
         for k in range(workers):  # every worker alone first: what would it send?
             own = memories[k] if use.memory is not None else []
             sent = compression.send(use, sketch, gradients[k], own, index, None if workers == 1 else lambda m: [m])
-            compression.forget(sketch, sent, own, sketch.expand([sent.own], index), index)
+            compression.receive(sketch, sent, own, index)
             messages.append(sent.coordinates[0])
         return [u / workers for u in sketch.expand(messages, index)]
 
@@ -88,6 +89,32 @@ def test_machine_code_operations_and_xla_have_the_same_bits(wire):
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("fixed", [True, False])
+def test_machine_code_works_on_some_vectors_at_a_time(fixed, monkeypatch):
+    sizes = [5000, 10, 4096, 5000, 9000, 10, 1]
+    rng = np.random.default_rng(0)
+    gradients = [[tf.constant(rng.standard_normal(n), tf.float32) for n in sizes] for _ in range(2)]
+    found = []
+    for source, part in (("counter", None), ("native", 1 << 20), ("native", 6000)):
+        if part:
+            monkeypatch.setattr(native_blocks, "PART", part)
+        use = made("sign", source=source, fixed=fixed, memory=0.5)
+        sketch = use.sketch([(n,) for n in sizes])
+        memory = [[tf.Variable(tf.ones([n])) for n in sizes] for _ in range(2)]
+        other = compression.send(use, sketch, gradients[1], memory[1], tf.constant(3), None)
+        own = compression.send(use, sketch, gradients[0], memory[0], tf.constant(3), None)
+        both = own._replace(coordinates=[other.own, own.own])
+        u = compression.receive(sketch, both, memory[0], tf.constant(3))
+        compression.receive(sketch, other, memory[1], tf.constant(3))
+        signs = sketch.receive(both, [], tf.constant(3), True)
+        found.append([x.numpy() for x in [*u, *signs, *memory[0], *memory[1]]])
+        for x, sign in zip(u, signs):
+            np.testing.assert_array_equal(np.sign(x), sign)
+    for other in found[1:]:
+        for x, y in zip(found[0], other):
+            np.testing.assert_array_equal(x, y)
+
+
 def test_of_equal_coordinates_the_first_are_chosen():
     for source in ("counter", "native"):
         use = made("float32", fraction=4 / 16, memory=None, fixed=True, source=source)
@@ -107,8 +134,7 @@ def test_what_is_not_finite_is_sent_and_not_remembered(wire, source):
         gradients = [tf.zeros([n]) for n in SIZES]
         gradients[2] = tf.tensor_scatter_nd_update(gradients[2], [[7]], [bad])
         sent = compression.send(use, sketch, gradients, memory, tf.constant(0), lambda m: [m, m])
-        updates = sketch.expand(sent.coordinates, tf.constant(0))
-        compression.forget(sketch, sent, memory, updates, tf.constant(0))
+        updates = compression.receive(sketch, sent, memory, tf.constant(0))
         assert not bool(sent.finite) and all(np.isnan(u).any() for u in updates)
         for m in memory:
             np.testing.assert_array_equal(m, np.ones(m.shape))

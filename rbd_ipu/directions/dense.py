@@ -31,7 +31,7 @@ from typing import Any, Callable, List, Sequence, Tuple
 
 import numpy as np
 
-from rbd_ipu._compat import inside_xla, tf
+from rbd_ipu._compat import inside_xla, program, tf
 from rbd_ipu.directions.source import Compiled, Source, only_cpus
 from rbd_ipu.directions.stream import DISTRIBUTIONS, Distribution, schedule, word_at
 from rbd_ipu.placement import here
@@ -213,9 +213,9 @@ class Parts(Source):
         self._whole = whole
         count = -(-whole.dim // parts)
         self._cuts = [min(count, whole.dim - start) for start in range(0, whole.dim, count)]
-        self._keys = tf.function(whole.keys, jit_compile=True)
+        self._keys = program(whole.keys, jit=True)
         self._sources = {dim: Compiled(self._part(dim)) for dim in set(self._cuts)}
-        self._side_by_side = tf.function(self._run)
+        self._side_by_side = program(self._run)
 
     def _part(self, dim: int) -> Counter:
         w = self._whole

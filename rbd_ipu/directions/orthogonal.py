@@ -15,7 +15,7 @@ instead (Householder), which has no such limit.
 
 from typing import Any, Tuple
 
-from rbd_ipu._compat import tf
+from rbd_ipu._compat import program, tf
 from rbd_ipu.directions.source import Source
 from rbd_ipu.directions.stream import DISTRIBUTIONS, Distribution, schedule
 from rbd_ipu.seeds import fold_in
@@ -101,8 +101,8 @@ class Tiled(Orthogonal):
         super().__init__(groups, size, dim, distribution)
         self.tile = min(size, max(256, TILE_FLOATS // (groups * dim)))
         self._tiles = -(-size // self.tile)
-        self._gram = tf.function(self._gram_and_dots, jit_compile=True)
-        self._combine = tf.function(self._combine_tiles, jit_compile=True)
+        self._gram = program(self._gram_and_dots, jit=True)
+        self._combine = program(self._combine_tiles, jit=True)
 
     def directions(self, seeds: Any, start: int, count: int) -> Any:
         L = self._factor(tf.zeros([self.groups, self.size]), seeds)[0]

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 from typing import Any, Callable, NamedTuple, Optional, Sequence, Tuple
 
-from rbd_ipu._compat import tf
+from rbd_ipu._compat import as_it_is, program, tf
 from rbd_ipu.checks import Registry
 from rbd_ipu.directions.stream import DISTRIBUTIONS
 from rbd_ipu.placement import on_ipu
@@ -23,7 +23,7 @@ SOURCES.register("poprand")("rbd_ipu.directions.poprand")
 ORTHOGONAL = "rbd_ipu.directions.orthogonal"
 
 
-@tf.autograph.experimental.do_not_convert
+@as_it_is
 def imported(path: str) -> Any:
     """The module with this path, also where a function is being traced: AutoGraph would try to rewrite the import."""
     return importlib.import_module(path)
@@ -101,9 +101,9 @@ class Compiled(Source):
 
     def __init__(self, source: Source):
         self.directions = source.directions  # type: ignore[method-assign]
-        self.project = tf.function(source.project, jit_compile=True)  # type: ignore[method-assign]
-        self.expand = tf.function(source.expand, jit_compile=True)  # type: ignore[method-assign]
-        self.sketch = tf.function(source.sketch, jit_compile=True)  # type: ignore[method-assign]
+        self.project = program(source.project, jit=True)  # type: ignore[method-assign]
+        self.expand = program(source.expand, jit=True)  # type: ignore[method-assign]
+        self.sketch = program(source.sketch, jit=True)  # type: ignore[method-assign]
 
 
 def resolve(source: str) -> str:

@@ -184,7 +184,7 @@ def names(kind: Optional[str] = None) -> List[str]:
 
     Example:
       >>> names("table")
-      ['1', '2', '3', '4', 'X1', 'X3']
+      ['1', '2', '3', '4', 'X1', 'X3', 'X5']
     """
 
     def order(text: str) -> Tuple[str, int]:

@@ -118,7 +118,7 @@ class Compressed(Method):
         memory = self._memory(worker)
         sent = compression.send(self.use, self.sketch, self._cut(state.gradient(batch)), memory, index, gather)
         if memory:
-            compression.forget(self.sketch, sent, memory, self.sketch.expand([sent.own], index), index)
+            compression.receive(self.sketch, sent, memory, index)
         return packed[0]
 
     def update(self, messages: Any, step: Any) -> Any:
@@ -132,9 +132,7 @@ class Compressed(Method):
     def step(self, state: Any, batch: Any, step: Any) -> Any:
         index, memory = self.use.basis_index(step), self._memory(tf.constant(self.first))
         sent = compression.send(self.use, self.sketch, self._cut(state.gradient(batch)), memory, index, None)
-        expanded = self.sketch.expand(sent.coordinates, index)
-        compression.forget(self.sketch, sent, memory, expanded, index)
-        return self._finished(expanded, 1)
+        return self._finished(compression.receive(self.sketch, sent, memory, index), 1)
 
     def _cut(self, gradient: Any) -> List[Any]:
         return tf.split(gradient, self._sizes)

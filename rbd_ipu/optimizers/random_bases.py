@@ -4,7 +4,7 @@ import weakref
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 from rbd_ipu import _imports, checks
-from rbd_ipu._compat import KERAS_3, keras, tensors, tf
+from rbd_ipu._compat import KERAS_3, as_it_is, keras, tensors, tf
 from rbd_ipu.basis import BasisSpec
 from rbd_ipu.checks import Registry
 from rbd_ipu.compartments import Compartments
@@ -125,6 +125,7 @@ class RandomBasesDescent(SubspaceSGD):
         self.basis_spec = basis
         self.check_settings()
 
+    @as_it_is
     def descend(self, pairs: Pairs) -> Pairs:
         gradients, variables = zip(*pairs)
         space, sizes = self.subspace_of(variables), [int(v.shape.num_elements()) for v in tensors(variables)]
@@ -243,6 +244,7 @@ class FixedProjectionDescent(RandomBasesDescent):
     def restored(self) -> None:
         self._owners = self._known  # the steps before were taken with these variables
 
+    @as_it_is
     def descend(self, pairs: Pairs) -> Pairs:
         gradients, variables = zip(*pairs)
         self._check_owners(self.described(variables))

@@ -228,15 +228,13 @@ class SubspaceOptimizer(Wrapper):
         memory = [self.memory_of(known[i]) for i in chosen] if self._use.memory is not None else []
         sent = compression.send(self._use, sketch, flat, memory, index, self._gather())
         if self.state == "full" or memory:
-            expanded = sketch.expand(sent.coordinates, index)
-            compression.forget(sketch, sent, memory, expanded, index)
+            expanded = compression.receive(sketch, sent, memory, index, self.update == "sign")
         others = [i for i in range(len(variables)) if not inside[i]]
         plain = self._sum_of_replicas([gradients[i] for i in others])
         if self.state == "coordinates":
             return self._in_coordinates(sketch, sent, step, known, chosen, others, plain)
         updates: List[Any] = [None] * len(variables)
         for i, u in zip(chosen, expanded):
-            u = tf.sign(u) if self.update == "sign" else u
             updates[i] = tf.cast(tf.reshape(u, variables[i].shape), variables[i].dtype)
         for i, gradient in zip(others, plain):
             updates[i] = gradient

@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from rbd_ipu import checks
-from rbd_ipu._compat import tf
+from rbd_ipu._compat import program, tf
 from rbd_ipu.errors import WorkersError
 from rbd_ipu.parallel.cost_model import gathered, reduced
 from rbd_ipu.parallel.plan import Plan, shard_of
@@ -290,8 +290,8 @@ class Collective(Exchange):
         self.meter = GraphMeter(workers)
         self.lost = None  # TensorFlow raises errors of its own
         self._patience = patience
-        self._gather_on_host = tf.function(self._gather)
-        self._total_on_host = tf.function(self._total)
+        self._gather_on_host = program(self._gather)
+        self._total_on_host = program(self._total)
 
     def worker(self) -> Any:
         return tf.constant(self.index)

@@ -16,7 +16,7 @@ def cell(name, row, column):
 
 
 def test_there_is_one_for_every_table_and_figure_of_the_paper():
-    assert presets.names("table") == ["1", "2", "3", "4", "X1", "X3"]
+    assert presets.names("table") == ["1", "2", "3", "4", "X1", "X3", "X5"]
     assert presets.names("figure") == [
         "1",
         "2",

@@ -131,20 +131,24 @@ def _largest(c, k, index, values, counts, candidates):
 
 
 def _build(digest: str) -> Any:
-    def choose(vector, run, signed, key, index, values, first, rest_index, rest_values, last, work, words):
-        """The largest coordinates of the blocks in one run of a vector.
+    def choose(
+        vector, gradient, beta, run, signed, key, index, values, first, rest_index, rest_values, last, out, words
+    ):
+        """The largest coordinates of the blocks in one run of a vector; of beta vector + gradient where there is one.
 
-        Those of its whole blocks go to rows ``first`` and on of [B, k], those of what is left to row ``last``.
+        Those of its whole blocks go to rows ``first`` and on of [B, k], those of what is left to row ``last``. The
+        vector that they are of goes to ``out`` where there is a gradient.
         """
         digest  # noqa: B018
         n = vector.shape[0]
         counts = np.empty(2048, np.int32)
         candidates = np.empty(4096, np.uint32)
+        work = np.empty(4096, np.float32)
         start, stop = run * 32768, min(n, (run + 1) * 32768)
         _words(signed, key, run, words)
         while stop - start >= 4096:
             c, row = work[:4096], first + start // 4096
-            c[:] = vector[start : start + 4096]
+            _taken(vector[start : start + 4096], gradient[start : start + 4096], beta, out[start : start + 4096], c)
             if signed:
                 _signs(words, start % 32768, c)
             _butterflies(c)
@@ -153,7 +157,7 @@ def _build(digest: str) -> Any:
             start += 4096
         if start < stop:
             c = work[: stop - start]
-            c[:] = vector[start:stop]
+            _taken(vector[start:stop], gradient[start:stop], beta, out[start:stop], c)
             if signed:
                 _signs(words, start % 32768, c)
             at, size, norm = 0, 1024, f32(1.0 / 32.0)
@@ -165,34 +169,93 @@ def _build(digest: str) -> Any:
                 size, norm = size // 4, f32(norm * f32(2.0))
             _largest(c, rest_values.shape[1], rest_index[last], rest_values[last], counts, candidates)
 
-    def expand(run, signed, key, index, values, first, rest_index, rest_values, last, out, words):
-        """P of the sum of K workers' coordinates: index, values [K, B, k] -> one run of the vector."""
+    def expand(run, signed, key, index, values, rest_index, rest_values, first, last, sign, out, words):
+        """P of the sum of K workers' coordinates: index, values [K, B, k] -> one run of the vector, or its sign."""
         digest  # noqa: B018
-        n = out.shape[0]
-        start, stop = run * 32768, min(n, (run + 1) * 32768)
+        start, stop = run * 32768, min(out.shape[0], (run + 1) * 32768)
         _words(signed, key, run, words)
-        while stop - start >= 4096:
-            x, row = out[start : start + 4096], first + start // 4096
-            _place(index[:, row], values[:, row], x)
-            _scaled(x, f32(1.0 / 64.0))
-            _butterflies(x)
-            if signed:
-                _signs(words, start % 32768, x)
+        while start < stop:
+            x = out[start : min(stop, start + 4096)]
+            _back(index, values, rest_index, rest_values, first, last, signed, words, start, x)
+            if sign:
+                _sign(x)
             start += 4096
-        if start < stop:
-            x = out[start:stop]
-            _place(rest_index[:, last], rest_values[:, last], x)
-            at, size, norm = 0, 1024, f32(1.0 / 32.0)
-            while at < x.shape[0]:
-                while x.shape[0] - at >= size:
-                    _scaled(x[at : at + size], norm)
-                    _butterflies(x[at : at + size])
-                    at += size
-                size, norm = size // 4, f32(norm * f32(2.0))
-            if signed:
-                _signs(words, start % 32768, x)
 
-    return compile_loop(choose), compile_loop(expand)
+    def receive(
+        run, signed, key, index, values, rest_index, rest_values, own_index, own_values, own_rest_index,
+        own_rest_values, first, last, sign, out, finite, memory, left, words,
+    ):  # fmt: skip
+        """:func:`expand`, and what it leaves of the memory: memory - P of this worker's own coordinates [1, B, k].
+
+        Where own has no rows, the sum is this worker's own. Where ``finite`` is not true, all is left.
+        """
+        digest  # noqa: B018
+        start, stop = run * 32768, min(out.shape[0], (run + 1) * 32768)
+        work = np.empty(4096, np.float32)
+        _words(signed, key, run, words)
+        while start < stop:
+            end = min(stop, start + 4096)
+            x = out[start:end]
+            _back(index, values, rest_index, rest_values, first, last, signed, words, start, x)
+            if not finite:
+                left[start:end] = memory[start:end]
+            elif own_values.shape[0] + own_rest_values.shape[0] == 0:
+                _difference(memory[start:end], x, left[start:end])
+            else:
+                y = work[: end - start]
+                _back(own_index, own_values, own_rest_index, own_rest_values, first, last, signed, words, start, y)
+                _difference(memory[start:end], y, left[start:end])
+            if sign:
+                _sign(x)
+            start += 4096
+
+    return compile_loop(choose), compile_loop(expand), compile_loop(receive)
+
+
+@inlined
+def _taken(vector, gradient, beta, out, c):
+    """c <- the vector, or out <- c <- beta vector + gradient where there is a gradient."""
+    if gradient.shape[0] == 0:
+        for j in range(c.shape[0]):
+            c[j] = vector[j]
+    else:
+        for j in range(c.shape[0]):
+            c[j] = f32(beta * vector[j]) + gradient[j]
+            out[j] = c[j]
+
+
+@inlined
+def _difference(a, b, out):
+    for j in range(out.shape[0]):
+        out[j] = a[j] - b[j]
+
+
+@inlined
+def _sign(x):
+    for j in range(x.shape[0]):
+        x[j] = f32(1.0) if x[j] > 0 else (f32(-1.0) if x[j] < 0 else x[j])
+
+
+@inlined
+def _back(index, values, rest_index, rest_values, first, last, signed, words, start, x):
+    """P of the sum of K workers' coordinates of the block at entry ``start`` of a vector: [K, B, k] -> x."""
+    n = x.shape[0]
+    if n == 4096:
+        row = first + start // 4096
+        _place(index[:, row], values[:, row], x)
+        _scaled(x, f32(1.0 / 64.0))
+        _butterflies(x)
+    else:
+        _place(rest_index[:, last], rest_values[:, last], x)
+        at, size, norm = 0, 1024, f32(1.0 / 32.0)
+        while at < n:
+            while n - at >= size:
+                _scaled(x[at : at + size], norm)
+                _butterflies(x[at : at + size])
+                at += size
+            size, norm = size // 4, f32(norm * f32(2.0))
+    if signed:
+        _signs(words, start % 32768, x)
 
 
 @inlined
@@ -217,7 +280,7 @@ def _words(signed, key, run, words):
         fill_words(u32(offset + u32(u32(run * 1024) * step)), step, words)
 
 
-choose_run, expand_run = _build(digest())
+choose_run, expand_run, receive_run = _build(digest())
 
 
 class _Vector(NamedTuple):
@@ -229,8 +292,24 @@ class _Vector(NamedTuple):
     last: int
 
 
+class _Part(NamedTuple):
+    """Vectors first ... last - 1, which one call works on.
+
+    Attributes:
+      rows: those of each shape that are their blocks, in the order of the vectors.
+      places: of each vector, where its rows begin among these: of whole blocks, and of the one left.
+      tasks: (vector, run).
+    """
+
+    first: int
+    last: int
+    rows: List[np.ndarray]
+    places: List[Tuple[int, int]]
+    tasks: List[Tuple[int, int]]
+
+
 class BlockKernels:
-    """The kernels for the vectors of a model, one call from the graph for all of them.
+    """The kernels for the vectors of a model, called from the graph for some of them at a time.
 
     Args:
       layout: a :class:`rbd_ipu.compression.Layout`.
@@ -245,81 +324,195 @@ class BlockKernels:
         for size, (first, last) in zip(layout.sizes, layout.rows):
             rest = size % BLOCK
             self._vectors.append(_Vector(size, first, layout.at(rest) if rest else -1, last))
+        self._all = self._part(0, len(self._vectors))
+        # Some vectors at a time, one call after the other: what is made of one is gone before the next comes.
         self._parts, begin, size = [], 0, 0
         for v, one in enumerate(self._vectors):
             size += one.size
             if size >= PART or v + 1 == len(self._vectors):
-                self._parts.append((begin, v + 1))
+                self._parts.append(self._part(begin, v + 1))
                 begin, size = v + 1, 0
-        self._tasks = [(v, run) for v, one in enumerate(self._vectors) for run in range(-(-one.size // RUN))]
+
+    def _part(self, first: int, last: int) -> _Part:
+        rows: List[List[int]] = [[] for _ in range(len(self._shapes) + 1)]
+        places = []
+        for one in self._vectors[first:last]:
+            places.append((len(rows[self._whole]), len(rows[one.rest])))
+            rows[self._whole].extend(range(one.first, one.first + one.size // BLOCK))
+            if one.rest >= 0:
+                rows[one.rest].append(one.last)
+        tasks = [(v, run) for v in range(first, last) for run in range(-(-self._vectors[v].size // RUN))]
+        return _Part(first, last, [np.array(of_shape, np.int32) for of_shape in rows[:-1]], places, tasks)
 
     def choose(self, vectors: Sequence[Any], keys: Any) -> List[Any]:
         """See :meth:`rbd_ipu.compression.BlockSketch.choose`."""
-        kinds = [tf.int32] * len(self._shapes) + [tf.float32] * len(self._shapes)
-        results = tf.numpy_function(self._choose, [keys, *vectors], kinds)
-        count = len(self._shapes)
+        results = self._call(functools.partial(self._choose, self._all), [keys, *vectors], self._chosen_kinds())
+        return self._chosen([self._all], [results])
+
+    def remember(self, memory: Sequence[Any], gradients: Sequence[Any], beta: float, finite: Any, keys: Any) -> Any:
+        """See :meth:`rbd_ipu.compression.BlockSketch.remember`."""
+        results: List[Any] = []
+        for part in self._parts:
+            first, last, count = part.first, part.last, part.last - part.first
+            with tf.control_dependencies(results[-1][:1] if results else []):
+                old = [tf.convert_to_tensor(m) for m in memory[first:last]]
+                function = functools.partial(self._remember, part, beta)
+                kinds = [tf.float32] * count + self._chosen_kinds()
+                own = self._call(function, [keys, finite, *old, *gradients[first:last]], kinds)
+            for m, vector, new in zip(memory[first:last], self._vectors[first:last], own):
+                new.set_shape([vector.size])
+                m.assign(new)
+            results.append(own[count:])
+        return self._chosen(self._parts, results)
+
+    def expand(self, sent: Sequence[Sequence[Any]], keys: Any, sign: bool = False) -> List[Any]:
+        """See :meth:`rbd_ipu.compression.BlockSketch.expand`."""
+        found: List[Any] = []
+        arguments = [keys, *self._stacked(sent)]
+        for part in self._parts:
+            with tf.control_dependencies(found[-1:]):
+                function = functools.partial(self._expand, part, sign)
+                found += self._call(function, arguments, [tf.float32] * (part.last - part.first))
+        for vector, result in zip(self._vectors, found):
+            result.set_shape([vector.size])
+        return found
+
+    def receive(
+        self, sent: Sequence[Sequence[Any]], own: Sequence[Any], finite: Any, memory: Sequence[Any], keys: Any,
+        sign: bool,
+    ) -> List[Any]:  # fmt: skip
+        """See :meth:`rbd_ipu.compression.BlockSketch.receive`."""
+        found: List[Any] = []
+        alone = len(sent) == 1
+        coded = [keys, finite, *self._stacked(sent), *([] if alone else self._stacked([own]))]
+        for part in self._parts:
+            first, last, count = part.first, part.last, part.last - part.first
+            with tf.control_dependencies(found[-1:]):
+                old = [tf.convert_to_tensor(m) for m in memory[first:last]]
+                function = functools.partial(self._receive, part, sign, alone)
+                results = self._call(function, [*coded, *old], [tf.float32] * (2 * count))
+            for m, vector, new in zip(memory[first:last], self._vectors[first:last], results[count:]):
+                new.set_shape([vector.size])
+                m.assign(new)
+            found += results[:count]
+        for vector, result in zip(self._vectors, found):
+            result.set_shape([vector.size])
+        return found
+
+    @staticmethod
+    def _call(function: Any, arguments: Sequence[Any], kinds: Sequence[Any]) -> List[Any]:
+        results = tf.numpy_function(function, arguments, kinds)
+        return list(results) if isinstance(results, (list, tuple)) else [results]
+
+    def _chosen_kinds(self) -> List[Any]:
+        return [tf.int32, tf.float32] * len(self._shapes)
+
+    def _chosen(self, parts: Sequence[_Part], results: Sequence[Sequence[Any]]) -> List[Any]:
+        """Indices and values of each shape, from those of the parts, each of which has its own rows and no others."""
         chosen = []
-        for shape, index, values in zip(self._shapes, results[:count], results[count:]):
+        for s, shape in enumerate(self._shapes):
+            index, values = results[0][2 * s : 2 * s + 2]
+            if len(parts) > 1:
+                index = tf.concat([own[2 * s] for own in results], axis=0)
+                values = tf.concat([own[2 * s + 1] for own in results], axis=0)
+            order = np.argsort(np.concatenate([part.rows[s] for part in parts]))
+            if (np.diff(order) != 1).any():
+                index, values = tf.gather(index, order), tf.gather(values, order)
             index.set_shape([shape.blocks, shape.k])
             values.set_shape([shape.blocks, shape.k])
             chosen.append((None if shape.k == shape.n else index, values))
         return chosen
 
-    def expand(self, sent: Sequence[Sequence[Any]], keys: Any) -> List[Any]:
-        """See :meth:`rbd_ipu.compression.BlockSketch.expand`."""
-        arguments = [keys]
+    def _stacked(self, sent: Sequence[Sequence[Any]]) -> List[Any]:
+        """Values, and indices where some are chosen, of each shape: [K, B, k]."""
+        arguments = []
         for s, shape in enumerate(self._shapes):
             arguments.append(tf.stack([own[s][1] for own in sent]))
             if shape.k < shape.n:
                 arguments.append(tf.stack([own[s][0] for own in sent]))
-        found: List[Any] = []
-        # Some vectors at a time, one call after the other: what is made of one update is gone before the next comes.
-        for first, last in self._parts:
-            kinds = [tf.float32] * (last - first)
-            with tf.control_dependencies(found[-1:]):
-                results = tf.numpy_function(functools.partial(self._expand, first, last), arguments, kinds)
-            found += results if isinstance(results, (list, tuple)) else [results]
-        for vector, result in zip(self._vectors, found):
-            result.set_shape([vector.size])
-        return found
+        return arguments
 
-    def _choose(self, keys: np.ndarray, *vectors: np.ndarray) -> Tuple[np.ndarray, ...]:
-        keys, vectors = plain(keys), tuple(plain(vector) for vector in vectors)
-        index = [np.empty((shape.blocks, shape.k), np.int32) for shape in self._shapes]
-        values = [empty(shape.blocks, shape.k) for shape in self._shapes]
-        index.append(np.empty((0, 0), np.int32))  # of a vector that has no such block
-        values.append(np.empty((0, 0), np.float32))
-
-        def task(number: int) -> None:
-            v, run = self._tasks[number]
-            _, first, rest, last = self._vectors[v]
-            whole = (index[self._whole], values[self._whole], first)
-            left = (index[rest], values[rest], last)
-            work, words = np.empty(BLOCK, np.float32), np.empty(PLANE, np.uint32)
-            choose_run(vectors[v], run, self._signed, keys[v], *whole, *left, work, words)
-
-        run_tasks(len(self._tasks), thread_count(), task)
-        return (*index[:-1], *values[:-1])
-
-    def _expand(self, first: int, last: int, keys: np.ndarray, *arrays: np.ndarray) -> List[np.ndarray]:
-        keys, found = plain(keys), [plain(array) for array in arrays]
+    def _unstacked(self, found: List[np.ndarray]) -> Tuple[List[np.ndarray], List[np.ndarray]]:
+        """The arrays of :meth:`_stacked`, taken off the list; the last of each is for vectors without such blocks."""
         workers = len(found[0])
-        none = np.empty((workers, 0, 0), np.int32)
         index, values = [], []
         for shape in self._shapes:
             values.append(found.pop(0))
             index.append(found.pop(0) if shape.k < shape.n else np.empty((workers, shape.blocks, 0), np.int32))
-        index.append(none)
-        values.append(none.astype(np.float32))
-        out = [empty(1, one.size)[0] for one in self._vectors[first:last]]
-        tasks = [(v, run) for v, run in self._tasks if first <= v < last]
+        index.append(np.empty((workers, 0, 0), np.int32))
+        values.append(np.empty((workers, 0, 0), np.float32))
+        return index, values
+
+    def _of(self, one: _Vector, index: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> Tuple[np.ndarray, ...]:
+        return index[self._whole], values[self._whole], index[one.rest], values[one.rest]
+
+    def _choose(self, part: _Part, keys: np.ndarray, *vectors: np.ndarray) -> Tuple[np.ndarray, ...]:
+        nothing = [np.empty(0, np.float32)] * len(vectors)
+        return self._chosen_of(part, keys, 1.0, vectors, nothing, nothing)
+
+    def _remember(
+        self, part: _Part, beta: float, keys: np.ndarray, finite: np.ndarray, *arrays: np.ndarray
+    ) -> Tuple[np.ndarray, ...]:
+        old, gradients = arrays[: len(part.places)], arrays[len(part.places) :]
+        new = [empty(1, one.size)[0] for one in self._vectors[part.first : part.last]]
+        if finite:
+            return (*new, *self._chosen_of(part, keys, beta, old, gradients, new))
+        for m, kept in zip(new, old):
+            m[:] = kept
+        return (*new, *self._choose(part, keys, *new))
+
+    def _chosen_of(
+        self, part: _Part, keys: np.ndarray, beta: float, vectors: Any, gradients: Any, out: Any
+    ) -> Tuple[np.ndarray, ...]:
+        index = [np.empty((len(own), shape.k), np.int32) for own, shape in zip(part.rows, self._shapes)]
+        values = [empty(len(own), shape.k) for own, shape in zip(part.rows, self._shapes)]
+        index.append(np.empty((0, 0), np.int32))  # of a vector that has no such block
+        values.append(np.empty((0, 0), np.float32))
+        keys = plain(keys)
+        vectors, gradients = [plain(vector) for vector in vectors], [plain(gradient) for gradient in gradients]
 
         def task(number: int) -> None:
-            v, run = tasks[number]
-            one = self._vectors[v]
-            whole = (index[self._whole], values[self._whole], one.first)
-            left = (index[one.rest], values[one.rest], one.last)
-            expand_run(run, self._signed, keys[v], *whole, *left, out[v - first], np.empty(PLANE, np.uint32))
+            v, run = part.tasks[number]
+            one, i = self._vectors[v], v - part.first
+            row, rest = part.places[i]
+            chosen = (index[self._whole], values[self._whole], row, index[one.rest], values[one.rest], rest)
+            of_vector = (vectors[i], gradients[i], np.float32(beta), run, self._signed, keys[v])
+            choose_run(*of_vector, *chosen, out[i], np.empty(PLANE, np.uint32))
 
-        run_tasks(len(tasks), thread_count(), task)
+        run_tasks(len(part.tasks), thread_count(), task)
+        return tuple(array for pair in zip(index[:-1], values[:-1]) for array in pair)
+
+    def _expand(self, part: _Part, sign: bool, keys: np.ndarray, *arrays: np.ndarray) -> List[np.ndarray]:
+        keys, found = plain(keys), [plain(array) for array in arrays]
+        sent = self._unstacked(found)
+        out = [empty(1, one.size)[0] for one in self._vectors[part.first : part.last]]
+
+        def task(number: int) -> None:
+            v, run = part.tasks[number]
+            one = self._vectors[v]
+            place = (*self._of(one, *sent), one.first, one.last)
+            expand_run(run, self._signed, keys[v], *place, sign, out[v - part.first], np.empty(PLANE, np.uint32))
+
+        run_tasks(len(part.tasks), thread_count(), task)
         return out
+
+    def _receive(
+        self, part: _Part, sign: bool, alone: bool, keys: np.ndarray, finite: np.ndarray, *arrays: np.ndarray
+    ) -> List[np.ndarray]:
+        keys, found = plain(keys), [plain(array) for array in arrays]
+        sent = self._unstacked(found)
+        own = (
+            ([array[:0] for array in sent[0]], [array[:0] for array in sent[1]]) if alone else self._unstacked(found)
+        )
+        out = [empty(1, one.size)[0] for one in self._vectors[part.first : part.last]]
+        left = [empty(1, one.size)[0] for one in self._vectors[part.first : part.last]]
+
+        def task(number: int) -> None:
+            v, run = part.tasks[number]
+            one, i = self._vectors[v], v - part.first
+            coded = (*self._of(one, *sent), *self._of(one, *own), one.first, one.last, sign)
+            words = np.empty(PLANE, np.uint32)
+            receive_run(run, self._signed, keys[v], *coded, out[i], bool(finite), found[i], left[i], words)
+
+        run_tasks(len(part.tasks), thread_count(), task)
+        return [*out, *left]
