@@ -124,6 +124,30 @@ def test_of_equal_coordinates_the_first_are_chosen():
         assert chosen[0].numpy().tolist() == [[0, 1, 2, 3]]
 
 
+@pytest.mark.parametrize(
+    "n, k", [(4096, 32), (4096, 1), (4096, 200), (4096, 3000), (4095, 7), (100, 3), (9, 9), (2, 1)]
+)
+def test_machine_code_chooses_the_largest(n, k):
+    rng = np.random.default_rng(k)
+    integers = rng.integers(-3, 4, n)  # many are equal
+    spiked = np.where(rng.random(n) < 0.01, 1.0, 0.0) * rng.standard_normal(n)
+    vectors = [
+        rng.standard_normal(n),
+        integers,
+        np.zeros(n),
+        spiked,
+        np.full(n, np.nan),
+        np.sort(rng.standard_normal(n)),
+    ]
+    for c in np.asarray(vectors, np.float32):
+        index, values = np.zeros(k, np.int32), np.zeros(k, np.float32)
+        native_blocks._largest(c, k, index, values, np.empty(4096, np.uint32), np.empty(4096, np.int32))
+        bits = np.abs(c).view(np.uint32).astype(np.int64)
+        expected = np.sort(np.argsort(-bits, kind="stable")[:k])
+        np.testing.assert_array_equal(index, expected)
+        np.testing.assert_array_equal(values, c[expected])
+
+
 @pytest.mark.parametrize("source", ["counter", "native"])
 @pytest.mark.parametrize("wire", VALUES)
 def test_what_is_not_finite_is_sent_and_not_remembered(wire, source):

@@ -1,8 +1,9 @@
 """Blocks by machine code: butterflies in the first-level cache, and a selection by threshold.
 
-A task is a run of pieces of one vector. Of each piece: signs, butterflies, norms; then the k largest are found by a
-histogram over the upper bits of |c| and, within its last column, by bisection. Nothing of the size of the vector is
-written where coordinates are chosen, and nothing but the result is where they come back.
+A task is some runs of pieces of one vector. Of each piece: signs, butterflies, norms; then the k largest are found,
+among those that reach the k-th of the maxima of groups, by bisection over the bits of |c|. Nothing of the size of the
+vector is written where coordinates are chosen, but for the memory that they are of, and nothing but the results where
+they come back.
 
 All is written as it is computed, without fused or reordered additions: the bits are those of the TensorFlow
 operations in ``directions/blocks.py``.
@@ -15,14 +16,16 @@ import numpy as np
 
 from rbd_ipu._compat import tf
 from rbd_ipu.directions.blocks import BLOCK
-from rbd_ipu.directions.native.dense import compile_loop, digest, empty, plain
+from rbd_ipu.directions.native.dense import Rooms, compile_loop, digest, empty, plain
 from rbd_ipu.directions.native.loops import fill_words, inlined, signed
 from rbd_ipu.directions.native.stream import bits_of, f32, fold_in, schedule, u32
 from rbd_ipu.directions.native.threads import run_tasks, thread_count
 from rbd_ipu.directions.stream import PLANE
 
-#: Pieces that share their words of signs, and so the length of a task: 8 x 4096 = 32 x 1024.
+#: Pieces that share their words of signs: 8 x 4096 = 32 x 1024.
 RUN = 32 * PLANE
+#: Runs of a task.
+RUNS = 4
 #: Entries of the vectors that come back by one call.
 PART = 1 << 20
 
@@ -49,6 +52,15 @@ def _butterfly(low, high):
 
 
 @inlined
+def _two_butterflies(p, q, r, s):
+    """Two passes in one: of (p, q) and (r, s), then of what came of them."""
+    for j in range(p.shape[0]):
+        a, b, c, d = p[j], q[j], r[j], s[j]
+        a, b, c, d = a + b, a - b, c + d, c - d
+        p[j], q[j], r[j], s[j] = a + c, b + d, a - c, b - d
+
+
+@inlined
 def _butterflies(x):
     """H x of one piece, in place; the lowest bits first."""
     n = x.shape[0]
@@ -63,10 +75,13 @@ def _butterflies(x):
         half = 8
     else:
         half = 1
-    while half < n:
-        for i in range(0, n, 2 * half):
-            _butterfly(x[i : i + half], x[i + half : i + 2 * half])
-        half *= 2
+    while 4 * half <= n:
+        for i in range(0, n, 4 * half):
+            low, high = x[i : i + 2 * half], x[i + 2 * half : i + 4 * half]
+            _two_butterflies(low[:half], low[half:], high[:half], high[half:])
+        half *= 4
+    if half < n:
+        _butterfly(x[:half], x[half:])
 
 
 @inlined
@@ -82,80 +97,104 @@ def _order(x):
 
 
 @inlined
-def _largest(c, k, index, values, counts, candidates):
-    """The k largest of |c|, by rising index; of equal ones the first."""
+def _kth(bits, count, k, low, high):
+    """The k-th largest of ``count`` numbers that lies in low ... high, by bisection."""
+    while low < high:
+        middle = u32(low + u32((high - low) >> u32(1)))
+        more = u32(0)
+        for j in range(count):
+            more = u32(more + u32(bits[j] > middle))
+        if more < k:
+            high = middle
+        else:
+            low = u32(middle + u32(1))
+    return low
+
+
+@inlined
+def _sort(x):
+    for i in range(1, x.shape[0]):
+        value, j = x[i], i
+        while j > 0 and x[j - 1] > value:
+            x[j] = x[j - 1]
+            j -= 1
+        x[j] = value
+
+
+@inlined
+def _largest(c, k, index, values, bits, places):
+    """The k largest of |c|, by rising index; of equal ones the first.
+
+    The k-th of the maxima of groups is a bound that at least k entries reach, and few more.
+    """
     n = c.shape[0]
     if k == n:
         for j in range(n):
             index[j], values[j] = j, c[j]
         return
-    counts[:] = 0
-    for j in range(n):
-        counts[_order(c[j]) >> u32(20)] += 1  # 8 bits of exponent, 3 of mantissa
-    column, above = 2047, 0
-    while above + counts[column] < k:
-        above += counts[column]
-        column -= 1
-    found = 0
-    for j in range(n):
-        bits = _order(c[j])
-        if (bits >> u32(20)) == column:
-            candidates[found] = bits
-            found += 1
-    # The least bits that fewer than the wanted number of candidates exceed.
-    wanted = k - above
-    low, high = u32(u32(column) << u32(20)), u32((u32(column) << u32(20)) | u32(0xFFFFF))
-    while low < high:
-        middle = u32(low + u32((high - low) >> u32(1)))
-        more = 0
-        for j in range(found):
-            more += candidates[j] > middle
-        if more < wanted:
-            high = middle
-        else:
-            low = u32(middle + u32(1))
+    groups = n // max(1, min(64, n // (8 * k)))  # entries j, j + groups, j + 2 groups ... share a maximum
+    for j in range(groups):
+        bits[j] = _order(c[j])
+    for first in range(groups, n, groups):
+        row = c[first : min(n, first + groups)]
+        for j in range(row.shape[0]):
+            bits[j] = max(bits[j], _order(row[j]))
+    bound = _kth(bits, groups, k, u32(0), u32(0x7FFFFFFF))
+    found, many = 0, 2 * k + 64
+    for group in range(groups):
+        if bits[group] >= bound:
+            for j in range(group, n, groups):
+                if _order(c[j]) >= bound and found <= many:
+                    places[found] = j
+                    found += 1
+    if found <= many:
+        _sort(places[:found])
+    else:  # many are equal
+        found = 0
+        for j in range(n):
+            if _order(c[j]) >= bound:
+                places[found] = j
+                found += 1
+    for i in range(found):
+        bits[i] = _order(c[places[i]])
+    least = _kth(bits, found, k, bound, u32(0x7FFFFFFF))
     more = 0
-    for j in range(found):
-        more += candidates[j] > low
-    equal = wanted - more  # how many of those with just these bits are taken
-    place = 0
-    for j in range(n):
-        bits = _order(c[j])
-        if bits > low:
-            index[place], values[place] = j, c[j]
-            place += 1
-        elif bits == low and equal > 0:
-            index[place], values[place] = j, c[j]
-            place += 1
-            equal -= 1
+    for i in range(found):
+        more += bits[i] > least
+    equal = k - more  # how many of those with just these bits are taken
+    at = 0
+    for i in range(found):
+        if bits[i] > least or (bits[i] == least and equal > 0):
+            equal -= bits[i] == least
+            index[at], values[at] = places[i], c[places[i]]
+            at += 1
 
 
 def _build(digest: str) -> Any:
     def choose(
-        vector, gradient, beta, run, signed, key, index, values, first, rest_index, rest_values, last, out, words
+        vector, gradient, beta, run, end, signed, key, index, values, first, rest_index, rest_values, last, out, words
     ):
-        """The largest coordinates of the blocks in one run of a vector; of beta vector + gradient where there is one.
+        """The largest coordinates of the blocks in runs of a vector; of beta vector + gradient where there is one.
 
         Those of its whole blocks go to rows ``first`` and on of [B, k], those of what is left to row ``last``. The
         vector that they are of goes to ``out`` where there is a gradient.
         """
         digest  # noqa: B018
         n = vector.shape[0]
-        counts = np.empty(2048, np.int32)
-        candidates = np.empty(4096, np.uint32)
-        work = np.empty(4096, np.float32)
-        start, stop = run * 32768, min(n, (run + 1) * 32768)
-        _words(signed, key, run, words)
+        bits, places, work = np.empty(4096, np.uint32), np.empty(4096, np.int32), np.empty(4096, np.float32)
+        start, stop = run * 32768, min(n, end * 32768)
         while stop - start >= 4096:
+            _words(signed, key, start, words)
             c, row = work[:4096], first + start // 4096
             _taken(vector[start : start + 4096], gradient[start : start + 4096], beta, out[start : start + 4096], c)
             if signed:
                 _signs(words, start % 32768, c)
             _butterflies(c)
             _scaled(c, f32(1.0 / 64.0))
-            _largest(c, values.shape[1], index[row], values[row], counts, candidates)
+            _largest(c, values.shape[1], index[row], values[row], bits, places)
             start += 4096
         if start < stop:
+            _words(signed, key, start, words)
             c = work[: stop - start]
             _taken(vector[start:stop], gradient[start:stop], beta, out[start:stop], c)
             if signed:
@@ -167,14 +206,14 @@ def _build(digest: str) -> Any:
                     _scaled(c[at : at + size], norm)
                     at += size
                 size, norm = size // 4, f32(norm * f32(2.0))
-            _largest(c, rest_values.shape[1], rest_index[last], rest_values[last], counts, candidates)
+            _largest(c, rest_values.shape[1], rest_index[last], rest_values[last], bits, places)
 
-    def expand(run, signed, key, index, values, rest_index, rest_values, first, last, sign, out, words):
-        """P of the sum of K workers' coordinates: index, values [K, B, k] -> one run of the vector, or its sign."""
+    def expand(run, end, signed, key, index, values, rest_index, rest_values, first, last, sign, out, words):
+        """P of the sum of K workers' coordinates: index, values [K, B, k] -> runs of the vector, or their signs."""
         digest  # noqa: B018
-        start, stop = run * 32768, min(out.shape[0], (run + 1) * 32768)
-        _words(signed, key, run, words)
+        start, stop = run * 32768, min(out.shape[0], end * 32768)
         while start < stop:
+            _words(signed, key, start, words)
             x = out[start : min(stop, start + 4096)]
             _back(index, values, rest_index, rest_values, first, last, signed, words, start, x)
             if sign:
@@ -182,7 +221,7 @@ def _build(digest: str) -> Any:
             start += 4096
 
     def receive(
-        run, signed, key, index, values, rest_index, rest_values, own_index, own_values, own_rest_index,
+        run, end, signed, key, index, values, rest_index, rest_values, own_index, own_values, own_rest_index,
         own_rest_values, first, last, sign, out, finite, memory, left, words,
     ):  # fmt: skip
         """:func:`expand`, and what it leaves of the memory: memory - P of this worker's own coordinates [1, B, k].
@@ -190,21 +229,21 @@ def _build(digest: str) -> Any:
         Where own has no rows, the sum is this worker's own. Where ``finite`` is not true, all is left.
         """
         digest  # noqa: B018
-        start, stop = run * 32768, min(out.shape[0], (run + 1) * 32768)
+        start, stop = run * 32768, min(out.shape[0], end * 32768)
         work = np.empty(4096, np.float32)
-        _words(signed, key, run, words)
         while start < stop:
-            end = min(stop, start + 4096)
-            x = out[start:end]
+            _words(signed, key, start, words)
+            after = min(stop, start + 4096)
+            x = out[start:after]
             _back(index, values, rest_index, rest_values, first, last, signed, words, start, x)
             if not finite:
-                left[start:end] = memory[start:end]
+                left[start:after] = memory[start:after]
             elif own_values.shape[0] + own_rest_values.shape[0] == 0:
-                _difference(memory[start:end], x, left[start:end])
+                _difference(memory[start:after], x, left[start:after])
             else:
-                y = work[: end - start]
+                y = work[: after - start]
                 _back(own_index, own_values, own_rest_index, own_rest_values, first, last, signed, words, start, y)
-                _difference(memory[start:end], y, left[start:end])
+                _difference(memory[start:after], y, left[start:after])
             if sign:
                 _sign(x)
             start += 4096
@@ -272,12 +311,12 @@ def _place(index, values, x):
 
 
 @inlined
-def _words(signed, key, run, words):
-    """The words whose bits are the signs of a run."""
-    if signed:
+def _words(signed, key, start, words):
+    """The words whose bits are the signs of a run, where one begins at this entry."""
+    if signed and start % 32768 == 0:
         a, b = fold_in(u32(key[0]), u32(key[1]), u32(0))
         offset, step = schedule(a, b)
-        fill_words(u32(offset + u32(u32(run * 1024) * step)), step, words)
+        fill_words(u32(offset + u32(u32(start // 32) * step)), step, words)
 
 
 choose_run, expand_run, receive_run = _build(digest())
@@ -298,14 +337,14 @@ class _Part(NamedTuple):
     Attributes:
       rows: those of each shape that are their blocks, in the order of the vectors.
       places: of each vector, where its rows begin among these: of whole blocks, and of the one left.
-      tasks: (vector, run).
+      tasks: (vector, first run, run that is not its own any more).
     """
 
     first: int
     last: int
     rows: List[np.ndarray]
     places: List[Tuple[int, int]]
-    tasks: List[Tuple[int, int]]
+    tasks: List[Tuple[int, int, int]]
 
 
 class BlockKernels:
@@ -324,6 +363,7 @@ class BlockKernels:
         for size, (first, last) in zip(layout.sizes, layout.rows):
             rest = size % BLOCK
             self._vectors.append(_Vector(size, first, layout.at(rest) if rest else -1, last))
+        self._rooms = Rooms()
         self._all = self._part(0, len(self._vectors))
         # Some vectors at a time, one call after the other: what is made of one is gone before the next comes.
         self._parts, begin, size = [], 0, 0
@@ -341,7 +381,11 @@ class BlockKernels:
             rows[self._whole].extend(range(one.first, one.first + one.size // BLOCK))
             if one.rest >= 0:
                 rows[one.rest].append(one.last)
-        tasks = [(v, run) for v in range(first, last) for run in range(-(-self._vectors[v].size // RUN))]
+        tasks = [
+            (v, run, run + RUNS)
+            for v in range(first, last)
+            for run in range(0, -(-self._vectors[v].size // RUN), RUNS)
+        ]
         return _Part(first, last, [np.array(of_shape, np.int32) for of_shape in rows[:-1]], places, tasks)
 
     def choose(self, vectors: Sequence[Any], keys: Any) -> List[Any]:
@@ -454,7 +498,7 @@ class BlockKernels:
         self, part: _Part, beta: float, keys: np.ndarray, finite: np.ndarray, *arrays: np.ndarray
     ) -> Tuple[np.ndarray, ...]:
         old, gradients = arrays[: len(part.places)], arrays[len(part.places) :]
-        new = [empty(1, one.size)[0] for one in self._vectors[part.first : part.last]]
+        new = [self._rooms.take(one.size) for one in self._vectors[part.first : part.last]]
         if finite:
             return (*new, *self._chosen_of(part, keys, beta, old, gradients, new))
         for m, kept in zip(new, old):
@@ -472,11 +516,11 @@ class BlockKernels:
         vectors, gradients = [plain(vector) for vector in vectors], [plain(gradient) for gradient in gradients]
 
         def task(number: int) -> None:
-            v, run = part.tasks[number]
+            v, *runs = part.tasks[number]
             one, i = self._vectors[v], v - part.first
             row, rest = part.places[i]
             chosen = (index[self._whole], values[self._whole], row, index[one.rest], values[one.rest], rest)
-            of_vector = (vectors[i], gradients[i], np.float32(beta), run, self._signed, keys[v])
+            of_vector = (vectors[i], gradients[i], np.float32(beta), *runs, self._signed, keys[v])
             choose_run(*of_vector, *chosen, out[i], np.empty(PLANE, np.uint32))
 
         run_tasks(len(part.tasks), thread_count(), task)
@@ -485,13 +529,13 @@ class BlockKernels:
     def _expand(self, part: _Part, sign: bool, keys: np.ndarray, *arrays: np.ndarray) -> List[np.ndarray]:
         keys, found = plain(keys), [plain(array) for array in arrays]
         sent = self._unstacked(found)
-        out = [empty(1, one.size)[0] for one in self._vectors[part.first : part.last]]
+        out = [self._rooms.take(one.size) for one in self._vectors[part.first : part.last]]
 
         def task(number: int) -> None:
-            v, run = part.tasks[number]
+            v, *runs = part.tasks[number]
             one = self._vectors[v]
             place = (*self._of(one, *sent), one.first, one.last)
-            expand_run(run, self._signed, keys[v], *place, sign, out[v - part.first], np.empty(PLANE, np.uint32))
+            expand_run(*runs, self._signed, keys[v], *place, sign, out[v - part.first], np.empty(PLANE, np.uint32))
 
         run_tasks(len(part.tasks), thread_count(), task)
         return out
@@ -504,15 +548,15 @@ class BlockKernels:
         own = (
             ([array[:0] for array in sent[0]], [array[:0] for array in sent[1]]) if alone else self._unstacked(found)
         )
-        out = [empty(1, one.size)[0] for one in self._vectors[part.first : part.last]]
-        left = [empty(1, one.size)[0] for one in self._vectors[part.first : part.last]]
+        out = [self._rooms.take(one.size) for one in self._vectors[part.first : part.last]]
+        left = [self._rooms.take(one.size) for one in self._vectors[part.first : part.last]]
 
         def task(number: int) -> None:
-            v, run = part.tasks[number]
+            v, *runs = part.tasks[number]
             one, i = self._vectors[v], v - part.first
             coded = (*self._of(one, *sent), *self._of(one, *own), one.first, one.last, sign)
             words = np.empty(PLANE, np.uint32)
-            receive_run(run, self._signed, keys[v], *coded, out[i], bool(finite), found[i], left[i], words)
+            receive_run(*runs, self._signed, keys[v], *coded, out[i], bool(finite), found[i], left[i], words)
 
         run_tasks(len(part.tasks), thread_count(), task)
         return [*out, *left]
