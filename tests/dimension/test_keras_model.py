@@ -1,6 +1,9 @@
 """``rbd_ipu.intrinsic_dimension`` on a small Keras model of one's own."""
 
+import inspect
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from rbd_ipu._compat import keras, tf
 from rbd_ipu.dimension import keras_model
 from rbd_ipu.files import installed
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "dimension.md"
 X, Y = blobs(192)
 DATA = (X[:128], Y[:128]), (X[128:], Y[128:])
 QUICK = {"epochs": 3, "learning_rates": [2.0], "full_learning_rates": [0.5], "share": 0.7}
@@ -167,3 +171,21 @@ def test_fingerprints_tell_data_apart():
     assert keras_model.fingerprint(one) == keras_model.fingerprint((np.zeros((2, 3)), np.arange(2)))
     assert keras_model.fingerprint(one) != keras_model.fingerprint(other)
     assert keras_model.fingerprint({"a": one, "b": [[1, 2]]}) and keras_model.fingerprint(iter([])) is None
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="the pages are not beside the tests")
+def test_the_example_of_the_page_calls_it_rightly(monkeypatch, tmp_path):
+    images = np.zeros((64, 28, 28), np.uint8), np.arange(64, dtype=np.uint8) % 10
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: (images, images))
+    signature = inspect.signature(rbd_ipu.intrinsic_dimension)
+
+    def shorter(*arguments, **named):
+        given = signature.bind(*arguments, **named).arguments
+        assert given["folder"] == "runs/mine"
+        few = {"epochs": 1, "learning_rates": [1.0], "full_learning_rates": [0.1], "least": 64, "greatest": 64}
+        return genuine(**{**given, **few, "folder": tmp_path / "mine"})
+
+    genuine = rbd_ipu.intrinsic_dimension
+    monkeypatch.setattr(rbd_ipu, "intrinsic_dimension", shorter, raising=False)
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    exec(compile(block, str(PAGE), "exec"), {})
