@@ -194,7 +194,8 @@ def to_measure(
       runs: of this d, so far.
       seeds: all that are wanted.
       threshold: the accuracy to reach; infinite for the full space, whose rate is always looked for to the end.
-      rates: those to try, in this order; None for a walk, see :func:`next_rates`.
+      rates: those to try, in this order, one after the other (all at once where the threshold is infinite); None for
+        a walk, see :func:`next_rates`.
       start: of the walk.
 
     Example:
@@ -217,7 +218,11 @@ def to_measure(
         others = [(best, seed) for seed in seeds if seed not in done]
         if known[best] >= threshold and others:
             return others
-    more = next_rates(known, start) if rates is None else [rate for rate in rates if rate not in known][:1]
+    if rates is None:
+        more = next_rates(known, start)
+    else:
+        left = [rate for rate in rates if rate not in known]
+        more = left if threshold == math.inf else left[:1]
     return [(rate, seeds[0]) for rate in more] or others
 
 

@@ -130,6 +130,8 @@ def test_a_rate_that_diverges_with_one_seed_is_none():
 
 def test_rates_are_tried_until_the_mean_of_the_seeds_reaches():
     rates = [1.0, 2.0, 4.0]
+    assert to_measure([], (0, 1), 0.9, rates, 1.0) == [(1.0, 0)]
+    assert to_measure([], (0, 1), math.inf, rates, 1.0) == [(1.0, 0), (2.0, 0), (4.0, 0)]
     assert to_measure([run(1.0, 0, 0.95)], (0, 1), 0.9, rates, 1.0) == [(1.0, 1)]
     low = [run(1.0, 0, 0.95), run(1.0, 1, 0.8)]
     assert to_measure(low, (0, 1), 0.9, rates, 1.0) == [(2.0, 0)]
