@@ -5,7 +5,7 @@
 A case is one search, in its folder under --output: what is done there is never repeated. After each case, and where
 one is interrupted, its document goes into the file of results, a line for each case. The settings are those of the
 code of Li et al. (100 epochs, batches of 128, no augmentation), but for the optimizer: they train by Adam, and this
-is SGD with a momentum of 0.9.
+is SGD with a momentum of 0.9, without their L2 penalty.
 """
 
 import argparse
