@@ -26,6 +26,7 @@ _HOME = {
     "Trainer": "training",
     "save_delta": "delta",
     "apply_delta": "delta",
+    "intrinsic_dimension": "dimension",
     "NonFiniteError": "errors",
     "open_device": "devices",
 }

@@ -1,6 +1,7 @@
 """The networks by name: the paper's, for images of any size, and a language model.
 
-Fully connected, convolutional, ResNet-8 and ResNet-32 are the paper's; ``gpt`` is :mod:`rbd_ipu.gpt`.
+Fully connected, convolutional, ResNet-8 and ResNet-32 are the paper's; ``fc200`` and ``lenet`` are those of Li et al.
+2018, "Measuring the Intrinsic Dimension of Objective Landscapes"; ``gpt`` is :mod:`rbd_ipu.gpt`.
 
 Fresh weights are drawn as Keras draws them, each layer from a seed of its own. The seed of a layer follows from the
 seed of the run and the layer's name. So nothing depends on the order in which layers are made, and no global
@@ -8,7 +9,7 @@ generator is read or moved. Importing this module does not import TensorFlow; bu
 """
 
 import importlib
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
 
 import numpy as np
 
@@ -182,6 +183,65 @@ def resnet(blocks: int, classes: int, seed: Any) -> Callable[[Any], Any]:
     return network
 
 
+FC200_HIDDEN = (200, 200)
+
+
+def fc200(shape: Tuple[int, int, int], classes: int, seed: Any) -> List[Any]:
+    """Flatten, two dense layers of 200 with ReLU, dense to the classes: the FC network of Li et al. 2018.
+
+    199,210 parameters for 28 x 28 x 1 and ten classes, 656,810 for 32 x 32 x 3; any shape will do. Weights follow the
+    rule of :func:`he`, as in the code of Li et al.
+    """
+    from rbd_ipu._compat import keras
+
+    layers = keras.layers
+    return [layers.Flatten(name="flatten"), *_dense(FC200_HIDDEN, classes, seed)]
+
+
+def _dense(widths: Sequence[int], classes: int, seed: Any) -> List[Any]:
+    """Dense layers with ReLU and the logits, with the weights of :func:`he`."""
+    from rbd_ipu._compat import keras
+
+    layers = keras.layers
+    names = [f"hidden{index}" for index in range(1, len(widths) + 1)]
+    return [
+        *(layers.Dense(n, "relu", kernel_initializer=he(seed, name), name=name) for n, name in zip(widths, names)),
+        layers.Dense(classes, kernel_initializer=he(seed, "logits"), name="logits"),
+    ]
+
+
+LENET_FILTERS, LENET_HIDDEN = (6, 16), (120, 84)
+LENET_LEAST, LENET_UNPADDED = 4, 16  # pixels
+
+
+def lenet(shape: Tuple[int, int, int], classes: int, seed: Any) -> List[Any]:
+    """Two 5x5 convolutions (6, 16, no padding) with a pool after each, dense 120, 84 and the classes.
+
+    ReLU after each but the last. It is the LeNet of Li et al. 2018, with weights by the rule of :func:`he` as in
+    their code: 44,426 parameters for 28 x 28 x 1 and ten classes, 62,006 for 32 x 32 x 3. The convolutions of images
+    of less than 16 pixels are padded: the embedded digits, 8 x 8, have 21,386 parameters.
+
+    Raises:
+      ValueError: a side of the image is shorter than four pixels.
+    """
+    from rbd_ipu._compat import keras
+
+    side = min(shape[:2])
+    if side < LENET_LEAST:
+        raise ValueError(
+            f"the network 'lenet' needs images of at least {LENET_LEAST} x {LENET_LEAST} pixels, got {shape}"
+        )
+    layers, padding = keras.layers, "valid" if side >= LENET_UNPADDED else "same"
+    stack: List[Any] = []
+    for index, filters in enumerate(LENET_FILTERS, start=1):
+        name = f"conv{index}"
+        stack += [
+            layers.Conv2D(filters, 5, 1, padding, activation="relu", kernel_initializer=he(seed, name), name=name),
+            layers.MaxPooling2D(2, name=f"pool{index}"),
+        ]
+    return [*stack, layers.Flatten(name="flatten"), *_dense(LENET_HIDDEN, classes, seed)]
+
+
 def gpt(shape: Tuple[int], classes: int, seed: Any, **sizes: int) -> Callable[[Any], Any]:
     """A pre-norm decoder in the shape of GPT-2, from tokens [n, context] to logits [n, context, classes].
 
@@ -198,6 +258,8 @@ NETWORKS.register("fc")(fc)
 NETWORKS.register("cnn")(cnn)
 NETWORKS.register("resnet8")(resnet8)
 NETWORKS.register("resnet32")(resnet32)
+NETWORKS.register("fc200")(fc200)
+NETWORKS.register("lenet")(lenet)
 NETWORKS.register("gpt")(gpt)
 
 #: What the networks that are not for images are for, and the sizes that each takes, with their defaults.
@@ -220,8 +282,9 @@ def build(name: str, shape: Tuple[int, ...], classes: int = 10, seed: Any = 0, *
     """Builds a network with fresh weights.
 
     Args:
-      name: "fc", "cnn", "resnet8" or "resnet32", see :func:`rbd_ipu.models.fc`,
-        :func:`rbd_ipu.models.cnn` and :func:`rbd_ipu.models.resnet`; or "gpt", see :mod:`rbd_ipu.gpt`.
+      name: "fc", "cnn", "resnet8", "resnet32", "fc200" or "lenet", see :func:`rbd_ipu.models.fc`,
+        :func:`rbd_ipu.models.cnn`, :func:`rbd_ipu.models.resnet`, :func:`rbd_ipu.models.fc200` and
+        :func:`rbd_ipu.models.lenet`; or "gpt", see :mod:`rbd_ipu.gpt`.
       shape: (height, width, channels) of an image; (context,), the number of tokens, for a network of text.
       classes: how many logits there are: of a network of text, how many tokens.
       seed: an int or int32 [2]; the same seed gives the same weights on the same software.

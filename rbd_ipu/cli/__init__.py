@@ -44,6 +44,7 @@ def add_commands(parser: argparse.ArgumentParser, commands: Sequence[Command], c
 COMMANDS = (
     Command("train", "train", "train a network and keep everything about it in a new folder"),
     Command("tune", "tune", "find the learning rate of some settings, on a quarter of the training images held out"),
+    Command("dimension", "dimension", "find the smallest d that reaches a share of the full space's accuracy"),
     Command("demo", "demo", "compare SGD, RBD and FPD on real digits; a table and a picture"),
     Command("bench", "bench", "measure what a step costs, beside a plain SGD step"),
     Command("table", "paper", "a table of the paper: its numbers beside those of this package"),

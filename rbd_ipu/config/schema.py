@@ -55,8 +55,9 @@ class Config:
     )
     network: str = _key(
         "fc",
-        Choice("fc", "cnn", "resnet8", "resnet32", *OF_TEXT),
-        "the network to train: fully connected, convolutional, residual; gpt: a language model, for characters",
+        Choice("fc", "cnn", "resnet8", "resnet32", "fc200", "lenet", *OF_TEXT),
+        "the network to train: fully connected, convolutional, residual; fc200, lenet: those of Li et al. 2018; gpt: "
+        "a language model, for characters",
     )
     context: Optional[int] = _key(
         None, Integer(1, 100_000), "characters that gpt sees at once; null: 48", networks=OF_TEXT

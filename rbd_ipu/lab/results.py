@@ -263,7 +263,10 @@ IMAGES = {"digits": 1197, "mnist": 50_000, "fashion_mnist": 50_000, "cifar10": 4
 _SIZES = {("fc", False): 101_770, ("fc", True): 394_634, ("cnn", False): 93_322, ("cnn", True): 122_570}
 _SIZES.update({("resnet8", colour): 78_330 for colour in (False, True)})
 _SIZES.update({("resnet32", colour): 467_194 for colour in (False, True)})
+_SIZES.update({("fc200", False): 199_210, ("fc200", True): 656_810})
+_SIZES.update({("lenet", False): 44_426, ("lenet", True): 62_006})
 _STEP = {"fc": 0.4e-3, "cnn": 5e-3, "resnet8": 20e-3, "resnet32": 80e-3}  # seconds, 32 images
+_STEP.update(fc200=0.7e-3, lenet=2e-3)
 _SAMPLES = 5e9  # a second
 _HADAMARD = 2e-3  # seconds a step
 _START = 8.0  # seconds a run: Python, TensorFlow, data, tracing

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -142,6 +143,30 @@ def test_the_pages_say_what_the_results_say():
     known = paper_places.known(results)
     for path, page in pages.items():
         assert script.fill(page, documents, known) == page, f"{path}: run python benchmarks/write_pages.py"
+
+
+def test_the_searches_for_d_stand_beside_those_of_li_et_al(tmp_path):
+    import dimension
+    import write_pages as script
+
+    options = dimension.ARGUMENTS.parse_args(["mnist-lenet", "--epochs", "3", "--data-dir", "somewhere"])
+    words = dimension.words("mnist-lenet", options)
+    assert words[:3] == ["dimension", "--set", "dataset=mnist"] and words[-1].endswith("mnist-lenet-3")
+    full = {"accuracy": 0.98, "n": 2}
+    document = {"full": full, "settings": {"epochs": 3, "data_dir": "somewhere"}, "sittings": [], "below": 256}
+    path = tmp_path / "dimension.jsonl"
+    origin = {"machine": {"processor": "a CPU", "usable_cores": 1}, "commit": "0123456789abcd", "modified": False}
+    origin["versions"] = {"python": "3.11", "tensorflow": "2.21", "keras": "3", "numpy": "2"}
+    dimension.keep(path, "mnist-lenet", {**document, **origin, "dim": 512, "finished": False})
+    dimension.keep(path, "mnist-fc200", {**document, **origin, "dim": None, "finished": True, "below": 9})
+    assert "not finished: over 256, at most 512 | 290 |" in dimension.table(script.read(path)["rows"])
+    dimension.keep(path, "mnist-lenet", {**document, **origin, "dim": 279, "finished": True})
+    page = script.fill("<!-- bench: dimension --><!-- /bench -->", {path.name: script.read(path)})
+    first, second = re.findall(r"\| mnist .*", page)
+    assert first == "| mnist | fc200 | 199,210 | 3 | 2 | 98.00 % | none | 750 |"
+    assert second == "| mnist | lenet | 44,426 | 3 | 2 | 98.00 % | 279 (256 does not reach) | 290 |"
+    assert "`python benchmarks/dimension.py; each row of the file has its command`" in page
+    assert "somewhere" not in path.read_text()
 
 
 def test_exponents_on_the_command_line():
