@@ -106,9 +106,11 @@ class BlockSketch:
         self.layout = Layout(sizes, fraction)
         self.size, self.dim, self.shapes = sum(sizes), self.layout.coordinates, self.layout.shapes
         self.seed, self._signed = seed, signed
-        self._kernels = None
+        self._kernels = self._seeds = None
         if resolve(source) == "native":
-            self._kernels = module_of("native").block_kernels(self.layout, signed)
+            native = module_of("native")
+            self._kernels = native.block_kernels(self.layout, signed)
+            self._seeds = native.compartment_seeds(range(len(sizes)))
 
     @as_it_is
     def choose(self, vectors: Sequence[Any], index: Any) -> List[Chosen]:
@@ -169,7 +171,10 @@ class BlockSketch:
         """The seeds of the vectors' bases, int32 [V, 2]: those of compartments, one for each vector."""
         if not self._signed:
             return tf.zeros([len(self.layout.sizes), 2], tf.int32)
-        seed = fold_in(seed_words(self.seed), "step", tf.cast(index, tf.int32), "worker", tf.constant(0))
+        index = tf.cast(index, tf.int32)
+        if self._seeds and not inside_xla():
+            return self._seeds(seed_words(self.seed), index, tf.constant(0))
+        seed = fold_in(seed_words(self.seed), "step", index, "worker", tf.constant(0))
         return fold_in(seed, "compartment", tf.range(len(self.layout.sizes)))
 
     def _of(self, keys: Any, members: Sequence[int]) -> Any:
