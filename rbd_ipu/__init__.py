@@ -26,6 +26,8 @@ _HOME = {
     "Trainer": "training",
     "save_delta": "delta",
     "apply_delta": "delta",
+    "ReplayLog": "replay",
+    "replay_weights": "replay",
     "NonFiniteError": "errors",
     "open_device": "devices",
 }
