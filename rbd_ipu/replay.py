@@ -254,11 +254,13 @@ class ReplayLog:
                 f"{self.path}: holds {log.steps} steps already, and the training is at step {step}: choose another "
                 "path, or go on from a checkpoint (fit(start=...))"
             )
-        log.records(0, step)
-        self.steps, self._bytes = step, log.start + step * log.record_bytes
+        for first, last in _calls(step, self._form):
+            log.records(first, last)
+        self.steps, self._bytes, self._hash = step, log.start + step * log.record_bytes, hashlib.sha256()
         with files.naming(self.path), open(self.path, "rb+") as file:
             file.truncate(self._bytes)
-            self._hash = hashlib.sha256(file.read())
+            for part in iter(lambda: file.read(_CALL_BYTES), b""):
+                self._hash.update(part)
 
     def append(self, rows: np.ndarray) -> None:
         """Adds the steps of a call: int32 [n, 1 + rows * words]; if that fails, the file is as before.

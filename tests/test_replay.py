@@ -20,11 +20,11 @@ BITS = {
     "sign redrawn": ("compressed", {"fraction": 0.02}, 2, {}),
     "int8 adam": ("compressed", {"bits": "int8", "update": "mean", "inner": "adam", "redraw_every": 2}, 1, {}),
     "float32": ("compressed", {"bits": "float32", "redraw_every": 0, "update": "mean", "memory": None}, 2, {}),
-    "rbd": ("rbd", {"dim": 20, "momentum": 0.5}, 1, {}),
+    "rbd": ("rbd", {"dim": 20, "top_k": 9, "momentum": 0.5}, 1, {}),
     "rbd by layers": ("rbd", {"dim": 20, "compartments": "layer"}, 2, {}),
     "rbd split, sign": ("rbd", {"dim": 20, "distribution": "hadamard"}, 2, {"parallel": "split", "wire": "sign"}),
     "rbd sums": ("rbd", {"dim": 20, "sgd_layers": "logits", "sgd_learning_rate": 0.1}, 2, {"parallel": "shared"}),
-    "fpd": ("fpd", {"dim": 20, "compartments": "layer", "top_k": 9}, 1, {}),
+    "fpd": ("fpd", {"dim": 20, "compartments": "layer", "momentum": 0.5}, 1, {}),
     "fpd int8": ("fpd", {"dim": 20}, 2, {"parallel": "shared", "wire": "int8"}),
 }
 # fmt: on
