@@ -6,8 +6,8 @@ One run is left undisturbed. Another one, with the same settings, is killed (SIG
 launcher or one of its ranks, by chance) after a random time and started again with `--resume auto`, again and again;
 when it comes to its end before the kills are used up, the next one begins. Each must end as the undisturbed one did:
 weights and optimizer to the last bit, the same best weights, the same rows of metrics.jsonl and metrics.csv but for
-times measured, the same result.json. Exit status 0 if they do, 1 if not. Three kills of four come once the process
-has saved something, the fourth at any time after its start.
+times measured, the same result.json, and the same replay.log where there is one. Exit status 0 if they do, 1 if not.
+Three kills of four come once the process has saved something, the fourth at any time after its start.
 
 A run saves after every call of its loop, and a call takes about --call seconds, so that many of the kills fall into
 the writing of a checkpoint. The processes are forked from one that has imported TensorFlow and done nothing with it;
@@ -237,6 +237,7 @@ def left(folder: Path) -> Dict[str, Any]:
         "metrics.jsonl": [_timeless(row) for row in rows],
         "metrics.csv": [_timeless(row) for row in table],
         "result.json": json.loads((folder / "result.json").read_text()),
+        "replay.log": (folder / "replay.log").read_bytes() if (folder / "replay.log").exists() else b"",
         "outcome": json.loads((folder / "run.json").read_text())["outcome"],
         "names": names,
         **{name: _content(folder / "checkpoints" / name) for name in ("best.weights.h5", "last.weights.h5")},

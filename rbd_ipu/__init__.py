@@ -27,6 +27,8 @@ _HOME = {
     "save_delta": "delta",
     "apply_delta": "delta",
     "intrinsic_dimension": "dimension",
+    "ReplayLog": "replay",
+    "replay_weights": "replay",
     "NonFiniteError": "errors",
     "open_device": "devices",
 }

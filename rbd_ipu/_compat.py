@@ -109,10 +109,15 @@ def tensors(variables: Sequence[Any]) -> List[Any]:
 
 def current_rate(optimizer: Any) -> float:
     """The learning rate of the next step; a schedule is asked for it."""
+    return float(rate_of(optimizer))
+
+
+def rate_of(optimizer: Any) -> Any:
+    """The same as a tensor, also in a traced function: float32 scalar."""
     rate = optimizer.learning_rate
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         rate = rate(optimizer.iterations)
-    return float(tf.convert_to_tensor(rate))
+    return tf.cast(tf.convert_to_tensor(rate), tf.float32)
 
 
 def untuned(dataset: Any) -> Any:
@@ -159,6 +164,7 @@ __all__ = [
     "keras",
     "learning_phase_is_set",
     "program",
+    "rate_of",
     "tensors",
     "tf",
     "untuned",

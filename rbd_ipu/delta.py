@@ -108,7 +108,7 @@ def save_delta(path: Union[str, Path], model: Any, base: Base) -> Delta:
       True
     """
     basis, variables = _subspace_of(model)
-    before = _weights_of(base, model)
+    before = weights_of(base, model)
     after = [np.asarray(v.numpy()) for v in model.weights]
     trained = {id(v) for v in tensors(variables)}
     moved = []
@@ -133,7 +133,7 @@ def save_delta(path: Union[str, Path], model: Any, base: Base) -> Delta:
             "model was not trained from this base in this subspace"
         )
     shapes = {describe(v, i).name: tuple(int(n) for n in v.shape) for i, v in enumerate(variables)}
-    delta = Delta(basis, coordinates, len(change), shapes, _layout(variables), fingerprint(before))
+    delta = Delta(basis, coordinates, len(change), shapes, layout(variables), fingerprint(before))
     with files.replacing(path) as draft:
         Path(draft).write_bytes(encoded(delta))
     return delta
@@ -164,7 +164,7 @@ def apply_delta(model: Any, path: Union[str, Path]) -> None:
     """
     delta = load_delta(path)
     variables = list(model.trainable_variables)
-    if _layout(variables) != delta.layout:
+    if layout(variables) != delta.layout:
         own = {describe(v, i).name: tuple(int(n) for n in v.shape) for i, v in enumerate(variables)}
         theirs = delta.shapes if delta.shapes is not None else f"others, with SHA-256 {delta.layout}"
         raise DeltaError(f"{path}: is for variables {theirs}, and the model trains {own}")
@@ -258,7 +258,8 @@ def fingerprint(weights: Sequence[np.ndarray]) -> str:
 _BASES: "weakref.WeakKeyDictionary[Any, Tuple[List[np.ndarray], str]]" = weakref.WeakKeyDictionary()
 
 
-def _layout(variables: Sequence[Any]) -> str:
+def layout(variables: Sequence[Any]) -> str:
+    """SHA-256 of the shapes of variables, in order."""
     return hashlib.sha256(repr([tuple(int(n) for n in v.shape) for v in variables]).encode()).hexdigest()
 
 
@@ -289,8 +290,13 @@ def _subspace_of(model: Any) -> Tuple[BasisSpec, List[Any]]:
     )
 
 
-def _weights_of(base: Base, model: Any) -> List[np.ndarray]:
-    """The base's weights, in the order of the model's."""
+def weights_of(base: Base, model: Any) -> List[np.ndarray]:
+    """The weights of a model, or of a file of one or of its weights, in the order of the model's.
+
+    Raises:
+      ValueError: it has another number of weights.
+      OSError: it cannot be read.
+    """
     if isinstance(base, (str, Path)):
         try:
             other = keras.models.load_model(str(base), compile=False)

@@ -100,6 +100,31 @@ def _flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def append(path: Union[str, Path], content: bytes, flush: bool = False) -> None:
+    """Adds bytes to a file; if that fails, the file is as before.
+
+    Args:
+      path: of the file, which is made if it is missing.
+      content: what to add.
+      flush: whether to wait until it is safe on the disk.
+
+    Raises:
+      OSError: with the path.
+    """
+    with naming(path), open(path, "ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            written = file.write(content)
+            if written != len(content):  # a disk that fills up takes a part
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if flush:
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(before)
+            raise
+
+
 def write_text(path: Union[str, Path], text: str) -> None:
     """Writes a whole UTF-8 file atomically; ends of lines stay as they are."""
     with replacing(path) as draft:

@@ -125,10 +125,12 @@ class Trainer:
       loss: a loss as ``compile`` takes it, in place of the model's own; or, for several outputs, a function of all of
         them, ``loss(y, outputs)``. By default what the model was compiled with, and otherwise softmax cross entropy
         of logits with integer labels.
+      replay_log: a :class:`rbd_ipu.ReplayLog`, which keeps the messages of every step; or None.
 
     Raises:
       ValueError: the model is not built or has no trainable variables; the method does not fit it; or the model asks
-        for what only Keras' own ``fit`` does (``docs/keras.md``), with what to use instead.
+        for what only Keras' own ``fit`` does (``docs/keras.md``), with what to use instead; or a replay log cannot be
+        kept of such a training.
       TypeError: an argument is of the wrong kind.
 
     Example:
@@ -142,7 +144,14 @@ class Trainer:
       ['accuracy', 'correlation', 'cosine', 'images_per_second', 'loss', 'seconds', 'step']
     """
 
-    def __init__(self, model: Any, method: Method, device: Union[str, Device] = "cpu", loss: Optional[Any] = None):
+    def __init__(
+        self,
+        model: Any,
+        method: Method,
+        device: Union[str, Device] = "cpu",
+        loss: Optional[Any] = None,
+        replay_log: Optional[Any] = None,
+    ):
         if any(kind.__module__.split(".")[0] == "tf_keras" for kind in type(model).__mro__):
             raise TypeError(
                 f"model {getattr(model, 'name', model)!r} is of tf_keras, the legacy Keras 2 (tf.keras is that "
@@ -171,6 +180,9 @@ class Trainer:
         self.device.check(model)
         self.objective = Objective(model, loss)
         self._variables = list(model.trainable_variables)
+        self.replay_log = replay_log
+        if replay_log is not None:
+            replay_log.check(self)
         with self.device:
             fed = self.device.exchange.fed
             self.method.play(fed if len(fed) > 0 else (0,), self.device.exchange.workers)
@@ -181,7 +193,7 @@ class Trainer:
             create_variables(optimizer, self._variables)
         step = one_step(
             model, self.objective, method, optimizer, self._variables, self.device.exchange, COMPARE_EVERY,
-            self.device.part, self.device.subtract,
+            self.device.part, self.device.subtract, None if replay_log is None else replay_log.append,
         )  # fmt: skip
         self._run = self.device.loop(step)
         self._evaluate = self.device.evaluation(self.objective)
@@ -259,6 +271,8 @@ class Trainer:
         self.model.stop_training = False
         self.progress = (start or Progress(epoch=initial_epoch)).within(source.steps_per_epoch)
         self.device.compare({"epochs": epochs, "steps of an epoch": source.steps_per_epoch})
+        if self.replay_log is not None:
+            self.replay_log.begin(self, resumed=start is not None)
         hooks.begin(self.progress.step)
         logs: Optional[Dict[str, float]] = None
         try:

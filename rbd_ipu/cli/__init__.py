@@ -51,6 +51,7 @@ COMMANDS = (
     Command("figure", "paper", "a figure of the paper, from runs of this package"),
     Command("report", "paper", "one HTML page of all results, to open in a browser"),
     Command("delta", "delta", "a fine-tune in a fixed subspace as a small file: show it, apply it to its base"),
+    Command("replay", "replay", "make the weights of any step of a run again, from its replay log, without data"),
     Command("devices", "devices", "validate device configurations, without the devices"),
 )
 

@@ -218,6 +218,11 @@ class Config:
         "0: after every call of the loop, whatever it costs",
     )
     keep_checkpoints: int = _key(3, Integer(1, 1_000_000), "how many of these stay")
+    replay_log: bool = _key(
+        False,
+        Boolean(),
+        "keep the messages of every step in replay.log, for `rbd-ipu replay`; methods rbd, fpd and compressed",
+    )
     device: str = _key(
         "cpu",
         ChoiceOrPath(".yaml", "cpu", "gpu", "ipu", several=("cpu", "gpu")),

@@ -76,13 +76,16 @@ class Device:
 
     def loop(self, step: Step) -> Callable[[Any, int, int, Sequence[float]], List[float]]:
         """``(iterator, n, done, sums) -> sums``: n steps on the device; see :func:`rbd_ipu.step.loop.train_steps`."""
-        compiled = train_steps(step.run)
+        compiled = train_steps(step.run, step.log is not None)
 
         def run(iterator: Any, n: int, done: int, sums: Sequence[float]) -> List[float]:
             given = (iterator, tf.constant(n), tf.constant(done), tf.constant(sums, tf.float64))
             # strategy.run wants a plain function around the compiled one.
             with self:
                 found = self.strategy.run(lambda *arguments: compiled(*arguments), args=given)
+            if step.log is not None:
+                *found, rows = found
+                step.log(rows.numpy()[: int(found[0]) - done])  # without the one that was not finite
             return [float(value) for value in found]
 
         return run

@@ -26,7 +26,7 @@ from rbd_ipu.runs.folder import perplexity
 
 _ELSEWHERE = (
     "device", "data_dir", "source", "checkpoint_seconds", "keep_checkpoints", "workers", "simulate_workers",
-    "worker_timeout",
+    "worker_timeout", "replay_log",
 )  # fmt: skip
 
 

@@ -26,7 +26,8 @@ class Method:
       batches: how many mini-batches a step takes; those after the first come from ``state.next_batch()``.
       slots: small variables that a method keeps from step to step, by name; ``build`` makes them, checkpoints keep
         them.
-      packed: whether its messages are int32 words already, of a format of its own.
+      packed: whether its messages are int32 words already, of a format of its own; ``message_bytes`` is then how many
+        bytes of them say something.
       inner: the optimizer that applies its updates, by its name in Keras in small letters.
       of_basis: the attributes of :class:`rbd_ipu.basis.BasisSpec` that it takes as further options.
       parallel: whether several workers can share it; where not, ``not_parallel_because`` says why.
@@ -43,6 +44,7 @@ class Method:
     not_parallel_because = ""
     of_basis: Tuple[str, ...] = ()
     packed = False
+    message_bytes = 0
     inner = "sgd"
 
     def __init__(self, learning_rate: Any, momentum: float = 0.0):

@@ -99,6 +99,7 @@ class Compressed(Method):
         known = [describe(variable, i) for i, variable in enumerate(variables)]
         self.sketch = self.use.sketch([v for v, about in zip(variables, known) if about.size])
         self.size, self.dim = self.sketch.size, self.sketch.dim
+        self.message_bytes = wires.message_bytes(self.bits, self.sketch.shapes)
         self._sizes = [about.size for about in known if about.size]
         self.slots = {}
         if self.memory is not None:

@@ -1,11 +1,13 @@
 """One step of K workers: what each one sends, the exchange, the update that follows (Algorithm 1).
 
+``follow`` makes the update of what was received and of nothing else: a replay log keeps just that.
+
 Workers that one process plays take turns with one model, and none finds what another has left in it.
 """
 
 import contextlib
 import inspect
-from typing import Any, Iterator, List, NamedTuple, Sequence
+from typing import Any, Iterator, List, NamedTuple, Sequence, Tuple
 
 from rbd_ipu._compat import tf
 from rbd_ipu.parallel.cost_model import Choice, choose, work_of
@@ -51,11 +53,14 @@ class Received(NamedTuple):
       update: what to subtract, in units of the learning rate: [D].
       report: the mean of the workers' reports: [r].
       finite: whether all that anybody sent is finite: bool scalar.
+      words: what :func:`follow` has made the update of, int32 [rows, words] of a :class:`Form`; None where the update
+        itself was sent.
     """
 
     update: Any
     report: Any
     finite: Any
+    words: Any = None
 
 
 def send(method: Any, plan: Plan, state: Any, batch: Any, step: Any, worker: Any) -> Any:
@@ -79,33 +84,107 @@ def receive(
       reports: for each a few numbers about its mini-batch: float32 [r]. They travel with the rest, uncompressed, so
         that all workers see the same losses and stop at the same step if one is not finite.
     """
-    size = sent[0].shape[0]
-    summed = not method.packed and not plan.mode.own_basis and plan.wire == "float32"
-    if plan.exchange == "update" or summed:
+    size, words = sent[0].shape[0], None
+    if plan.exchange == "update" or summed(method, plan):
         # Steps are averaged on the way, which moves 2 (K - 1) / K of one instead of K - 1. Coordinates of one basis
         # are few: they are added up in the order of the workers, so that their sum has the same bits everywhere.
         joined = [tf.concat(pair, axis=0) for pair in zip(sent, reports)]
         mean = exchange.mean_all(joined, ordered=plan.exchange != "update")
         update, report = mean[:size], mean[size:]
         finite = tf.math.is_finite(tf.reduce_sum(mean))
-        if plan.exchange != "update":
-            update = method.update(update[tf.newaxis], step)
+        if plan.exchange == "update":
+            update = _weighted(update, plan, exchange.workers)
+        else:
+            words = update[tf.newaxis]
+            update, _ = follow(method, plan, exchange.workers, words, size, step)
     else:
-        wire = AS_IT_IS if method.packed else WIRES.get(plan.wire)
-        words = [_joined(wire.encode(one), report) for one, report in zip(sent, reports)]
-        gathered, cut = exchange.gather_all(words), wire.words(size)
-        messages = wire.decode(gathered[:, :cut], size)
-        applied = (
-            messages if method.packed or plan.mode.own_basis else tf.reduce_mean(messages, axis=0, keepdims=True)
-        )
-        update = method.update(applied, step)
+        wire = _wire(method, plan)
+        coded = [_joined(wire.encode(one), report) for one, report in zip(sent, reports)]
+        gathered, cut = exchange.gather_all(coded), wire.words(size)
+        words = gathered[:, :cut]
+        update, messages = follow(method, plan, exchange.workers, words, size, step)
         with tf.control_dependencies([update]):  # small things come last: a thread less to wake
             all_reports = _bits(gathered[:, cut:], tf.float32)
             numbers = update if method.packed else messages
             finite = tf.math.is_finite(tf.reduce_sum(numbers) + tf.reduce_sum(all_reports))
             report = tf.reduce_mean(all_reports, axis=0)
-    weight = weight_of(plan.mode, exchange.workers)
-    return Received(update if weight == 1.0 else weight * update, report, finite)
+    return Received(update, report, finite, None if words is None else _bits(words, tf.int32))
+
+
+def follow(method: Any, plan: Plan, workers: int, words: Any, size: int, step: Any) -> Tuple[Any, Any]:
+    """(the update [D], the messages [rows, size]) that follow from what all workers have received.
+
+    Pure: of the words, the method's hyper-parameters and the step. A step and its replay both call it.
+
+    Args:
+      plan: from :func:`settle`.
+      workers: K.
+      words: as they have crossed the wire, [rows, words] of a :class:`Form`, in the type of the wire.
+      size: m, numbers of a message (of a packed one: its words).
+      step: int32 scalar, the number of updates before.
+    """
+    if summed(method, plan):
+        messages = applied = words
+    else:
+        messages = applied = _wire(method, plan).decode(words, size)
+        if not method.packed and not plan.mode.own_basis:
+            applied = tf.reduce_mean(messages, axis=0, keepdims=True)
+    return _weighted(method.update(applied, step), plan, workers), messages
+
+
+class Form(NamedTuple):
+    """What of a step reaches every worker, as far as the update follows from it.
+
+    Attributes:
+      rows: K messages; 1 where they are added up on the way.
+      words: of 32 bits in a row.
+      bytes: of a row that say something; what comes after them fills up a word.
+      size: m, see :func:`follow`.
+      integer: whether words are int32; else float32.
+    """
+
+    rows: int
+    words: int
+    bytes: int
+    size: int
+    integer: bool
+
+    def typed(self, words: Any) -> Any:
+        """int32 words in the type of the wire."""
+        return words if self.integer else tf.bitcast(words, tf.float32)
+
+
+def form_of(method: Any, plan: Plan, workers: int) -> Form:
+    """The form of a step of a method that has been built, with ``exchange="coordinates"``.
+
+    Example:
+      >>> from rbd_ipu import methods
+      >>> method = methods.create("rbd", learning_rate=1.0, dim=50)
+      >>> method.build([(20, 10)])
+      >>> form_of(method, Plan(wire="int8"), 2)
+      Form(rows=2, words=14, bytes=56, size=50, integer=True)
+    """
+    if method.packed:
+        words = -(-method.message_bytes // 4)
+        return Form(workers, words, method.message_bytes, words, True)
+    if summed(method, plan):
+        return Form(1, method.dim, 4 * method.dim, method.dim, False)
+    words = WIRES.get(plan.wire).words(method.dim)
+    return Form(workers, words, 4 * words, method.dim, plan.wire != "float32")
+
+
+def summed(method: Any, plan: Plan) -> bool:
+    """Whether the coordinates of one basis are added up on the way."""
+    return not method.packed and not plan.mode.own_basis and plan.wire == "float32"
+
+
+def _wire(method: Any, plan: Plan) -> Any:
+    return AS_IT_IS if method.packed else WIRES.get(plan.wire)
+
+
+def _weighted(update: Any, plan: Plan, workers: int) -> Any:
+    weight = weight_of(plan.mode, workers)
+    return update if weight == 1.0 else weight * update
 
 
 def _joined(words: Any, report: Any) -> Any:
@@ -116,8 +195,11 @@ def _bits(values: Any, kind: Any) -> Any:
     return values if values.dtype == kind else tf.bitcast(values, kind)
 
 
-def settle(method: Any, exchange: Exchange) -> Plan:
+def settle(method: Any, exchange: Exchange, logged: bool = False) -> Plan:
     """The plan with ``exchange="auto"`` decided, for a method that has been built; ``exchange.note`` says how.
+
+    Args:
+      logged: whether messages are kept, for a replay.
 
     Raises:
       ValueError: the method cannot be shared among the workers as planned; with the reason.
@@ -127,7 +209,9 @@ def settle(method: Any, exchange: Exchange) -> Plan:
     if plan.exchange != "auto":
         return plan
     work = work_of(method, exchange.workers, plan.parallel)
-    if not sends_steps(method):
+    if logged:
+        choice = Choice("coordinates", "exchange=coordinates: they are what a replay log keeps")
+    elif not sends_steps(method):
         choice = Choice("coordinates", f"exchange=coordinates: all that method {method.name!r} can send")
     elif work.dim is None:
         choice = Choice("update", f"exchange=update: method {method.name!r} has no coordinates")

@@ -101,7 +101,7 @@ def prepare(config: Config) -> Experiment:
       WorkersError: not all workers of a cluster have come.
     """
     try:
-        from rbd_ipu import data, devices, methods, models, training
+        from rbd_ipu import data, devices, methods, models, replay, training
 
         device = devices.open_device(config.device, **config.place())
         config = dataclasses.replace(config, seed=device.shared_seed(config.seed))
@@ -125,7 +125,8 @@ def prepare(config: Config) -> Experiment:
             model = models.build(config.network, images.shape, images.classes, config.seed, **config.sizes())
         steps_per_epoch = batches.shard(*device.exchange.shards[0]).steps_per_epoch
         method = methods.create(config.method, **config.options(steps_per_epoch))
-        trainer = training.Trainer(model, method, device=device)
+        log = replay.ReplayLog() if config.replay_log else None
+        trainer = training.Trainer(model, method, device=device, replay_log=log)
         experiment = Experiment(config, images, batches, model, method, trainer)
         if device.exchange.workers > 1:
             device.compare({**_alike(config), "SHA-256 of the images": experiment.fingerprint()})

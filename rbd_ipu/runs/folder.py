@@ -9,6 +9,7 @@ It is new, never written over, and whole at every moment.
 ``metrics.jsonl``     one line an epoch (``metrics.csv``: the same as a table)
 ``checkpoints/``      weights: ``last`` and ``best`` epoch; ``stopped`` where a run broke off;
                       ``step-...checkpoint``: all that ``--resume`` needs, the last few of them
+``replay.log``        with ``replay_log: true``, the messages of every step, for ``rbd-ipu replay``
 ``tensorboard/``      events, where the tensorboard package is installed
 ``result.json``       final and best accuracies and losses
 ``sample.txt``        of a language model: 200 characters that it has written

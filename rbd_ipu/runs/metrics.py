@@ -1,6 +1,5 @@
 """metrics.jsonl: one line of strict JSON an epoch, on disk before the next epoch begins; metrics.csv: the same."""
 
-import contextlib
 import csv
 import hashlib
 import io
@@ -34,7 +33,7 @@ def append(path: Union[str, Path], row: Mapping[str, Any]) -> None:
       OSError: with the path.
     """
     columns = (*COLUMNS, *(name for name in row if name not in COLUMNS))
-    _append(path, files.line({name: row.get(name) for name in columns}))
+    files.append(path, files.line({name: row.get(name) for name in columns}).encode(), flush=True)
 
 
 def append_csv(path: Union[str, Path], row: Mapping[str, Any]) -> None:
@@ -47,7 +46,7 @@ def append_csv(path: Union[str, Path], row: Mapping[str, Any]) -> None:
         file.seek(0)
         columns = next(csv.reader([file.readline()]), [])
         if columns and set(row) <= set(columns):
-            _append(path, _csv(columns, [row]))
+            files.append(path, _csv(columns, [row]).encode(), flush=True)
             return
         file.seek(0)
         write_text(path, _csv_table([*csv.DictReader(file), row]))
@@ -62,21 +61,6 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     csv.DictWriter(text, columns).writerows(files.plain(dict(row)) for row in rows)
     return text.getvalue()
-
-
-def _append(path: Union[str, Path], text: str) -> None:
-    content = text.encode()
-    with naming(path), open(path, "ab", buffering=0) as file:
-        before = file.seek(0, os.SEEK_END)
-        try:
-            written = file.write(content)
-            if written != len(content):  # a disk that fills up takes a part
-                raise OSError(28, os.strerror(28))
-            os.fsync(file.fileno())
-        except OSError:
-            with contextlib.suppress(OSError):
-                file.truncate(before)
-            raise
 
 
 def read(path: Union[str, Path]) -> List[Dict[str, Any]]:

@@ -43,6 +43,7 @@ def record(
       as they are, once the folder is complete.
     """
     from rbd_ipu.errors import NonFiniteError
+    from rbd_ipu.runs import replay
     from rbd_ipu.runs.callbacks import recorders
 
     with deferred() as interrupt:
@@ -56,6 +57,7 @@ def record(
                 place = {"step": start.step, "epochs": start.progress.epoch}
                 folder.go_on(experiment.config, facts, command, place)
                 rows = resume.rewind(experiment, folder, start)
+            replay.keep(experiment, folder)
             monitor = "val_loss" if experiment.data.of_text else "val_accuracy"
             callbacks = recorders(folder.path, interrupt, rows, [resume.keeper(experiment, folder)], monitor)
             experiment.fit(callbacks=callbacks, verbose=verbose, start=start and start.progress)

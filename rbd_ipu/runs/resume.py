@@ -150,6 +150,8 @@ def _check(checkpoint: Checkpoint, experiment: Experiment, folder: RunFolder, fi
         raise CheckpointError("it was trained on other images than are there now")
     if not metrics.holds(folder / "metrics.jsonl", about["metrics"]):
         raise CheckpointError("metrics.jsonl does not begin with the epochs that it had when this was written")
+    if experiment.config.replay_log and not metrics.holds(folder / "replay.log", about["replay_log"]):
+        raise CheckpointError("replay.log does not begin with the steps that it had when this was written")
     check(experiment.trainer, checkpoint)
 
 
@@ -168,7 +170,10 @@ def keeper(experiment: Experiment, folder: RunFolder) -> Any:
     config, data = experiment.config, experiment.fingerprint()
 
     def about() -> Dict[str, Any]:
-        return {"config": _plain(config), "data": data, "metrics": metrics.extent(folder / "metrics.jsonl")}
+        found = {"config": _plain(config), "data": data, "metrics": metrics.extent(folder / "metrics.jsonl")}
+        if experiment.trainer.replay_log is not None:
+            found["replay_log"] = experiment.trainer.replay_log.extent()
+        return found
 
     return Checkpoints(
         folder / "checkpoints", experiment.trainer, config.checkpoint_seconds, config.keep_checkpoints, about

@@ -4,10 +4,10 @@ from typing import Any, Callable, Dict, Optional
 
 from rbd_ipu._compat import tf
 from rbd_ipu.objective import REPORTED, Objective
-from rbd_ipu.step.step import MEASURES, Run
+from rbd_ipu.step.step import LOGGED, MEASURES, Run
 
 
-def train_steps(step: Run) -> Callable[[Any, Any, Any, Any], Any]:
+def train_steps(step: Run, logged: bool = False) -> Callable[[Any, Any, Any, Any], Any]:
     """The compiled function ``(iterator, n, done, sums) -> sums`` that trains for n steps, ``done`` into the epoch.
 
     ``step(next_batch, place) -> measures`` is one update: the ``run`` of a :class:`rbd_ipu.step.step.Step`, or what a
@@ -20,25 +20,51 @@ def train_steps(step: Run) -> Callable[[Any, Any, Any, Any], Any]:
 
     ``iterator`` is a tuple of iterators where a process plays several workers, one for each.
 
+    ``logged`` adds a last result: the rows ``LOGGED`` of all steps that were tried, int32 [n, ...].
+
     n is a tensor, so that calls of any length share one trace. On a CPU the network is a plain graph (ten times
     faster there than XLA); methods compile their bases.
     """
 
     @tf.function
     def run(iterator: Any, n: Any, done: Any, sums: Any) -> Any:
-        def body(i: Any, sums: Any, _: Any) -> Any:
+        def body(i: Any, sums: Any, _: Any, *rows: Any) -> Any:
             new = step(_next(iterator), done + i)
             measured = tf.stack([new[name] for name in MEASURES])
             added = tf.where(new["finite"] > 0.0, measured, tf.zeros_like(measured))
-            return i + 1, sums + tf.cast(added, sums.dtype), new["finite"]
+            kept = [row.write(i, new[LOGGED]) for row in rows]
+            return (i + 1, sums + tf.cast(added, sums.dtype), new["finite"], *kept)
 
-        _, total, finite = tf.while_loop(
-            lambda i, _, finite: (i < n) & (finite > 0.0),
+        kept = [tf.TensorArray(tf.int32, size=n)] if logged else []
+        tried, total, finite, *kept = tf.while_loop(
+            lambda i, _, finite, *rows: (i < n) & (finite > 0.0),
             body,
-            (tf.constant(0), tf.ensure_shape(sums, [len(MEASURES)]), tf.constant(1.0)),
+            (tf.constant(0), tf.ensure_shape(sums, [len(MEASURES)]), tf.constant(1.0), *kept),
             parallel_iterations=1,
         )
-        return (*tf.unstack(total), finite)
+        return (*tf.unstack(total), finite, *[rows.gather(tf.range(tried)) for rows in kept])
+
+    return run
+
+
+def replay_steps(step: Callable[[Any], Any], width: int) -> Callable[[Any], Any]:
+    """The compiled function ``rows int32 [n, width] -> how many were good`` that makes n steps again.
+
+    ``step`` is that of :func:`rbd_ipu.step.step.one_replayed`; the first row that is not good ends the loop.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([None, width], tf.int32)])
+    def run(rows: Any) -> Any:
+        def body(i: Any, _: Any) -> Any:
+            good = step(rows[i])
+            return i + tf.cast(good, tf.int32), good
+
+        return tf.while_loop(
+            lambda i, good: (i < tf.shape(rows)[0]) & (good > 0.0),
+            body,
+            (tf.constant(0), tf.constant(1.0)),
+            parallel_iterations=1,
+        )[0]
 
     return run
 

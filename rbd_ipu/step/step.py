@@ -5,14 +5,15 @@ epoch ends with the same metrics.
 """
 
 import functools
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from rbd_ipu import objective
-from rbd_ipu._compat import apply_update, tensors, tf
+from rbd_ipu._compat import apply_update, rate_of, tensors, tf
 from rbd_ipu.methods import Method
 from rbd_ipu.objective import REPORTED, Objective
 from rbd_ipu.parallel.exchange import Exchange
-from rbd_ipu.parallel.round import OutsideWeights, Received, receive, send, settle
+from rbd_ipu.parallel.plan import Plan
+from rbd_ipu.parallel.round import OutsideWeights, Received, follow, form_of, receive, send, settle
 from rbd_ipu.step.model_state import State, unflatten
 from rbd_ipu.vectors import likeness
 
@@ -21,6 +22,10 @@ from rbd_ipu.vectors import likeness
 #: are not ``compared``: to compare the update with the gradient takes five passes over both, as long as a small
 #: network.
 MEASURES = ("steps", "compared", *REPORTED, "cosine", "correlation")
+
+#: Beside them, in a step whose messages are kept: int32 [1 + rows * words], the bits of the learning rate, and what
+#: was received (:class:`rbd_ipu.parallel.round.Form`).
+LOGGED = "logged"
 
 Run = Callable[..., Dict[str, Any]]
 
@@ -51,6 +56,7 @@ class Step(NamedTuple):
       method: how.
       propose, apply, undo: the parts of ``run``, for a device on which they cannot be in one function:
         ``(next_batch, place, alive=True) -> Proposal``, ``(update) -> 0`` and ``(before) -> 0``.
+      log: what keeps the messages: a function of the rows ``LOGGED`` of the steps of a call, int32 [n, ...]; or None.
     """
 
     run: Run
@@ -59,6 +65,7 @@ class Step(NamedTuple):
     propose: Callable[..., Proposal]
     apply: Callable[[Any], Any]
     undo: Callable[[Any], Any]
+    log: Optional[Callable[[Any], None]] = None
 
 
 class Part(NamedTuple):
@@ -79,6 +86,7 @@ def one_step(
     compare_every: int,
     part: Callable[[Any, Any], Any] = lambda model, variables: (model, variables),
     subtract: Callable[[Any, Any], None] = apply_update,
+    log: Optional[Callable[[Any], None]] = None,
 ) -> Step:
     """The function ``(next_batch, place) -> measures`` that makes one update, to be called in a traced function.
 
@@ -90,14 +98,16 @@ def one_step(
 
     ``part`` and ``subtract`` are those of the device, see :class:`rbd_ipu.devices.Device`.
 
+    With a ``log``, a single worker makes its step as several do: it sends a message, and applies what it received.
+
     Raises:
       ValueError: the method cannot be shared among workers as planned.
     """
-    plan = settle(method, exchange) if exchange.workers > 1 else exchange.plan
+    plan = settle(method, exchange, log is not None) if exchange.workers > 1 else exchange.plan
 
     def descend(next_batch: Callable[..., Any], step: Any) -> Any:
         """(the first worker's part, what is known after the exchange)."""
-        if exchange.workers == 1:
+        if exchange.workers == 1 and log is None:
             state, batch = _begun(next_batch)
             update = method.step(state, batch, step)
             report = _report(objective, state, batch)
@@ -145,11 +155,13 @@ def one_step(
             "correlation": correlation,
             "finite": tf.cast(finite, tf.float32),
         }
+        if log is not None:
+            rate = tf.bitcast(rate_of(optimizer), tf.int32)
+            measures[LOGGED] = tf.concat([rate[tf.newaxis], tf.reshape(received.words, [-1])], axis=0)
         return Proposal(received.update, finite, measures, before)
 
     def apply(update: Any) -> Any:
-        subtract(optimizer, list(zip(unflatten(update, variables), variables)))
-        return tf.constant(0)
+        return descend_by(update, optimizer, variables, subtract)
 
     def undo(before: List[Any]) -> Any:
         """A step that is not applied leaves nothing behind: no moving statistics of batch normalisation either."""
@@ -162,7 +174,40 @@ def one_step(
         tf.cond(proposal.finite, lambda: apply(proposal.update), lambda: undo(proposal.before))
         return proposal.measures
 
-    return Step(run, model, method, propose, apply, undo)
+    return Step(run, model, method, propose, apply, undo, log)
+
+
+def descend_by(
+    update: Any, optimizer: Any, variables: Sequence[Any], subtract: Callable[[Any, Any], None] = apply_update
+) -> Any:
+    """The last act of a step: the optimizer subtracts the update [D] from the variables."""
+    subtract(optimizer, list(zip(unflatten(update, variables), variables)))
+    return tf.constant(0)
+
+
+def one_replayed(
+    method: Method, optimizer: Any, variables: Sequence[Any], plan: Plan, workers: int
+) -> Callable[[Any], Any]:
+    """The function ``(row) -> good`` that makes a step again from its row ``LOGGED``, in a traced function.
+
+    It ends as the step itself did: ``follow``, then ``descend_by``, at the learning rate of the row. ``good`` is 1;
+    it is 0, and no weight has changed, where the update is not finite or a schedule gives another rate.
+    """
+    form = form_of(method, plan, workers)
+
+    def run(row: Any) -> Any:
+        rate = tf.bitcast(row[0], tf.float32)
+        if hasattr(optimizer.learning_rate, "assign"):
+            optimizer.learning_rate.assign(rate)
+        same = tf.abs(rate_of(optimizer) - rate) <= 1e-5 * tf.abs(rate)
+        words = form.typed(tf.reshape(row[1:], [form.rows, form.words]))
+        step = tf.cast(optimizer.iterations, tf.int32)
+        update, _ = follow(method, plan, workers, words, form.size, step)
+        good = same & tf.math.is_finite(tf.reduce_sum(update))
+        tf.cond(good, lambda: descend_by(update, optimizer, variables), lambda: tf.constant(0))
+        return tf.cast(good, tf.float32)
+
+    return run
 
 
 def _report(objective: Objective, state: State, batch: Any) -> Any:
