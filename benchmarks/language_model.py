@@ -275,6 +275,8 @@ def cross_entropy(logits: Any, targets: Any) -> Any:
 
 def trainer(model: Any, optimizer: Any) -> Callable[[Any, Any], Any]:
     """The compiled function (x [k, K * batch, context], y) -> losses [k] of k steps: a plain graph, without XLA."""
+    from simulated import Mean
+
     from rbd_ipu._compat import tf
 
     K, variables = optimizer.workers, model.trainable_variables
@@ -283,15 +285,21 @@ def trainer(model: Any, optimizer: Any) -> Callable[[Any, Any], Any]:
     def gradients_of(x: Any, y: Any) -> Any:
         with tf.GradientTape() as tape:
             loss = cross_entropy(model(x, training=True), y)
-        return loss, [tf.convert_to_tensor(g) for g in tape.gradient(loss, variables)]
+        return loss, tape.gradient(loss, variables)
+
+    def dense_of(x: Any, y: Any) -> Any:
+        loss, gradients = gradients_of(x, y)
+        return loss, [tf.convert_to_tensor(g) for g in gradients]
 
     def of_workers(x: Any, y: Any) -> Any:
         if K == 1:
-            loss, gradients = gradients_of(x, y)
+            if isinstance(optimizer, Mean):
+                return gradients_of(x, y)
+            loss, gradients = dense_of(x, y)
             return loss, [g[tf.newaxis] for g in gradients]
         specs = (tf.TensorSpec([], tf.float32), [tf.TensorSpec(v.shape, tf.float32) for v in variables])
         cut = [tf.reshape(part, [K, -1, part.shape[-1]]) for part in (x, y)]
-        losses, gradients = tf.map_fn(lambda own: gradients_of(*own), cut, fn_output_signature=specs)
+        losses, gradients = tf.map_fn(lambda own: dense_of(*own), cut, fn_output_signature=specs)
         return tf.reduce_mean(losses), gradients
 
     @tf.function(jit_compile=False, input_signature=[windows, windows])

@@ -31,7 +31,11 @@ class Simulated:
 
 
 class Mean(Simulated):
-    """A Keras optimizer of the mean gradient."""
+    """A Keras optimizer of the mean gradient.
+
+    Of one worker it takes gradients [*shape] as they are: those of an embedding are sparse, which Keras' optimizers
+    treat in their own way. The mean of several workers is dense.
+    """
 
     def __init__(self, optimizer: Any):
         self.optimizer = optimizer
@@ -41,7 +45,7 @@ class Mean(Simulated):
         self.optimizer.build(self.variables)
 
     def apply(self, gradients: Sequence[Any]) -> None:
-        mean = [g[0] if self.workers == 1 else tf.reduce_mean(g, axis=0) for g in gradients]
+        mean = gradients if self.workers == 1 else [tf.reduce_mean(g, axis=0) for g in gradients]
         self.optimizer.apply_gradients(zip(mean, self.variables))
         self.step.assign_add(1)
 
