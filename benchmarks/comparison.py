@@ -203,8 +203,19 @@ def panels(rows: Sequence[Row], steps: int = 1000, workers: int = 1) -> List[Pan
 
     title, ylabel = f"{steps:,} steps, D = {D:,}", "validation loss (nats)"
     return [
-        Panel(title, "bytes a step and worker", ylabel, lines(lambda one: one.sent, OF_BYTES), log_x=True, dots=True),
-        Panel(title, "floats of state, in D", ylabel, lines(lambda one: one.state / one.D, OF_STATE), dots=True),
+        Panel(
+            title, "bytes a step and worker", ylabel, lines(lambda one: one.sent, OF_BYTES), True, False, True, True
+        ),
+        Panel(
+            title,
+            "floats of state, in D",
+            ylabel,
+            lines(lambda one: one.state / one.D, OF_STATE),
+            False,
+            False,
+            True,
+            True,
+        ),
     ]
 
 
