@@ -1,35 +1,60 @@
 """Optimizers on a small language model: validation loss, and what a step sends and keeps.
 
     python benchmarks/language_model.py --recipe adam rbd --rate 0.01 --steps 1000 --seeds 3
+    python benchmarks/language_model.py --recipe top-k --rate 2**-5 --bracket --seeds 3 --workers 4
 
 trains the network ``gpt`` on tiny_shakespeare ($RBD_DATA_DIR), character by character, with each optimizer at each
 rate and from each seed. A step takes a mini-batch of windows that begin at random places, drawn from the seed. The
 rate rises over the first 100 steps and falls from there to a tenth, both in a straight line. The loss is the mean
 over all windows of the validation text that do not overlap, in nats a character, before the first step and after the
-last.
+last. With --workers K there are K batches a step, one for each simulated worker, whose gradients stay apart.
+
+With --bracket, rates are halved and doubled from the given one on, with the first seed, until the best has a worse
+one on both sides; the other seeds run at the best. A run whose loss is not finite is a row that says so.
+
+With --cost nothing is trained to the end: a process of its own for each recipe takes some steps on random tokens, and
+a row says what a step takes and the most memory that the process held.
 
 Each run is a line of the output, written as soon as it is done; a run that is there is not run again. To compare one
-more optimizer, add a row to RECIPES.
+more optimizer, add a row to RECIPES. comparison.py makes tables and pictures of the rows.
 """
 
 import argparse
 import json
 import math
 import platform
+import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional
 
 import numpy as np
 from documents import heading
 from documents import rows as rows_of
 
-from rbd_ipu import files, text_table
+from rbd_ipu import files
+
+
+def parsed(text: str) -> float:
+    """A rate: a number, or a power of two.
+
+    Example:
+      >>> parsed("2**-7"), parsed("0.005")
+      (0.0078125, 0.005)
+    """
+    base, power, exponent = text.partition("**")
+    return float(base) ** int(exponent) if power else float(text)
+
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ARGUMENTS.add_argument("--recipe", nargs="+", default=["adam"], help="rows of RECIPES (default adam); all: every one")
-ARGUMENTS.add_argument("--rate", nargs="+", type=float, default=[0.01], help="the highest learning rates")
+ARGUMENTS.add_argument(
+    "--rate", nargs="+", type=parsed, default=[0.01], help="the highest learning rates: 0.01, 2**-7"
+)
+ARGUMENTS.add_argument("--bracket", action="store_true", help="halve and double the rate until the best is bracketed")
+ARGUMENTS.add_argument("--cost", action="store_true", help="measure time and memory of a step instead")
+ARGUMENTS.add_argument("--workers", type=int, default=1, help="K, simulated, each with batches of its own")
 ARGUMENTS.add_argument("--steps", nargs="+", type=int, default=[1000])
 ARGUMENTS.add_argument("--seeds", type=int, default=1, help="how many: 0, 1, ...")
 ARGUMENTS.add_argument("--first-seed", type=int, default=0)
@@ -45,37 +70,44 @@ ARGUMENTS.add_argument(
     "--device", default="cpu", help="cpu or gpu: only written down; TensorFlow takes what there is"
 )
 ARGUMENTS.add_argument("--output", type=Path, default=Path("results/performance/language_model.jsonl"))
+ARGUMENTS.add_argument("--only", help=argparse.SUPPRESS)  # the recipe whose cost this process measures
 
 WARM_UP = 100  # steps
+MOST_RATES = 12  # that --bracket tries
 LAST = 0.1  # of the highest rate, at the last step
 CALL = 50  # steps of a call of the compiled loop
+VOCABULARY = 65  # of the random tokens of --cost, as many as tiny_shakespeare has
 EVALUATION = 129  # windows at a time, in the evaluation
 
 
 class Made(NamedTuple):
-    """What a recipe is told: the rate as a Keras schedule, the steps, D and d."""
+    """What a recipe is told: the rate as a Keras schedule, the steps, D, d, the seed and the width of the network."""
 
     rate: Any
     steps: int
     D: int
     d: int
     seed: int
+    width: int
 
 
 class Recipe(NamedTuple):
     """An optimizer to compare.
 
     Attributes:
-      make: what the run has (a :class:`Made`) -> the Keras optimizer.
-      sent: a :class:`Made` -> bytes that a worker sends at a step, without any compression of the message.
-      state: a :class:`Made` -> floats that the optimizer keeps between two steps, beside the weights.
+      make: what the run has (a :class:`Made`) -> the Keras optimizer, or a :class:`simulated.Simulated`.
+      sent: a :class:`Made` -> bytes of the message of a worker; an optimizer's own message_bytes counts before it.
+      state: a :class:`Made` -> floats that a worker keeps between two steps, beside the weights; an optimizer's own
+        state_floats counts before it.
       note: of the settings.
+      reduced: whether messages are added up on their way (all-reduce); else all are gathered by all.
     """
 
     make: Callable[[Made], Any]
     sent: Callable[[Made], float]
     state: Callable[[Made], float]
     note: str = ""
+    reduced: bool = True
 
 
 def _keras(name: str, **options: Any) -> Callable[[Made], Any]:
@@ -98,6 +130,12 @@ def _rbd(made: Made) -> Any:
     import rbd_ipu
 
     return rbd_ipu.RandomBasesDescent(made.rate, dim=made.d, distribution="hadamard", seed=made.seed)
+
+
+def _fpd(made: Made) -> Any:
+    import rbd_ipu
+
+    return rbd_ipu.FixedProjectionDescent(made.rate, dim=made.d, distribution="hadamard", seed=made.seed)
 
 
 def _largest(**options: Any) -> Callable[[Made], Any]:
@@ -138,6 +176,30 @@ def _full(made: Made) -> float:
     return 1.0 * made.D
 
 
+def _rival(name: str, note: str, reduced: bool = True, **options: Any) -> Recipe:
+    """A row of a class of rivals.py; options that are functions are given what the run has."""
+
+    def make(made: Made) -> Any:
+        import rivals
+
+        given = {key: value(made) if callable(value) else value for key, value in options.items()}
+        return getattr(rivals, name)(made.rate, **given)
+
+    return Recipe(make, dense, _full, note, reduced)
+
+
+def _part(made: Made) -> float:
+    return made.d / made.D
+
+
+def _seed(made: Made) -> int:
+    return made.seed
+
+
+def _quarter(made: Made) -> int:
+    return made.width // 4
+
+
 #: name -> the recipe. Another optimizer is one more row.
 RECIPES: Dict[str, Recipe] = {
     "adam": Recipe(_keras("Adam", beta_2=0.99), dense, lambda made: 2.0 * made.D, "betas 0.9, 0.99"),
@@ -148,15 +210,41 @@ RECIPES: Dict[str, Recipe] = {
     "signum": Recipe(_signum, dense, lambda made: 1.0 * made.D, "momentum 0.9"),
     "lion": Recipe(_keras("Lion", beta_1=0.9, beta_2=0.99), dense, lambda made: 1.0 * made.D, "betas 0.9, 0.99"),
     "rbd": Recipe(_rbd, lambda made: 4.0 * made.d, lambda made: 0.0, "hadamard, new at every step"),
-    "largest": Recipe(_largest(redraw_every=0), dense, _full, "largest of each block, memory, one bit, sign; fixed"),
-    "largest-redrawn": Recipe(_largest(redraw_every=1), dense, _full, "the same, new bases at every step"),
-    "largest-float32": Recipe(_largest(redraw_every=0, wire="float32"), dense, _full, "the same, fixed, in float32"),
-    "one-bit-adam": Recipe(_one_bit_adam, dense, lambda made: 2.0 * made.D, "hadamard, all d, one bit; Adam on u"),
+    "fpd": Recipe(_fpd, lambda made: 4.0 * made.d, lambda made: 0.0, "hadamard, fixed"),
+    "largest": Recipe(
+        _largest(redraw_every=0), dense, _full, "largest of each block, memory, one bit, sign; fixed", False
+    ),
+    "largest-redrawn": Recipe(_largest(redraw_every=1), dense, _full, "the same, new bases at every step", False),
+    "largest-float32": Recipe(
+        _largest(redraw_every=0, wire="float32"), dense, _full, "the same, fixed, in float32", False
+    ),
+    "one-bit-adam": Recipe(
+        _one_bit_adam, dense, lambda made: 2.0 * made.D, "hadamard, all d, one bit; Adam on u", False
+    ),
     "adam-in-coordinates": Recipe(
         _in_coordinates("groups"), dense, lambda made: 2.0 * made.d, "groups, new every 100 steps"
     ),
     "adam-in-hadamard-coordinates": Recipe(
         _in_coordinates("hadamard"), dense, lambda made: 2.0 * made.d, "hadamard, new every 100 steps"
+    ),
+    "top-k": _rival("TopK", "of each variable, error feedback", False, fraction=_part, momentum=0.0),
+    "top-k-momentum": _rival("TopK", "the same, momentum 0.9 of each worker", False, fraction=_part),
+    **{f"powersgd-{r}": _rival("PowerSGD", f"rank {r}, momentum 0.9", rank=r, seed=_seed) for r in (1, 2, 4)},
+    **{
+        f"powersgd-{r}-adam": _rival("PowerSGD", f"rank {r}, then Adam", rank=r, then="adam", seed=_seed)
+        for r in (1, 4)
+    },
+    "1-bit-adam": _rival(
+        "OneBitAdam",
+        "15 % of the steps Adam",
+        steps=lambda made: made.steps,
+        warm_up=lambda made: made.steps * 15 // 100,
+    ),
+    **{f"demo-{k}": _rival("DeMo", f"{k} of each chunk", False, top=k) for k in (1, 8, 32)},
+    "galore": _rival("GaLore", "rank 1/4 of the width, new every 200 steps", rank=_quarter),
+    "apollo": _rival("Apollo", "rank 1/4 of the width, new every 200 steps", rank=_quarter, seed=_seed),
+    "apollo-mini": _rival(
+        "Apollo", "rank 1, one scale a matrix", rank=1, whole=True, scale=math.sqrt(128), seed=_seed
     ),
 }
 
@@ -186,20 +274,40 @@ def cross_entropy(logits: Any, targets: Any) -> Any:
 
 
 def trainer(model: Any, optimizer: Any) -> Callable[[Any, Any], Any]:
-    """The compiled function (x [k, batch, context], y) -> losses [k] of k steps: a plain graph, without XLA."""
+    """The compiled function (x [k, K * batch, context], y) -> losses [k] of k steps: a plain graph, without XLA."""
+    from simulated import Mean
+
     from rbd_ipu._compat import tf
 
-    optimizer.build(model.trainable_variables)
+    K, variables = optimizer.workers, model.trainable_variables
     windows = tf.TensorSpec([None, None, *model.input_shape[1:]], tf.int32)
+
+    def gradients_of(x: Any, y: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = cross_entropy(model(x, training=True), y)
+        return loss, tape.gradient(loss, variables)
+
+    def dense_of(x: Any, y: Any) -> Any:
+        loss, gradients = gradients_of(x, y)
+        return loss, [tf.convert_to_tensor(g) for g in gradients]
+
+    def of_workers(x: Any, y: Any) -> Any:
+        if K == 1:
+            if isinstance(optimizer, Mean):
+                return gradients_of(x, y)
+            loss, gradients = dense_of(x, y)
+            return loss, [g[tf.newaxis] for g in gradients]
+        specs = (tf.TensorSpec([], tf.float32), [tf.TensorSpec(v.shape, tf.float32) for v in variables])
+        cut = [tf.reshape(part, [K, -1, part.shape[-1]]) for part in (x, y)]
+        losses, gradients = tf.map_fn(lambda own: dense_of(*own), cut, fn_output_signature=specs)
+        return tf.reduce_mean(losses), gradients
 
     @tf.function(jit_compile=False, input_signature=[windows, windows])
     def run(x: Any, y: Any) -> Any:
         losses = tf.TensorArray(tf.float32, tf.shape(x)[0])
         for k in tf.range(tf.shape(x)[0]):
-            with tf.GradientTape() as tape:
-                loss = cross_entropy(model(x[k], training=True), y[k])
-            gradients = tape.gradient(loss, model.trainable_variables)
-            optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+            loss, gradients = of_workers(x[k], y[k])
+            optimizer.apply(gradients)
             losses = losses.write(k, loss)
         return losses.stack()
 
@@ -230,74 +338,136 @@ def draw(tokens: np.ndarray, context: int, batch: int, generator: Any, steps: in
     return windows[..., :-1], windows[..., 1:]
 
 
-def train(
-    recipe: Recipe, rate: float, steps: int, seed: int, data: Any, options: argparse.Namespace
-) -> Dict[str, Any]:
-    """One run: its numbers."""
+class Prepared(NamedTuple):
+    """A network and its optimizer, ready to run."""
+
+    model: Any
+    made: Made
+    optimizer: Any
+    run: Callable[[Any, Any], Any]
+
+    def bytes_a_step(self, recipe: Recipe) -> float:
+        """Of the message of one worker."""
+        return getattr(self.optimizer, "message_bytes", None) or recipe.sent(self.made)
+
+    def state_floats(self, recipe: Recipe) -> float:
+        """That one worker keeps."""
+        return getattr(self.optimizer, "state_floats", None) or recipe.state(self.made)
+
+
+def prepare(
+    recipe: Recipe, rate: float, steps: int, seed: int, context: int, classes: int, options: argparse.Namespace
+) -> Prepared:
+    """The network of the options, the recipe's optimizer, K workers."""
+    from simulated import simulated
+
     from rbd_ipu import models
     from rbd_ipu._compat import keras
 
     keras.backend.clear_session()
     sizes = {"layers": options.layers, "width": options.width, "heads": options.heads}
-    model = models.build("gpt", data.shape, data.classes, seed, **sizes)
+    model = models.build("gpt", (context,), classes, seed, **sizes)
     size = model.count_params()
-    made = Made(schedule(rate, steps), steps, size, max(1, round(options.fraction * size)), seed)
+    d = max(1, round(options.fraction * size))
+    made = Made(schedule(rate, steps), steps, size, d, seed, options.width)
     optimizer = recipe.make(made)
-    run = trainer(model, optimizer)
-    validation, windows = judge(model), data.validation.windows()
+    workers = simulated(optimizer, options.workers)
+    workers.build(model.trainable_variables, options.workers)
+    return Prepared(model, made, optimizer, trainer(model, workers))
+
+
+def train(
+    recipe: Recipe, rate: float, steps: int, seed: int, data: Any, options: argparse.Namespace
+) -> Dict[str, Any]:
+    """One run: its numbers."""
+    ready = prepare(recipe, rate, steps, seed, data.context, data.classes, options)
+    validation, windows = judge(ready.model), data.validation.windows()
     first = validation(*windows)
     generator = np.random.default_rng([seed, 1])
     done, seconds, losses = 0, [], []
     while done < steps:
         n = min(CALL, steps - done)
-        x, y = draw(data.train.tokens, data.context, options.batch, generator, n)
+        x, y = draw(data.train.tokens, data.context, options.workers * options.batch, generator, n)
         began = time.perf_counter()
-        losses += run(x, y).numpy().tolist()
+        losses += ready.run(x, y).numpy().tolist()
         seconds.append((time.perf_counter() - began) / n)
         done += n
         if not np.isfinite(losses[-1]):
             break
-    sent = getattr(optimizer, "message_bytes", None) or recipe.sent(made)
+    sent = ready.bytes_a_step(recipe)
     # The first call traces.
     return {
-        "D": size,
-        "d": made.d if sent < dense(made) else size,
+        "D": ready.made.D,
+        "d": ready.made.d if sent < dense(ready.made) else ready.made.D,
         "first_loss": first,
         "validation_loss": validation(*windows),
         "training_loss": float(np.mean(losses[-100:])),
         "done": done,
         "bytes_a_step": sent,
-        "state_floats": recipe.state(made),
+        "state_floats": ready.state_floats(recipe),
         "seconds_a_step": float(np.median(seconds[1:] or seconds)),
+    }
+
+
+COST_CALLS, COST_STEPS = 9, 10  # of a call, after one that traces
+
+
+def cost(recipe: Recipe, options: argparse.Namespace) -> Dict[str, Any]:
+    """What a step of one worker takes here, and the most memory that this process has held."""
+    from rbd_ipu.lab.bench.runners import MEGABYTE, peak_now
+
+    ready = prepare(recipe, 1e-4, 1000, 0, options.context, VOCABULARY, options)
+    tokens = np.random.default_rng(0).integers(0, VOCABULARY, 10_000)
+    shape = (options.context, options.workers * options.batch, np.random.default_rng(1), COST_STEPS)
+    seconds = []
+    for _ in range(1 + COST_CALLS):
+        x, y = draw(tokens, *shape)
+        began = time.perf_counter()
+        ready.run(x, y).numpy()
+        seconds.append((time.perf_counter() - began) / COST_STEPS)
+    times = sorted(1e3 * one for one in seconds[1:])
+    return {
+        "D": ready.made.D,
+        "bytes_a_step": ready.bytes_a_step(recipe),
+        "state_floats": ready.state_floats(recipe),
+        "ms": times[len(times) // 2],
+        "ms_quartiles": [times[len(times) // 4], times[-1 - len(times) // 4]],
+        "peak_bytes": int(peak_now() * MEGABYTE),
     }
 
 
 #: What makes two runs the same.
 KEY = (
     "recipe", "rate", "steps", "seed", "layers", "width", "heads", "context", "batch", "fraction", "data", "device",
+    "workers",
 )  # fmt: skip
+DEFAULTS = {"workers": 1}  # of rows that were written before there was a choice
 
 
-def table(rows: Sequence[Dict[str, Any]]) -> str:
-    """The best rate of each recipe, network, fraction and number of steps, as Markdown: means over the seeds."""
-    groups: Dict[Any, Dict[float, List[Dict[str, Any]]]] = {}
-    for row in rows:
-        what = (row["D"], row["steps"], row["recipe"], row["bytes_a_step"])
-        groups.setdefault(what, {}).setdefault(row["rate"], []).append(row)
-    lines = [["D", "steps", "method", "bytes a step", "state", "rates tried", "best", "n", "validation loss"]]
-    for (D, steps, recipe, sent), rates in sorted(groups.items(), key=lambda item: (*item[0][:2], -item[0][3])):
-        means = {rate: float(np.mean([row["validation_loss"] for row in own])) for rate, own in rates.items()}
-        best = min(means, key=lambda rate: (-len(rates[rate]), means[rate]))
-        losses = [row["validation_loss"] for row in rates[best]]
-        spread = f" ± {np.std(losses, ddof=1):.3f}" if len(losses) > 1 else ""
-        state = rates[best][0]["state_floats"] / D
-        part = f" (1/{4 * D / sent:,.0f})" if sent < 4 * D else ""
-        lines.append([
-            f"{D:,}", f"{steps:,}", f"{recipe}: {rates[best][0]['note']}", f"{sent:,.0f}{part}", f"{state:.2g} D",
-            ", ".join(f"{rate:g}" for rate in sorted(rates)), f"{best:g}", str(len(losses)),
-            f"{np.mean(losses):.3f}{spread}",
-        ])  # fmt: skip
-    return text_table.markdown(lines, 3)
+def key_of(row: Mapping[str, Any], *left_out: str) -> str:
+    """What makes the run of this row another one than the rest."""
+    return json.dumps([row.get(name, DEFAULTS.get(name)) for name in KEY if name not in left_out])
+
+
+def loss_of(row: Mapping[str, Any]) -> float:
+    """The validation loss of a run; infinite where it is not finite."""
+    loss = row["validation_loss"]
+    return math.inf if loss is None or not math.isfinite(loss) else loss
+
+
+def next_rate(tried: Mapping[float, float]) -> Optional[float]:
+    """The rate to try next, of rate -> loss: half the lowest or twice the highest, if that one is the best so far.
+
+    Where all have diverged it is the half. None where the best has worse ones on both sides.
+
+    Example:
+      >>> next_rate({0.5: 2.0}), next_rate({0.5: 2.0, 0.25: 3.0}), next_rate({0.5: 2.0, 0.25: 3.0, 1.0: 3.0})
+      (0.25, 1.0, None)
+    """
+    best = min(tried, key=lambda rate: (tried[rate], rate))
+    if best == min(tried):
+        return best / 2
+    return 2 * best if best == max(tried) else None
 
 
 def main() -> None:
@@ -314,34 +484,64 @@ def main() -> None:
         ARGUMENTS.error("this needs Keras 3, whose optimizers it compares")
     if options.data not in datasets.datasets.TEXTS:
         ARGUMENTS.error(f"--data {options.data!r} is no text; accepted: {', '.join(datasets.datasets.TEXTS)}")
-    data = datasets.load(options.data, options.data_dir).with_context(options.context)
+    if options.only:
+        print(json.dumps(cost(RECIPES[options.only], options)))
+        return
     about = heading("language_model.py", sys.argv[1:])
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    done = {json.dumps([row.get(name) for name in KEY]) for row in rows_of(options.output)}
-    plan = [
-        (name, rate, steps, seed)
-        for steps in options.steps
-        for name in names
-        for rate in options.rate
-        for seed in range(options.first_seed, options.first_seed + options.seeds)
-    ]
-    for name, rate, steps, seed in plan:
+    if options.cost:
+        for name in names:
+            words = [sys.executable, __file__, *sys.argv[1:], "--only", name]
+            said = subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1]
+            row = {"measured": "cost", **{key: vars(options)[key] for key in KEY if key in vars(options)}}
+            row.update(recipe=name, steps=None, rate=None, **json.loads(said), **about)
+            append(options.output, row)
+            print(f"{name}: {row['ms']:.1f} ms a step, {row['peak_bytes'] / 2**20:,.0f} MB", flush=True)
+        return
+    data = datasets.load(options.data, options.data_dir).with_context(options.context)
+    done = {key_of(row): row for row in rows_of(options.output) if "validation_loss" in row}
+
+    def run(name: str, rate: float, steps: int, seed: int) -> float:
         settings = {**vars(options), "recipe": name, "rate": rate, "steps": steps, "seed": seed}
         row = {key: settings[key] for key in KEY}
-        if json.dumps(list(row.values())) in done:
-            print(f"{name} rate {rate:g} steps {steps} seed {seed}: is there already", flush=True)
-            continue
+        what = f"{name} rate {rate:g} steps {steps} seed {seed}"
+        if key_of(row) in done:
+            print(f"{what}: is there already", flush=True)
+            return loss_of(done[key_of(row)])
         recipe = RECIPES[name]
         row.update(note=recipe.note, **train(recipe, rate, steps, seed, data, options), **about)
-        with files.naming(options.output), open(options.output, "a", encoding="utf-8") as file:
-            file.write(files.line(row))
-        loss = row["validation_loss"]
+        append(options.output, row)
+        done[key_of(row)] = row
+        loss = loss_of(row)
+        said = f"{loss:.4f} nats (perplexity {_perplexity(loss):.2f})" if math.isfinite(loss) else "diverged"
         print(
-            f"{name} rate {rate:g} steps {steps} seed {seed}: {loss:.4f} nats (perplexity {_perplexity(loss):.2f}), "
-            f"{row['bytes_a_step']:,.0f} bytes and {1000 * row['seconds_a_step']:.1f} ms a step on "
+            f"{what}: {said}, {row['bytes_a_step']:,.0f} bytes and {1000 * row['seconds_a_step']:.1f} ms a step on "
             f"{platform.machine()}, {row['state_floats']:,.0f} floats kept",
             flush=True,
         )
+        return loss
+
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    for steps in options.steps:
+        for name in names:
+            if not options.bracket:
+                for rate in options.rate:
+                    for seed in seeds:
+                        run(name, rate, steps, seed)
+                continue
+            tried = {rate: run(name, rate, steps, seeds[0]) for rate in options.rate}
+            following = next_rate(tried)
+            while following is not None and len(tried) < MOST_RATES:
+                tried[following] = run(name, following, steps, seeds[0])
+                following = next_rate(tried)
+            for seed in seeds[1:]:
+                run(name, min(tried, key=lambda rate: tried[rate]), steps, seed)
+
+
+def append(path: Path, row: Dict[str, Any]) -> None:
+    """One more line of the file."""
+    with files.naming(path), open(path, "a", encoding="utf-8") as file:
+        file.write(files.line(row))
 
 
 def _perplexity(loss: float) -> float:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Mapping
 
 import accuracy_tables
+import comparison
 import dimension
-import language_model
 import paper_places
 import roofline
 
@@ -27,7 +27,7 @@ from rbd_ipu.lab.bench.rows import render as rendered
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-NAMES = ("choosing", "dimension", "optimizer", "performance", "reproduction")
+NAMES = ("choosing", "comparison", "dimension", "optimizer", "performance", "reproduction")
 PAGES = [CHECKOUT / "README.md", *(CHECKOUT / "docs" / f"{name}.md" for name in NAMES)]
 ARGUMENTS.add_argument("--results", type=Path, default=CHECKOUT / "results")
 ARGUMENTS.add_argument("--page", type=Path, action="append", help="may be repeated; default: all that have places")
@@ -93,12 +93,8 @@ def _demo(document: Document) -> str:
     return text_table.markdown(lines, 1)
 
 
-def _language_model(document: Document) -> str:
-    return language_model.table(document["rows"])
-
-
-def _dimension(document: Document) -> str:
-    return dimension.table(document["rows"])
+def _of_rows(table: Callable[..., str]) -> Callable[[Document], str]:
+    return lambda document: table(document["rows"])
 
 
 def _optimizer_cost(document: Document) -> str:
@@ -124,8 +120,10 @@ TABLES: Dict[str, Any] = {
     "compartments": ("compartments.json", _rows),
     "memory": ("memory.json", _rows),
     "keras": ("keras.json", _rows),
-    "language-model": (LANGUAGE_MODEL, _language_model),
-    "dimension": (DIMENSION, _dimension),
+    "language-model": (LANGUAGE_MODEL, _of_rows(comparison.of_the_package)),
+    "comparison": (LANGUAGE_MODEL, _of_rows(comparison.losses)),
+    "comparison-cost": (LANGUAGE_MODEL, _of_rows(comparison.costs)),
+    "dimension": (DIMENSION, _of_rows(dimension.table)),
     "optimizer-cost": ("optimizer_cost.json", _optimizer_cost),
     **{
         f"roofline-{what}": ("roofline.json", _roofline(what))
@@ -282,7 +280,7 @@ def _value(document: Any, find: Callable[[Document], Any], render: Callable[[Any
 
 
 def main() -> int:
-    """Write the pages and the picture beside them; returns the exit status."""
+    """Write the pages and the pictures beside them; returns the exit status."""
     options = ARGUMENTS.parse_args()
     names = {file for file, *_ in (*TABLES.values(), *VALUES.values())}
     paths = [options.results / "performance" / name for name in sorted(names)]
@@ -300,8 +298,11 @@ def main() -> int:
             stale += after != before
         else:
             files.write_text(page, after)
-    if not options.check and "cost.json" in documents and files.installed("matplotlib"):
-        _picture(documents["cost.json"])
+    if not options.check and files.installed("matplotlib"):
+        if "cost.json" in documents:
+            _picture(documents["cost.json"])
+        if LANGUAGE_MODEL in documents:
+            comparison.draw(documents[LANGUAGE_MODEL]["rows"], CHECKOUT / "docs" / "images")
     return int(stale > 0)
 
 

@@ -10,9 +10,12 @@ import numpy as np
 
 from rbd_ipu.files import replacing
 
-# Okabe and Ito's palette, told apart by colour-blind readers and in grey.
+# Okabe and Ito's palette, told apart by colour-blind readers and in grey; after it some of Tol's, for many lines.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
-COLOURS = (BLUE, ORANGE, GREEN, GREY, "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#8C564B")
+COLOURS = (
+    *(BLUE, ORANGE, GREEN, GREY, "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#8C564B"),
+    *("#882255", "#999933", "#332288", "#44AA99"),
+)
 #: What all pictures of this package share; text in SVG stays text, and its names are the same each time.
 STYLE = {
     "axes.grid": True,
@@ -46,7 +49,7 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One pair of axes, linear or logarithmic, with or without a dot at every point."""
+    """One pair of axes, linear or logarithmic, with or without a dot at every point, the legend in them or beside."""
 
     title: str
     xlabel: str
@@ -55,6 +58,7 @@ class Panel(NamedTuple):
     log_x: bool = False
     log_y: bool = False
     dots: bool = False
+    beside: bool = False
 
 
 def statistics_of(runs: Any) -> Tuple[List[float], List[float]]:
@@ -91,10 +95,10 @@ def draw(path: Union[str, Path], title: str, found: Sequence[Panel]) -> None:
 
 
 def svgs(found: Sequence[Panel]) -> List[bytes]:
-    """A picture for each panel as SVG, the same bytes each time it is made."""
+    """A picture for each panel as SVG, the same bytes each time it is made; wider where the legend is beside it."""
     pictures, colours = [], _colours(found)
     for panel in found:
-        with _figure(4.6, 3.4) as figure, io.BytesIO() as file:
+        with _figure(6.6 if panel.beside else 4.6, 3.4) as figure, io.BytesIO() as file:
             _draw_panel(figure.subplots(), panel, colours)
             figure.savefig(file, format="svg", metadata={"Date": None})
             pictures.append(file.getvalue())
@@ -149,7 +153,7 @@ def _draw_panel(axis: Any, panel: Panel, colours: Dict[str, str]) -> None:
         axis.plot([], [], "D", color=GREY, mfc="none", markersize=5, label="the paper, same colours")
     if panel.xlabel == "epoch" and not panel.log_x:
         axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, **({"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if panel.beside else {}))
 
 
 def plot_run(path: Union[str, Path], rows: Sequence[Mapping[str, Any]], title: str) -> None:

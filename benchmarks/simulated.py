@@ -1,0 +1,96 @@
+"""K simulated workers around one copy of the weights: what the language model trains with.
+
+A step hands over the gradients of all workers, of each variable float32 [K, *shape]. :class:`Simulated` is the
+interface; :class:`Mean` gives the mean to a Keras optimizer, :class:`Subspace` simulates the workers of
+:class:`rbd_ipu.SubspaceOptimizer`, each with a memory of its own; the rivals are in rivals.py.
+"""
+
+from typing import Any, List, Sequence
+
+from rbd_ipu import compression
+from rbd_ipu._compat import tf
+from rbd_ipu.compartments import describe
+
+
+class Simulated:
+    """An optimizer of K workers.
+
+    Attributes:
+      variables, workers: what it was built for.
+      step: optimizer steps so far, int32.
+    """
+
+    def build(self, variables: Sequence[Any], workers: int) -> None:
+        """Makes the state."""
+        self.variables, self.workers = list(variables), workers
+        self.step = tf.Variable(0, trainable=False, dtype=tf.int32)
+
+    def apply(self, gradients: Sequence[Any]) -> None:
+        """One step: of each variable the gradients of all workers, float32 [K, *shape]."""
+        raise NotImplementedError
+
+
+class Mean(Simulated):
+    """A Keras optimizer of the mean gradient.
+
+    Of one worker it takes gradients [*shape] as they are: those of an embedding are sparse, which Keras' optimizers
+    treat in their own way. The mean of several workers is dense.
+    """
+
+    def __init__(self, optimizer: Any):
+        self.optimizer = optimizer
+
+    def build(self, variables: Sequence[Any], workers: int) -> None:
+        super().build(variables, workers)
+        self.optimizer.build(self.variables)
+
+    def apply(self, gradients: Sequence[Any]) -> None:
+        mean = gradients if self.workers == 1 else [tf.reduce_mean(g, axis=0) for g in gradients]
+        self.optimizer.apply_gradients(zip(mean, self.variables))
+        self.step.assign_add(1)
+
+
+class Subspace(Simulated):
+    """The workers of a :class:`rbd_ipu.SubspaceOptimizer` with all variables inside and its state in the full space.
+
+    The step is that of the optimizer, with the messages of K workers instead of the gathered ones of K replicas.
+    """
+
+    def __init__(self, optimizer: Any):
+        if optimizer.state != "full" or optimizer.include is not None or optimizer.exclude is not None:
+            raise ValueError("workers are simulated for state='full', without include and exclude")
+        self.optimizer, self._use = optimizer, optimizer._use
+
+    def build(self, variables: Sequence[Any], workers: int) -> None:
+        super().build(variables, workers)
+        self.sketch = self.optimizer.sketch_of(self.variables)
+        self.optimizer.build(self.variables)  # its message_bytes and its inner optimizer
+        self.memories: List[List[Any]] = [[] for _ in range(workers)]
+        if self._use.memory is not None:
+            for memory in self.memories:
+                for i, v in enumerate(self.variables):
+                    memory.append(tf.Variable(tf.zeros([describe(v, i).size]), trainable=False))
+
+    def apply(self, gradients: Sequence[Any]) -> None:
+        index = self._use.basis_index(tf.identity(self.step))
+        coordinates = []
+        for k, memory in enumerate(self.memories):
+            flat = [tf.reshape(g[k], [-1]) for g in gradients]
+            sent = compression.send(self._use, self.sketch, flat, memory, index, None)
+            if memory:
+                compression.forget(self.sketch, sent, memory, self.sketch.expand([sent.own], index), index)
+            coordinates.append(sent.own)
+        updates = [u / float(self.workers) for u in self.sketch.expand(coordinates, index)]
+        if self.optimizer.update == "sign":
+            updates = [tf.sign(u) for u in updates]
+        updates = [tf.reshape(u, v.shape) for u, v in zip(updates, self.variables)]
+        self.optimizer.inner_optimizer.apply(updates, self.variables)
+        self.step.assign_add(1)
+
+
+def simulated(optimizer: Any, workers: int) -> Simulated:
+    """The K workers of an optimizer; of one worker alone SubspaceOptimizer runs as it is."""
+    if isinstance(optimizer, Simulated):
+        return optimizer
+    nonlinear = getattr(optimizer, "state", None) == "full"  # of a SubspaceOptimizer
+    return Subspace(optimizer) if workers > 1 and nonlinear else Mean(optimizer)
