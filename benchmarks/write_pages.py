@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Mapping
 
 import accuracy_tables
+import fine_tune
 import language_model
 import paper_places
 import roofline
@@ -28,14 +29,21 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 PAGES = [
     CHECKOUT / name
-    for name in ("README.md", "docs/choosing.md", "docs/optimizer.md", "docs/performance.md", "docs/reproduction.md")
+    for name in (
+        "README.md",
+        "docs/choosing.md",
+        "docs/fine-tune.md",
+        "docs/optimizer.md",
+        "docs/performance.md",
+        "docs/reproduction.md",
+    )
 ]
 ARGUMENTS.add_argument("--results", type=Path, default=CHECKOUT / "results")
 ARGUMENTS.add_argument("--page", type=Path, action="append", help="may be repeated; default: all that have places")
 ARGUMENTS.add_argument("--check", action="store_true", help="only say whether the pages are up to date")
 
 PLACE = re.compile(r"(<!-- bench: (\S+) -->)(.*?)(<!-- /bench -->)", re.DOTALL)
-LANGUAGE_MODEL = "language_model.jsonl"  # a line for each run
+LANGUAGE_MODEL, FINE_TUNE = "language_model.jsonl", "fine_tune.jsonl"  # a line for each run
 PARTS = ("threads", "passes", "transform", "memory")  # of the roofline
 MISSING = "*not measured yet*"
 Document = Mapping[str, Any]
@@ -98,6 +106,10 @@ def _language_model(document: Document) -> str:
     return language_model.table(document["rows"])
 
 
+def _fine_tune(document: Document) -> str:
+    return fine_tune.table(document["rows"])
+
+
 def _optimizer_cost(document: Document) -> str:
     lines = [["optimizer", "ms a step", "x SGD", "x Adam", "peak memory, MB", "over SGD, in 4 D bytes"]]
     for row in document["rows"]:
@@ -122,6 +134,7 @@ TABLES: Dict[str, Any] = {
     "memory": ("memory.json", _rows),
     "keras": ("keras.json", _rows),
     "language-model": (LANGUAGE_MODEL, _language_model),
+    "fine-tune": (FINE_TUNE, _fine_tune),
     "optimizer-cost": ("optimizer_cost.json", _optimizer_cost),
     **{
         f"roofline-{what}": ("roofline.json", _roofline(what))
@@ -307,7 +320,7 @@ def read(path: Path) -> Document:
     if path.suffix == ".json":
         return json.loads(text)
     rows = [json.loads(line) for line in text.splitlines()]
-    command = "python benchmarks/language_model.py; each row of the file has its command"
+    command = f"python benchmarks/{path.stem}.py; each row of the file has its command"
     return {**rows[-1], "command": command, "load_average": {}, "rows": rows}
 
 
