@@ -18,6 +18,7 @@ from typing import Any, Callable, Dict, Mapping
 import accuracy_tables
 import comparison
 import dimension
+import fine_tune
 import paper_places
 import roofline
 
@@ -27,14 +28,15 @@ from rbd_ipu.lab.bench.rows import render as rendered
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-NAMES = ("choosing", "comparison", "dimension", "optimizer", "performance", "reproduction")
+NAMES = ("choosing", "comparison", "dimension", "fine-tune", "optimizer", "performance", "reproduction")
 PAGES = [CHECKOUT / "README.md", *(CHECKOUT / "docs" / f"{name}.md" for name in NAMES)]
 ARGUMENTS.add_argument("--results", type=Path, default=CHECKOUT / "results")
 ARGUMENTS.add_argument("--page", type=Path, action="append", help="may be repeated; default: all that have places")
 ARGUMENTS.add_argument("--check", action="store_true", help="only say whether the pages are up to date")
 
 PLACE = re.compile(r"(<!-- bench: (\S+) -->)(.*?)(<!-- /bench -->)", re.DOTALL)
-LANGUAGE_MODEL, DIMENSION = "language_model.jsonl", "dimension.jsonl"  # a line for each run, each search
+# A line for each run, each search.
+LANGUAGE_MODEL, DIMENSION, FINE_TUNE = "language_model.jsonl", "dimension.jsonl", "fine_tune.jsonl"
 PARTS = ("threads", "passes", "transform", "memory")  # of the roofline
 MISSING = "*not measured yet*"
 Document = Mapping[str, Any]
@@ -124,6 +126,7 @@ TABLES: Dict[str, Any] = {
     "comparison": (LANGUAGE_MODEL, _of_rows(comparison.losses)),
     "comparison-cost": (LANGUAGE_MODEL, _of_rows(comparison.costs)),
     "dimension": (DIMENSION, _of_rows(dimension.table)),
+    "fine-tune": (FINE_TUNE, _of_rows(fine_tune.table)),
     "optimizer-cost": ("optimizer_cost.json", _optimizer_cost),
     **{
         f"roofline-{what}": ("roofline.json", _roofline(what))
