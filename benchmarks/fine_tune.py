@@ -230,11 +230,12 @@ def run(settings: Dict[str, Any], options: argparse.Namespace) -> Dict[str, Any]
     x, y = sets["train"]
     model = sentence_encoder.classifier(2, options.model_dir, embeddings=method.embeddings)
     head = options.work / "head-{train}-{length}-{seed}.npz".format(**settings)
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     if method.make is None and head.exists():
         head.unlink()  # it is this run that is timed
     with_head(model, head, x, y)
     seconds = [time.perf_counter() - began]
+    busy = time.process_time() - busy
     if method.make is None:
         for layer in model.layers:
             layer.trainable = layer.name == "head"
@@ -252,7 +253,7 @@ def run(settings: Dict[str, Any], options: argparse.Namespace) -> Dict[str, Any]
         d = settings["d"] or D
         rate = settings["rate"] * (math.sqrt(D / d) if method.needs_dim else 1.0)
         optimizer = method.make(Made(schedule(rate, steps), D, d, seed))
-        step, seconds = trainer(model, optimizer), []
+        step, seconds, busy = trainer(model, optimizer), [], time.process_time()
         for rows in batches(x, settings["batch"], steps, seed):
             cut = sentence_encoder.padded((x[rows] > 0).sum(1))
             began = time.perf_counter()
@@ -260,6 +261,7 @@ def run(settings: Dict[str, Any], options: argparse.Namespace) -> Dict[str, Any]
             seconds.append(time.perf_counter() - began)
             if not np.isfinite(losses[-1]):
                 break
+        busy = time.process_time() - busy
         model.optimizer = optimizer
     peak = peak_now()
     size = 4 * D
@@ -279,6 +281,7 @@ def run(settings: Dict[str, Any], options: argparse.Namespace) -> Dict[str, Any]
         "training_loss": float(np.mean(losses[-20:])) if losses else None,
         "done": len(losses),
         "seconds": float(np.sum(seconds)),
+        "cpu_seconds": busy,
         "seconds_a_step": float(np.median(seconds[1:])) if len(seconds) > 1 else None,
         "peak_mb": peak,
     }
@@ -304,7 +307,7 @@ def table(rows: Sequence[Dict[str, Any]]) -> str:
     for (train, steps, batch, length), methods in sorted(sizes.items()):
         lines = [[
             "method", "trained numbers", "file, bytes", "rates tried", "best", "n", "validation accuracy, %",
-            "s, training", "peak memory, MB",
+            "s, training", "s of CPU", "peak memory, MB",
         ]]  # fmt: skip
         found: Dict[Tuple[str, int], float] = {}
         for _, rates in sorted(methods.items()):
@@ -320,6 +323,7 @@ def table(rows: Sequence[Dict[str, Any]]) -> str:
                 f"{one['file_bytes']:,}", ", ".join(f"{rate:g}" for rate in sorted(rates)), f"{best:g}",
                 str(len(values)), f"{np.mean(values):.1f}{spread}",
                 f"{np.median([row['seconds'] for row in own]):.0f}",
+                "-" if one.get("cpu_seconds") is None else f"{np.median([row['cpu_seconds'] for row in own]):.0f}",
                 f"{np.median([row['peak_mb'] for row in own]):,.0f}",
             ])  # fmt: skip
         words = f"{train:,} training sentences, {steps:,} steps of {batch}, {length} tokens:"
