@@ -78,7 +78,7 @@ class Subspace(Simulated):
             flat = [tf.reshape(g[k], [-1]) for g in gradients]
             sent = compression.send(self._use, self.sketch, flat, memory, index, None)
             if memory:
-                compression.forget(self.sketch, sent, memory, self.sketch.expand([sent.own], index), index)
+                compression.receive(self.sketch, sent, memory, index)
             coordinates.append(sent.own)
         updates = [u / float(self.workers) for u in self.sketch.expand(coordinates, index)]
         if self.optimizer.update == "sign":

@@ -294,6 +294,7 @@ class Scripted:
             progress=Progress(),
             step=0,
             device=contextlib.nullcontext(),
+            replay_log=None,
         )
         self.data = types.SimpleNamespace(files={"images": "a sum"}, of_text=False)
         self.title = "a line of words"
