@@ -136,6 +136,7 @@ PLACES: Dict[str, Callable[[Known], Any]] = {
     "left": _left,
     "table1": _table("table1"),
     "table2": _table("table2"),
+    "tableX5": _table("tableX5"),
     "table3": _table("table3"),
     "large-d": _large,
     "learning-rates": _learning_rates,
