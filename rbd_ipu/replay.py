@@ -368,7 +368,7 @@ def replay_weights(trainer: Any, path: Union[str, Path], step: Optional[int] = N
         for first, last in calls:
             if first == 1:
                 started = time.perf_counter()
-            good = int(run(_unpacked(log.records(first, last), form)))
+            good = int(run(tf.constant(_unpacked(log.records(first, last), form))))
             if good < last - first:
                 for variable, value in kept:
                     variable.assign(tf.cast(value, variable.dtype))

@@ -66,7 +66,7 @@ def replay_steps(step: Callable[[Any], Any], width: int) -> Callable[[Any], Any]
             parallel_iterations=1,
         )[0]
 
-    return run
+    return run.get_concrete_function()  # TensorFlow warns of functions traced once and called rarely
 
 
 def _next(iterator: Any) -> Callable[..., Any]:
