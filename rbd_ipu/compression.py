@@ -86,7 +86,61 @@ class Layout:
         return self.lengths.index(n)
 
 
-class BlockSketch:
+class Sketch:
+    """P_t of a model: coordinates of vectors float32 [n], and back.
+
+    What a memory needs is here, by operations of TensorFlow; a sketch with machine code does it in fewer passes.
+
+    Attributes:
+      size: D, entries of all vectors.
+      dim: d, coordinates that are sent.
+      shapes: of their blocks.
+    """
+
+    size: int
+    dim: int
+    shapes: List[Shape]
+
+    def choose(self, vectors: Sequence[Any], index: Any) -> List[Chosen]:
+        """The coordinates that are sent of vectors float32 [n]; ``index`` counts the bases drawn before."""
+        raise NotImplementedError
+
+    def expand(self, sent: Sequence[Sequence[Chosen]], index: Any) -> List[Any]:
+        """P_t of the sum of the workers' coordinates, added in their order: vectors float32 [n]."""
+        raise NotImplementedError
+
+    def remember(
+        self, memory: Sequence[Any], gradients: Sequence[Any], beta: Any, finite: Any, index: Any
+    ) -> List[Chosen]:
+        """m <- beta m + g, if all of g are finite; what is sent of m."""
+
+        def add() -> Any:
+            for m, g in zip(memory, gradients):
+                if beta == 1.0:
+                    m.assign_add(g)
+                else:
+                    m.assign(beta * tf.convert_to_tensor(m) + g)
+            return tf.constant(0)
+
+        tf.cond(finite, add, lambda: tf.constant(0))
+        return self.choose([tf.convert_to_tensor(m) for m in memory], index)
+
+    def receive(self, sent: "Sent", memory: Sequence[Any], index: Any, sign: bool) -> List[Any]:
+        """See :func:`receive`."""
+        update = self.expand(sent.coordinates, index)
+        if memory:
+            own = update if len(sent.coordinates) == 1 else self.expand([sent.own], index)
+
+            def subtract() -> Any:
+                for m, u in zip(memory, own):
+                    m.assign_sub(u)
+                return tf.constant(0)
+
+            tf.cond(sent.finite, subtract, lambda: tf.constant(0))
+        return [tf.sign(u) for u in update] if sign else update
+
+
+class BlockSketch(Sketch):
     """P_t of the distribution ``blocks``, one basis for each vector, and the k largest coordinates of each block.
 
     Args:
@@ -95,11 +149,6 @@ class BlockSketch:
       seed: of the bases.
       signed: whether the bases have random signs.
       source: "auto", "native" or "counter".
-
-    Attributes:
-      size: D, entries of all vectors.
-      dim: d, coordinates that are sent.
-      shapes: of their blocks.
     """
 
     def __init__(self, sizes: Sequence[int], fraction: float, seed: int, signed: bool, source: str = "auto"):
@@ -154,18 +203,15 @@ class BlockSketch:
     def remember(
         self, memory: Sequence[Any], gradients: Sequence[Any], beta: Any, finite: Any, index: Any
     ) -> List[Chosen]:
-        """m <- beta m + g where the gradients are finite, and the largest coordinates of m."""
         if self._kernels and not inside_xla():
             return self._kernels.remember(memory, gradients, beta, finite, self._keys(index))
-        return self.choose(_remembered(memory, gradients, beta, finite), index)
+        return super().remember(memory, gradients, beta, finite, index)
 
+    @as_it_is
     def receive(self, sent: "Sent", memory: Sequence[Any], index: Any, sign: bool) -> List[Any]:
-        """See :func:`receive`."""
-        if not self._kernels or inside_xla():
-            return _received(self, sent, memory, index, sign)
-        if not memory:
-            return self._kernels.expand(sent.coordinates, self._keys(index), sign)
-        return self._kernels.receive(sent.coordinates, sent.own, sent.finite, memory, self._keys(index), sign)
+        if self._kernels and not inside_xla():
+            return self._kernels.receive(sent.coordinates, sent.own, sent.finite, memory, self._keys(index), sign)
+        return super().receive(sent, memory, index, sign)
 
     def _keys(self, index: Any) -> Any:
         """The seeds of the vectors' bases, int32 [V, 2]: those of compartments, one for each vector."""
@@ -208,7 +254,7 @@ def summed(sent: Sequence[Sequence[Chosen]], shapes: Sequence[Shape]) -> List[An
     return [placed([own[s] for own in sent], shape) for s, shape in enumerate(shapes)]
 
 
-class SubspaceSketch:
+class SubspaceSketch(Sketch):
     """P_t of any other bases: all d coordinates are sent, in blocks of 4096.
 
     Args:
@@ -232,16 +278,6 @@ class SubspaceSketch:
         """P_t of the sum of the workers' coordinates: vectors float32 [n]."""
         c = wires.joined(summed(sent, self.shapes))
         return self.space.expand_pieces(c, self._sizes, self.seed, index)
-
-    def remember(
-        self, memory: Sequence[Any], gradients: Sequence[Any], beta: Any, finite: Any, index: Any
-    ) -> List[Chosen]:
-        """m <- beta m + g where the gradients are finite, and all coordinates of m."""
-        return self.choose(_remembered(memory, gradients, beta, finite), index)
-
-    def receive(self, sent: "Sent", memory: Sequence[Any], index: Any, sign: bool) -> List[Any]:
-        """See :func:`receive`."""
-        return _received(self, sent, memory, index, sign)
 
 
 def _joined(parts: Sequence[Any], axis: int = 0) -> Any:
@@ -426,43 +462,9 @@ def receive(sketch: Any, sent: Sent, memory: Sequence[Any], index: Any, sign: bo
     return sketch.receive(sent, memory, index, sign)
 
 
-def _received(sketch: Any, sent: Sent, memory: Sequence[Any], index: Any, sign: bool) -> List[Any]:
-    """:func:`receive` by operations of TensorFlow."""
-    update = sketch.expand(sent.coordinates, index)
-    if memory:
-        own = update if len(sent.coordinates) == 1 else sketch.expand([sent.own], index)
-
-        def subtract() -> Any:
-            for m, u in zip(memory, own):
-                m.assign_sub(u)
-            return tf.constant(0)
-
-        tf.cond(sent.finite, subtract, _nothing)
-    return [tf.sign(u) for u in update] if sign else update
-
-
 def all_finite(tensors: Sequence[Any]) -> Any:
     """Whether all entries are finite, by their sums: bool scalar."""
     return tf.math.is_finite(tf.add_n([tf.reduce_sum(tensor) * 0.0 for tensor in tensors]))
-
-
-def _remembered(memory: Sequence[Any], gradients: Sequence[Any], beta: Any, finite: Any) -> List[Any]:
-    """m <- beta m + g, if all of g are finite; m."""
-
-    def add() -> Any:
-        for m, g in zip(memory, gradients):
-            if beta == 1.0:
-                m.assign_add(g)
-            else:
-                m.assign(beta * tf.convert_to_tensor(m) + g)
-        return tf.constant(0)
-
-    tf.cond(finite, add, _nothing)
-    return [tf.convert_to_tensor(m) for m in memory]
-
-
-def _nothing() -> Any:
-    return tf.constant(0)
 
 
 def _not_finite_unless(finite: Any, wire: str, coded: Any) -> Any:
@@ -478,6 +480,7 @@ __all__ = [
     "Compression",
     "Layout",
     "Sent",
+    "Sketch",
     "SubspaceSketch",
     "check",
     "compression",

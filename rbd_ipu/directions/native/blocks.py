@@ -180,53 +180,31 @@ def _build(digest: str) -> Any:
         vector that they are of goes to ``out`` where there is a gradient.
         """
         digest  # noqa: B018
-        n = vector.shape[0]
         bits, places, work = np.empty(4096, np.uint32), np.empty(4096, np.int32), np.empty(4096, np.float32)
-        start, stop = run * 32768, min(n, end * 32768)
-        while stop - start >= 4096:
-            _words(signed, key, start, words)
-            c, row = work[:4096], first + start // 4096
-            _taken(vector[start : start + 4096], gradient[start : start + 4096], beta, out[start : start + 4096], c)
-            if signed:
-                _signs(words, start % 32768, c)
-            _butterflies(c)
-            _scaled(c, f32(1.0 / 64.0))
-            _largest(c, values.shape[1], index[row], values[row], bits, places)
-            start += 4096
-        if start < stop:
-            _words(signed, key, start, words)
-            c = work[: stop - start]
-            _taken(vector[start:stop], gradient[start:stop], beta, out[start:stop], c)
-            if signed:
-                _signs(words, start % 32768, c)
-            at, size, norm = 0, 1024, f32(1.0 / 32.0)
-            while at < c.shape[0]:
-                while c.shape[0] - at >= size:
-                    _butterflies(c[at : at + size])
-                    _scaled(c[at : at + size], norm)
-                    at += size
-                size, norm = size // 4, f32(norm * f32(2.0))
-            _largest(c, rest_values.shape[1], rest_index[last], rest_values[last], bits, places)
-
-    def expand(run, end, signed, key, index, values, rest_index, rest_values, first, last, sign, out, words):
-        """P of the sum of K workers' coordinates: index, values [K, B, k] -> runs of the vector, or their signs."""
-        digest  # noqa: B018
-        start, stop = run * 32768, min(out.shape[0], end * 32768)
+        start, stop = run * 32768, min(vector.shape[0], end * 32768)
         while start < stop:
             _words(signed, key, start, words)
-            x = out[start : min(stop, start + 4096)]
-            _back(index, values, rest_index, rest_values, first, last, signed, words, start, x)
-            if sign:
-                _sign(x)
+            after = min(stop, start + 4096)
+            c = work[: after - start]
+            _taken(vector[start:after], gradient[start:after], beta, out[start:after], c)
+            if signed:
+                _signs(words, start % 32768, c)
+            _pieces(c, True)
+            if c.shape[0] == 4096:
+                row = first + start // 4096
+                _largest(c, values.shape[1], index[row], values[row], bits, places)
+            else:
+                _largest(c, rest_values.shape[1], rest_index[last], rest_values[last], bits, places)
             start += 4096
 
     def receive(
         run, end, signed, key, index, values, rest_index, rest_values, own_index, own_values, own_rest_index,
         own_rest_values, first, last, sign, out, finite, memory, left, words,
     ):  # fmt: skip
-        """:func:`expand`, and what it leaves of the memory: memory - P of this worker's own coordinates [1, B, k].
+        """P of the sum of K workers' coordinates, index and values [K, B, k] -> runs of ``out``, or their signs.
 
-        Where own has no rows, the sum is this worker's own. Where ``finite`` is not true, all is left.
+        With a memory, also what is left of it: memory - P of this worker's own coordinates [1, B, k]. Where own has
+        no rows, the sum is this worker's own. Where ``finite`` is not true, all is left.
         """
         digest  # noqa: B018
         start, stop = run * 32768, min(out.shape[0], end * 32768)
@@ -236,7 +214,9 @@ def _build(digest: str) -> Any:
             after = min(stop, start + 4096)
             x = out[start:after]
             _back(index, values, rest_index, rest_values, first, last, signed, words, start, x)
-            if not finite:
+            if memory.shape[0] == 0:
+                pass
+            elif not finite:
                 left[start:after] = memory[start:after]
             elif own_values.shape[0] + own_rest_values.shape[0] == 0:
                 _difference(memory[start:after], x, left[start:after])
@@ -248,7 +228,7 @@ def _build(digest: str) -> Any:
                 _sign(x)
             start += 4096
 
-    return compile_loop(choose), compile_loop(expand), compile_loop(receive)
+    return compile_loop(choose), compile_loop(receive)
 
 
 @inlined
@@ -278,23 +258,30 @@ def _sign(x):
 @inlined
 def _back(index, values, rest_index, rest_values, first, last, signed, words, start, x):
     """P of the sum of K workers' coordinates of the block at entry ``start`` of a vector: [K, B, k] -> x."""
-    n = x.shape[0]
-    if n == 4096:
+    if x.shape[0] == 4096:
         row = first + start // 4096
         _place(index[:, row], values[:, row], x)
-        _scaled(x, f32(1.0 / 64.0))
-        _butterflies(x)
     else:
         _place(rest_index[:, last], rest_values[:, last], x)
-        at, size, norm = 0, 1024, f32(1.0 / 32.0)
-        while at < n:
-            while n - at >= size:
-                _scaled(x[at : at + size], norm)
-                _butterflies(x[at : at + size])
-                at += size
-            size, norm = size // 4, f32(norm * f32(2.0))
+    _pieces(x, False)
     if signed:
         _signs(words, start % 32768, x)
+
+
+@inlined
+def _pieces(x, forward):
+    """x <- H x of each piece, over the root of its length: the last act forward, the first one back."""
+    at, size, norm = 0, 4096, f32(1.0 / 64.0)
+    while at < x.shape[0]:
+        while x.shape[0] - at >= size:
+            piece = x[at : at + size]
+            if not forward:
+                _scaled(piece, norm)
+            _butterflies(piece)
+            if forward:
+                _scaled(piece, norm)
+            at += size
+        size, norm = size // 4, f32(norm * f32(2.0))
 
 
 @inlined
@@ -319,7 +306,7 @@ def _words(signed, key, start, words):
         fill_words(u32(offset + u32(u32(start // 32) * step)), step, words)
 
 
-choose_run, expand_run, receive_run = _build(digest())
+choose_run, receive_run = _build(digest())
 
 
 class _Vector(NamedTuple):
@@ -389,59 +376,53 @@ class BlockKernels:
         return _Part(first, last, [np.array(of_shape, np.int32) for of_shape in rows[:-1]], places, tasks)
 
     def choose(self, vectors: Sequence[Any], keys: Any) -> List[Any]:
-        """See :meth:`rbd_ipu.compression.BlockSketch.choose`."""
+        """See :meth:`rbd_ipu.compression.Sketch.choose`."""
         results = self._call(functools.partial(self._choose, self._all), [keys, *vectors], self._chosen_kinds())
         return self._chosen([self._all], [results])
 
     def remember(self, memory: Sequence[Any], gradients: Sequence[Any], beta: float, finite: Any, keys: Any) -> Any:
-        """See :meth:`rbd_ipu.compression.BlockSketch.remember`."""
+        """See :meth:`rbd_ipu.compression.Sketch.remember`."""
         results: List[Any] = []
         for part in self._parts:
-            first, last, count = part.first, part.last, part.last - part.first
             with tf.control_dependencies(results[-1][:1] if results else []):
-                old = [tf.convert_to_tensor(m) for m in memory[first:last]]
+                own = slice(part.first, part.last)
+                old = [tf.convert_to_tensor(m) for m in memory[own]]
+                kinds = [tf.float32] * len(old) + self._chosen_kinds()
                 function = functools.partial(self._remember, part, beta)
-                kinds = [tf.float32] * count + self._chosen_kinds()
-                own = self._call(function, [keys, finite, *old, *gradients[first:last]], kinds)
-            for m, vector, new in zip(memory[first:last], self._vectors[first:last], own):
-                new.set_shape([vector.size])
-                m.assign(new)
-            results.append(own[count:])
+                found = self._call(function, [keys, finite, *old, *gradients[own]], kinds)
+            self._assign(memory[own], part, found)
+            results.append(found[len(old) :])
         return self._chosen(self._parts, results)
 
     def expand(self, sent: Sequence[Sequence[Any]], keys: Any, sign: bool = False) -> List[Any]:
-        """See :meth:`rbd_ipu.compression.BlockSketch.expand`."""
-        found: List[Any] = []
-        arguments = [keys, *self._stacked(sent)]
-        for part in self._parts:
-            with tf.control_dependencies(found[-1:]):
-                function = functools.partial(self._expand, part, sign)
-                found += self._call(function, arguments, [tf.float32] * (part.last - part.first))
-        for vector, result in zip(self._vectors, found):
-            result.set_shape([vector.size])
-        return found
+        """See :meth:`rbd_ipu.compression.Sketch.expand`."""
+        return self.receive(sent, sent[0], tf.constant(True), [], keys, sign)
 
     def receive(
         self, sent: Sequence[Sequence[Any]], own: Sequence[Any], finite: Any, memory: Sequence[Any], keys: Any,
         sign: bool,
     ) -> List[Any]:  # fmt: skip
-        """See :meth:`rbd_ipu.compression.BlockSketch.receive`."""
+        """See :meth:`rbd_ipu.compression.Sketch.receive`; without a memory, :meth:`expand`."""
         found: List[Any] = []
-        alone = len(sent) == 1
-        coded = [keys, finite, *self._stacked(sent), *([] if alone else self._stacked([own]))]
+        apart = bool(memory) and len(sent) > 1  # what this worker sent is not the sum of all
+        coded = [keys, finite, *self._stacked(sent), *(self._stacked([own]) if apart else [])]
         for part in self._parts:
-            first, last, count = part.first, part.last, part.last - part.first
             with tf.control_dependencies(found[-1:]):
-                old = [tf.convert_to_tensor(m) for m in memory[first:last]]
-                function = functools.partial(self._receive, part, sign, alone)
-                results = self._call(function, [*coded, *old], [tf.float32] * (2 * count))
-            for m, vector, new in zip(memory[first:last], self._vectors[first:last], results[count:]):
-                new.set_shape([vector.size])
-                m.assign(new)
+                old = [tf.convert_to_tensor(m) for m in memory[part.first : part.last]]
+                count = part.last - part.first
+                function = functools.partial(self._receive, part, sign, apart)
+                results = self._call(function, [*coded, *old], [tf.float32] * (count + len(old)))
+            self._assign(memory[part.first : part.last], part, results[count:])
             found += results[:count]
         for vector, result in zip(self._vectors, found):
             result.set_shape([vector.size])
         return found
+
+    def _assign(self, memory: Sequence[Any], part: _Part, values: Sequence[Any]) -> None:
+        """Takes the vectors of a part over as its memory, without a copy."""
+        for m, vector, value in zip(memory, self._vectors[part.first : part.last], values):
+            value.set_shape([vector.size])
+            m.assign(value)
 
     @staticmethod
     def _call(function: Any, arguments: Sequence[Any], kinds: Sequence[Any]) -> List[Any]:
@@ -498,7 +479,7 @@ class BlockKernels:
         self, part: _Part, beta: float, keys: np.ndarray, finite: np.ndarray, *arrays: np.ndarray
     ) -> Tuple[np.ndarray, ...]:
         old, gradients = arrays[: len(part.places)], arrays[len(part.places) :]
-        new = [self._rooms.take(one.size) for one in self._vectors[part.first : part.last]]
+        new = self._room_of(part)
         if finite:
             return (*new, *self._chosen_of(part, keys, beta, old, gradients, new))
         for m, kept in zip(new, old):
@@ -526,37 +507,28 @@ class BlockKernels:
         run_tasks(len(part.tasks), thread_count(), task)
         return tuple(array for pair in zip(index[:-1], values[:-1]) for array in pair)
 
-    def _expand(self, part: _Part, sign: bool, keys: np.ndarray, *arrays: np.ndarray) -> List[np.ndarray]:
-        keys, found = plain(keys), [plain(array) for array in arrays]
-        sent = self._unstacked(found)
-        out = [self._rooms.take(one.size) for one in self._vectors[part.first : part.last]]
-
-        def task(number: int) -> None:
-            v, *runs = part.tasks[number]
-            one = self._vectors[v]
-            place = (*self._of(one, *sent), one.first, one.last)
-            expand_run(*runs, self._signed, keys[v], *place, sign, out[v - part.first], np.empty(PLANE, np.uint32))
-
-        run_tasks(len(part.tasks), thread_count(), task)
-        return out
+    def _room_of(self, part: _Part) -> List[np.ndarray]:
+        return [self._rooms.take(one.size) for one in self._vectors[part.first : part.last]]
 
     def _receive(
-        self, part: _Part, sign: bool, alone: bool, keys: np.ndarray, finite: np.ndarray, *arrays: np.ndarray
+        self, part: _Part, sign: bool, apart: bool, keys: np.ndarray, finite: np.ndarray, *arrays: np.ndarray
     ) -> List[np.ndarray]:
         keys, found = plain(keys), [plain(array) for array in arrays]
         sent = self._unstacked(found)
         own = (
-            ([array[:0] for array in sent[0]], [array[:0] for array in sent[1]]) if alone else self._unstacked(found)
+            self._unstacked(found) if apart else ([array[:0] for array in sent[0]], [array[:0] for array in sent[1]])
         )
-        out = [self._rooms.take(one.size) for one in self._vectors[part.first : part.last]]
-        left = [self._rooms.take(one.size) for one in self._vectors[part.first : part.last]]
+        out, left = self._room_of(part), self._room_of(part) if found else []
+        nothing = (np.empty(0, np.float32), np.empty(0, np.float32))
 
         def task(number: int) -> None:
             v, *runs = part.tasks[number]
             one, i = self._vectors[v], v - part.first
             coded = (*self._of(one, *sent), *self._of(one, *own), one.first, one.last, sign)
-            words = np.empty(PLANE, np.uint32)
-            receive_run(*runs, self._signed, keys[v], *coded, out[i], bool(finite), found[i], left[i], words)
+            memory = (found[i], left[i]) if found else nothing
+            receive_run(
+                *runs, self._signed, keys[v], *coded, out[i], bool(finite), *memory, np.empty(PLANE, np.uint32)
+            )
 
         run_tasks(len(part.tasks), thread_count(), task)
         return [*out, *left]
