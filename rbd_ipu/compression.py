@@ -109,6 +109,11 @@ class Sketch:
         """P_t of the sum of the workers' coordinates, added in their order: vectors float32 [n]."""
         raise NotImplementedError
 
+    def moved(self, vectors: Sequence[Any], coordinates: Any, index: Any) -> List[Any]:
+        """theta + P_t c of vectors float32 [n] and of all coordinates in one vector, [d]."""
+        update = self.expand([wires.cut(coordinates, self.shapes)], index)
+        return [v + u for v, u in zip(vectors, update)]
+
     def remember(
         self, memory: Sequence[Any], gradients: Sequence[Any], beta: Any, finite: Any, index: Any
     ) -> List[Chosen]:
@@ -278,6 +283,11 @@ class SubspaceSketch(Sketch):
         """P_t of the sum of the workers' coordinates: vectors float32 [n]."""
         c = wires.joined(summed(sent, self.shapes))
         return self.space.expand_pieces(c, self._sizes, self.seed, index)
+
+    @as_it_is
+    def moved(self, vectors: Sequence[Any], coordinates: Any, index: Any) -> List[Any]:
+        """theta + P_t c of vectors float32 [n] and of all coordinates in one vector, [d]."""
+        return self.space.expand_pieces(coordinates, self._sizes, self.seed, index, onto=vectors)
 
 
 def _joined(parts: Sequence[Any], axis: int = 0) -> Any:

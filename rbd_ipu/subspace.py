@@ -192,13 +192,15 @@ class Subspace:
 
     @as_it_is
     def expand_pieces(
-        self, coordinates: Any, sizes: Sequence[int], seed: Any, step: Any = 0, worker: Any = 0
-    ) -> List[Any]:
-        """:meth:`expand` to a vector in pieces: [d] -> [n_1], ..."""
+        self, coordinates: Any, sizes: Sequence[int], seed: Any, step: Any = 0, worker: Any = 0,
+        onto: Sequence[Any] = (),
+    ) -> List[Any]:  # fmt: skip
+        """:meth:`expand` to a vector in pieces, added to those of ``onto``, if any: [d] -> [n_1], ..."""
         source = self._in_pieces()
         if source is None:
-            return tf.split(self.expand(coordinates, seed, step, worker), list(sizes))
-        return source.expand_pieces(coordinates, sizes, self._seeds(*_tensors(seed, step, worker))[0])
+            pieces = tf.split(self.expand(coordinates, seed, step, worker), list(sizes))
+            return [v + u for v, u in zip(onto, pieces)] if onto else pieces
+        return source.expand_pieces(coordinates, sizes, self._seeds(*_tensors(seed, step, worker))[0], onto)
 
     @as_it_is
     def filter_pieces(self, pieces: Sequence[Any], seed: Any, step: Any = 0, worker: Any = 0) -> List[Any]:

@@ -60,6 +60,8 @@ def test_pieces_are_as_the_whole(source):
     sizes = [len(piece) for piece in pieces]
     np.testing.assert_allclose(np.concatenate(space.expand_pieces(c, sizes, 5, 3)), expected, atol=1e-6)
     np.testing.assert_allclose(np.concatenate(space.filter_pieces(tensors, 5, 3)), expected, atol=1e-5)
+    moved = space.expand_pieces(c, sizes, 5, 3, onto=tensors)
+    np.testing.assert_array_equal(np.concatenate(moved), whole + np.concatenate(space.expand_pieces(c, sizes, 5, 3)))
 
 
 def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):

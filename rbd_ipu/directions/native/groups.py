@@ -10,7 +10,7 @@ import numpy as np
 
 from rbd_ipu._compat import inside_xla
 from rbd_ipu.directions.groups import Groups
-from rbd_ipu.directions.native.dense import compile_loop, digest, empty, plain
+from rbd_ipu.directions.native.dense import Rooms, compile_loop, digest, plain
 from rbd_ipu.directions.native.loops import fill_words, inlined, signed
 from rbd_ipu.directions.native.op import call_from_graph
 from rbd_ipu.directions.native.stream import f32, fold_in, hash32, schedule, u32
@@ -35,8 +35,14 @@ def _copy_signed(words, shift, x, out):
 
 
 @inlined
-def _run(words, j, x, out, adds):
-    """out (+)= s x for x from parameter j on, in planes of one shift."""
+def _sum_signed(words, shift, x, base, out):
+    for j in range(x.shape[0]):
+        out[j] = base[j] + signed(x[j], words[j], shift)
+
+
+@inlined
+def _run(words, j, x, base, out, adds):
+    """out <- s x, or base + s x, or out + s x, for x from parameter j on, in planes of one shift."""
     done, n = 0, x.shape[0]
     while done < n:
         plane = (j + done) // 1024
@@ -45,6 +51,8 @@ def _run(words, j, x, out, adds):
         own, shift = words[first : first + stop - done], u32(31 - plane % 32)
         if adds:
             _add_signed(own, shift, x[done:stop], out[done:stop])
+        elif base.shape[0] > 0:
+            _sum_signed(own, shift, x[done:stop], base[done:stop], out[done:stop])
         else:
             _copy_signed(own, shift, x[done:stop], out[done:stop])
         done = stop
@@ -76,19 +84,22 @@ def _build(digest: str) -> Any:
                     end = min(end, d - shifts[r])
                 if begin < end:
                     i, j = begin + shifts[r] - turn * d, r * d + begin
-                    _run(words, j, v[j - offset : j - offset + end - begin], c[i : i + end - begin], True)
+                    own = v[j - offset : j - offset + end - begin]
+                    _run(words, j, own, own[:0], c[i : i + end - begin], True)
 
-    def expand(words, shifts, c, offset, u):
-        """Parameters ``offset`` ...: signed copies of their coordinates."""
+    def expand(words, shifts, c, offset, base, u):
+        """Parameters ``offset`` ...: signed copies of their coordinates, added to ``base`` where it has entries."""
         digest  # noqa: B018
         d, stop = c.shape[0], offset + u.shape[0]
         for r in range(offset // d, (stop - 1) // d + 1):
             low, high, a = max(0, offset - r * d), min(d, stop - r * d), shifts[r]
             middle, j = min(max(low, d - a), high), r * d - offset
             if low < middle:
-                _run(words, r * d + low, c[a + low : a + middle], u[j + low : j + middle], False)
+                i, end = j + low, j + middle
+                _run(words, r * d + low, c[a + low : a + middle], base[i:end], u[i:end], False)
             if middle < high:
-                _run(words, r * d + middle, c[a + middle - d : a + high - d], u[j + middle : j + high], False)
+                i, end = j + middle, j + high
+                _run(words, r * d + middle, c[a + middle - d : a + high - d], base[i:end], u[i:end], False)
 
     return compile_loop(draw), compile_loop(project), compile_loop(expand)
 
@@ -106,6 +117,7 @@ class NativeGroups(Source):
         thread_count()  # a wrong setting is refused now, not in the middle of a step
         self._ops = Groups(groups, size, dim, normalize)
         self._groups, self._size, self._dim = groups, size, dim
+        self._rooms = Rooms()
 
     def directions(self, seeds: Any, start: int, count: int) -> Any:
         return self._ops.directions(seeds, start, count)
@@ -139,13 +151,15 @@ class NativeGroups(Source):
 
         return call_from_graph(function, [seeds, *pieces], [[self._dim]])[0]
 
-    def expand_pieces(self, coordinates: Any, sizes: Sequence[int], seeds: Any) -> List[Any]:
-        """:meth:`expand` of one vector in pieces: [d] -> [n_1], [n_2] ..."""
+    def expand_pieces(
+        self, coordinates: Any, sizes: Sequence[int], seeds: Any, onto: Sequence[Any] = ()
+    ) -> List[Any]:
+        """:meth:`expand` to one vector in pieces, added to those of ``onto``, if any: [d] -> [n_1], [n_2] ..."""
 
-        def function(seeds: np.ndarray, c: np.ndarray) -> List[np.ndarray]:
-            return self._vectors(plain(c), sizes, Drawn(self._ops, plain(seeds)[0]))
+        def function(seeds: np.ndarray, c: np.ndarray, *onto: np.ndarray) -> List[np.ndarray]:
+            return self._vectors(plain(c), sizes, Drawn(self._ops, plain(seeds)[0]), [plain(v) for v in onto])
 
-        return list(call_from_graph(function, [seeds, coordinates], [[n] for n in sizes]))
+        return list(call_from_graph(function, [seeds, coordinates, *onto], [[n] for n in sizes]))
 
     def filter_pieces(self, pieces: Sequence[Any], seeds: Any) -> List[Any]:
         """:meth:`filter` of one vector in pieces."""
@@ -180,8 +194,7 @@ class NativeGroups(Source):
         return found[0][np.newaxis] if len(found) == 1 else np.stack(found)
 
     def _coordinates(self, pieces: Sequence[np.ndarray], drawn: "Drawn") -> np.ndarray:
-        c = empty(1, self._dim)[0]
-        c[:] = 0
+        c = self._rooms.take(self._dim)
         threads = thread_count()
         tasks = max(1, min(4 * threads, self._size // TASK, self._dim))
         ends = np.arange(tasks + 1) * self._dim // tasks
@@ -189,24 +202,33 @@ class NativeGroups(Source):
         pieces = [plain(piece) for piece in pieces]
 
         def task(t: int) -> None:
+            c[ends[t] : ends[t + 1]] = 0
             for offset, piece in zip(places, pieces):
                 if len(piece):
                     add_range(drawn.words, drawn.shifts, piece, offset, self._size, ends[t], ends[t + 1], c)
+            drawn.scale(c, c, ends[t], ends[t + 1])
 
         run_tasks(tasks, threads, task)
-        c *= drawn.scales
         return c
 
-    def _vectors(self, coordinates: np.ndarray, sizes: Sequence[int], drawn: "Drawn") -> List[np.ndarray]:
-        scaled, found = coordinates * drawn.scales, [empty(1, n)[0] for n in sizes]
+    def _vectors(
+        self, coordinates: np.ndarray, sizes: Sequence[int], drawn: "Drawn", onto: Sequence[np.ndarray] = ()
+    ) -> List[np.ndarray]:
+        scaled, found = self._rooms.take(self._dim), [self._rooms.take(n) for n in sizes]
+        ends = [*range(0, self._dim, TASK), self._dim]
         tasks, offset = [], 0
-        for u in found:
-            tasks += [(offset + first, u[first : first + TASK]) for first in range(0, len(u), TASK)]
+        for u, base in zip(found, onto or [u[:0] for u in found]):
+            for first in range(0, len(u), TASK):
+                tasks.append((offset + first, base[first : first + TASK], u[first : first + TASK]))
             offset += len(u)
 
-        def task(t: int) -> None:
-            expand_piece(drawn.words, drawn.shifts, scaled, tasks[t][0], tasks[t][1])
+        def scale(t: int) -> None:
+            drawn.scale(coordinates, scaled, ends[t], ends[t + 1])
 
+        def task(t: int) -> None:
+            expand_piece(drawn.words, drawn.shifts, scaled, *tasks[t])
+
+        run_tasks(len(ends) - 1, thread_count(), scale)
         run_tasks(len(tasks), thread_count(), task)
         return found
 
@@ -219,8 +241,18 @@ class Drawn:
         self.shifts = np.empty(ops.rows, np.int64)
         draw(seed, ops.dim, self.words, self.shifts)
         if ops.normalize != "unit":
-            square = ops.dim if ops.normalize == "none" else ops.dim / ops.size
-            self.scales = np.full(1, f32(np.sqrt(square)))
-        else:
-            self.scales = np.full(ops.dim, f32(1.0 / np.sqrt(max(1, ops.rows - 1))))
-            self.scales[(np.arange(ops.rest) + self.shifts[-1]) % ops.dim] = f32(1.0 / np.sqrt(ops.rows))
+            self._scales = [(0, ops.dim, f32(np.sqrt(ops.dim if ops.normalize == "none" else ops.dim / ops.size)))]
+            return
+        fewer, more = f32(1.0 / np.sqrt(max(1, ops.rows - 1))), f32(1.0 / np.sqrt(ops.rows))
+        # The directions that have a parameter of the last row, which wraps round.
+        first = int(self.shifts[-1])
+        last = first + ops.rest
+        if last > ops.dim:
+            (first, last), fewer, more = (last - ops.dim, first), more, fewer
+        self._scales = [(0, first, fewer), (first, last, more), (last, ops.dim, fewer)]
+
+    def scale(self, c: np.ndarray, out: np.ndarray, first: int, last: int) -> None:
+        """out <- c times the scales, for directions first ... last - 1."""
+        for begin, end, factor in self._scales:
+            own = slice(max(begin, first), max(begin, first, min(end, last)))
+            np.multiply(c[own], factor, out=out[own])
