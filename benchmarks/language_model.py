@@ -101,6 +101,8 @@ class Recipe(NamedTuple):
         state_floats counts before it.
       note: of the settings.
       reduced: whether messages are added up on their way (all-reduce); else all are gathered by all.
+      lazy: whether gradients of an embedding are sparse, as Keras has them: its optimizers then change the slots of
+        the rows that came only. All others are given dense ones.
     """
 
     make: Callable[[Made], Any]
@@ -108,6 +110,7 @@ class Recipe(NamedTuple):
     state: Callable[[Made], float]
     note: str = ""
     reduced: bool = True
+    lazy: bool = False
 
 
 def _keras(name: str, **options: Any) -> Callable[[Made], Any]:
@@ -202,11 +205,16 @@ def _quarter(made: Made) -> int:
 
 #: name -> the recipe. Another optimizer is one more row.
 RECIPES: Dict[str, Recipe] = {
-    "adam": Recipe(_keras("Adam", beta_2=0.99), dense, lambda made: 2.0 * made.D, "betas 0.9, 0.99"),
+    "adam": Recipe(
+        _keras("Adam", beta_2=0.99), dense, lambda made: 2.0 * made.D, "betas 0.9, 0.99; lazy embedding", lazy=True
+    ),
+    "adam-dense": Recipe(_keras("Adam", beta_2=0.99), dense, lambda made: 2.0 * made.D, "betas 0.9, 0.99"),
     "adamw": Recipe(
         _keras("AdamW", beta_2=0.99, weight_decay=0.1), dense, lambda made: 2.0 * made.D, "betas 0.9, 0.99; decay 0.1"
     ),
-    "sgd-momentum": Recipe(_keras("SGD", momentum=0.9), dense, lambda made: 1.0 * made.D, "momentum 0.9"),
+    "sgd-momentum": Recipe(
+        _keras("SGD", momentum=0.9), dense, lambda made: 1.0 * made.D, "momentum 0.9; lazy embedding", lazy=True
+    ),
     "signum": Recipe(_signum, dense, lambda made: 1.0 * made.D, "momentum 0.9"),
     "lion": Recipe(_keras("Lion", beta_1=0.9, beta_2=0.99), dense, lambda made: 1.0 * made.D, "betas 0.9, 0.99"),
     "rbd": Recipe(_rbd, lambda made: 4.0 * made.d, lambda made: 0.0, "hadamard, new at every step"),
@@ -273,7 +281,7 @@ def cross_entropy(logits: Any, targets: Any) -> Any:
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits))
 
 
-def trainer(model: Any, optimizer: Any) -> Callable[[Any, Any], Any]:
+def trainer(model: Any, optimizer: Any, lazy: bool = False) -> Callable[[Any, Any], Any]:
     """The compiled function (x [k, K * batch, context], y) -> losses [k] of k steps: a plain graph, without XLA."""
     from simulated import Mean
 
@@ -293,10 +301,8 @@ def trainer(model: Any, optimizer: Any) -> Callable[[Any, Any], Any]:
 
     def of_workers(x: Any, y: Any) -> Any:
         if K == 1:
-            if isinstance(optimizer, Mean):
-                return gradients_of(x, y)
-            loss, gradients = dense_of(x, y)
-            return loss, [g[tf.newaxis] for g in gradients]
+            loss, gradients = gradients_of(x, y) if lazy else dense_of(x, y)
+            return loss, gradients if isinstance(optimizer, Mean) else [g[tf.newaxis] for g in gradients]
         specs = (tf.TensorSpec([], tf.float32), [tf.TensorSpec(v.shape, tf.float32) for v in variables])
         cut = [tf.reshape(part, [K, -1, part.shape[-1]]) for part in (x, y)]
         losses, gradients = tf.map_fn(lambda own: dense_of(*own), cut, fn_output_signature=specs)
@@ -373,7 +379,7 @@ def prepare(
     optimizer = recipe.make(made)
     workers = simulated(optimizer, options.workers)
     workers.build(model.trainable_variables, options.workers)
-    return Prepared(model, made, optimizer, trainer(model, workers))
+    return Prepared(model, made, optimizer, trainer(model, workers, recipe.lazy))
 
 
 def train(

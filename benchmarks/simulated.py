@@ -33,8 +33,7 @@ class Simulated:
 class Mean(Simulated):
     """A Keras optimizer of the mean gradient.
 
-    Of one worker it takes gradients [*shape] as they are: those of an embedding are sparse, which Keras' optimizers
-    treat in their own way. The mean of several workers is dense.
+    Of one worker it takes gradients [*shape] as they are, dense or sparse. The mean of several workers is dense.
     """
 
     def __init__(self, optimizer: Any):
