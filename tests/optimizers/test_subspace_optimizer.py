@@ -55,6 +55,8 @@ def wrap(inner, **options):
 
 def fitted(optimizer, epochs=2, model=None, **options):
     x, y = blobs(96)
+    if KERAS_3:
+        options.setdefault("jit_compile", False)  # XLA takes seconds for each, the step a millisecond
     model = model or dense()
     model.compile(optimizer=optimizer, loss=crossentropy(), **options)
     model.fit(x, y, batch_size=32, epochs=epochs, shuffle=False, verbose=0)
@@ -73,15 +75,14 @@ CASES += [(name, EVERYTHING) for name in ("adam", "clipnorm", "accumulation") if
 @pytest.mark.parametrize("name, options", CASES, ids=[f"{n}-{o.get('select', 'all')}" for n, o in CASES])
 def test_with_all_coordinates_it_is_the_inner_optimizer(name, options):
     expected = flat(fitted(INNER[name]()))
-    compiled = {"jit_compile": not options} if KERAS_3 else {}
+    compiled = {"jit_compile": name in ("adam", "accumulation") and not options} if KERAS_3 else {}
     found = flat(fitted(wrap(INNER[name](), **options), **compiled))
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_training_goes_on_as_if_it_had_not_stopped(kind, tmp_path):
-    plain = {"jit_compile": False} if KERAS_3 else {}
-    model = fitted(wrap(OPT.Adam(0.01), seed=3, **KINDS[kind]), 3, **plain)
+    model = fitted(wrap(OPT.Adam(0.01), seed=3, **KINDS[kind]), 3)
     path = str(tmp_path / ("model.keras" if KERAS_3 else "model.h5"))
     model.save(path)
     loaded = keras.models.load_model(path)
@@ -93,7 +94,7 @@ def test_a_saved_training_goes_on_as_if_it_had_not_stopped(kind, tmp_path):
         each.fit(x, y, batch_size=32, epochs=2, shuffle=False, verbose=0)
     np.testing.assert_array_equal(flat(model), flat(loaded))
     weights = state(model.optimizer)
-    other = fitted(wrap(OPT.Adam(0.01), seed=3, **KINDS[kind]), 1, **plain)
+    other = fitted(wrap(OPT.Adam(0.01), seed=3, **KINDS[kind]), 1)
     other.optimizer.set_weights(weights)
     for one, found in zip(weights, state(other.optimizer)):
         np.testing.assert_array_equal(one, found)
