@@ -1,7 +1,7 @@
 """Tables and pictures of what language_model.py has run: write_pages.py puts them into the documentation.
 
-Of each network, number of steps, number of workers, recipe and size of message, the rate counts that has the most
-seeds, and of those the lowest mean loss. A run whose loss is not finite is worse than any other.
+Of each network, number of steps, number of workers and their groups, recipe and size of message, the rate counts that
+has the most seeds, and of those the lowest mean loss. A run whose loss is not finite is worse than any other.
 """
 
 import math
@@ -25,7 +25,7 @@ class Best(NamedTuple):
     """The runs of a recipe at its best rate.
 
     Attributes:
-      D, steps, workers, recipe, sent: what they share; ``sent`` bytes a step.
+      D, steps, workers, group_size, group_levels, recipe, sent: what they share; ``sent`` bytes a step.
       state: floats that a worker keeps.
       note: of the settings.
       tried: rates, rising.
@@ -37,6 +37,8 @@ class Best(NamedTuple):
     D: int
     steps: int
     workers: int
+    group_size: int
+    group_levels: int
     recipe: str
     sent: float
     state: float
@@ -61,7 +63,8 @@ def best_of(rows: Sequence[Row]) -> List[Best]:
     groups: Dict[Any, Dict[float, List[Row]]] = {}
     for row in rows:
         if "validation_loss" in row:
-            what = (row["D"], row["steps"], row.get("workers", 1), row["recipe"], row["bytes_a_step"])
+            divided = [row.get(name, 1) for name in ("workers", "group_size", "group_levels")]
+            what = (row["D"], row["steps"], *divided, row["recipe"], row["bytes_a_step"])
             groups.setdefault(what, {}).setdefault(row["rate"], []).append(row)
     found = []
     for what, rates in groups.items():
@@ -72,7 +75,7 @@ def best_of(rows: Sequence[Row]) -> List[Best]:
         first = rates[best][0]
         losses = [loss_of(row) for row in rates[best]]
         found.append(Best(*what, first["state_floats"], first["note"], sorted(means), diverged, best, losses))
-    return sorted(found, key=lambda one: (one.D, one.steps, one.workers, -one.sent, one.recipe))
+    return sorted(found, key=lambda one: (*one[:3], -one.sent, one.recipe, one.group_size, one.group_levels))
 
 
 def _loss(one: Best) -> str:
@@ -106,11 +109,18 @@ def _sent(one: Best) -> str:
     return f"{one.sent:,.0f}" + (f" (1/{4 * one.D / one.sent:,.0f})" if one.sent < 4 * one.D else "")
 
 
+def _workers(one: Best) -> str:
+    if one.group_size == 1:
+        return str(one.workers)
+    levels = f", {one.group_levels} levels" if one.group_levels > 1 else ""
+    return f"{one.workers} in groups of {one.group_size}{levels}"
+
+
 def _lines(found: Sequence[Best]) -> List[List[str]]:
     lines = [["D", "steps", "K", "method", "bytes a step", "state", "rates tried", "best", "n", "validation loss"]]
     for one in found:
         lines.append([
-            f"{one.D:,}", f"{one.steps:,}", str(one.workers), f"{one.recipe}: {one.note}", _sent(one),
+            f"{one.D:,}", f"{one.steps:,}", _workers(one), f"{one.recipe}: {one.note}", _sent(one),
             f"{one.state / one.D:.2g} D", _tried(one), rate_text(one.rate), str(len(one.losses)), _loss(one),
         ])  # fmt: skip
     return lines

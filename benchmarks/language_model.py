@@ -7,7 +7,8 @@ trains the network ``gpt`` on tiny_shakespeare ($RBD_DATA_DIR), character by cha
 rate and from each seed. A step takes a mini-batch of windows that begin at random places, drawn from the seed. The
 rate rises over the first 100 steps and falls from there to a tenth, both in a straight line. The loss is the mean
 over all windows of the validation text that do not overlap, in nats a character, before the first step and after the
-last. With --workers K there are K batches a step, one for each simulated worker, whose gradients stay apart.
+last. With --workers K there are K batches a step, one for each simulated worker, whose gradients stay apart. With
+--group-size G, leaders of G workers each pass on one message; with --group-levels L they have leaders themselves.
 
 With --bracket, rates are halved and doubled from the given one on, with the first seed, until the best has a worse
 one on both sides; the other seeds run at the best. A run whose loss is not finite is a row that says so.
@@ -55,6 +56,8 @@ ARGUMENTS.add_argument(
 ARGUMENTS.add_argument("--bracket", action="store_true", help="halve and double the rate until the best is bracketed")
 ARGUMENTS.add_argument("--cost", action="store_true", help="measure time and memory of a step instead")
 ARGUMENTS.add_argument("--workers", type=int, default=1, help="K, simulated, each with batches of its own")
+ARGUMENTS.add_argument("--group-size", type=int, default=1, help="G workers have a leader; 1: no groups")
+ARGUMENTS.add_argument("--group-levels", type=int, default=1, help="L levels of leaders")
 ARGUMENTS.add_argument("--steps", nargs="+", type=int, default=[1000])
 ARGUMENTS.add_argument("--seeds", type=int, default=1, help="how many: 0, 1, ...")
 ARGUMENTS.add_argument("--first-seed", type=int, default=0)
@@ -369,6 +372,7 @@ def prepare(
 
     from rbd_ipu import models
     from rbd_ipu._compat import keras
+    from rbd_ipu.parallel.groups import groups
 
     keras.backend.clear_session()
     sizes = {"layers": options.layers, "width": options.width, "heads": options.heads}
@@ -377,7 +381,7 @@ def prepare(
     d = max(1, round(options.fraction * size))
     made = Made(schedule(rate, steps), steps, size, d, seed, options.width)
     optimizer = recipe.make(made)
-    workers = simulated(optimizer, options.workers)
+    workers = simulated(optimizer, options.workers, groups(options.group_size, options.group_levels))
     workers.build(model.trainable_variables, options.workers)
     return Prepared(model, made, optimizer, trainer(model, workers, recipe.lazy))
 
@@ -445,9 +449,9 @@ def cost(recipe: Recipe, options: argparse.Namespace) -> Dict[str, Any]:
 #: What makes two runs the same.
 KEY = (
     "recipe", "rate", "steps", "seed", "layers", "width", "heads", "context", "batch", "fraction", "data", "device",
-    "workers",
+    "workers", "group_size", "group_levels",
 )  # fmt: skip
-DEFAULTS = {"workers": 1}  # of rows that were written before there was a choice
+DEFAULTS = {"workers": 1, "group_size": 1, "group_levels": 1}  # of rows that were written before there was a choice
 
 
 def key_of(row: Mapping[str, Any], *left_out: str) -> str:

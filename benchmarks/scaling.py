@@ -3,19 +3,29 @@
 python benchmarks/scaling.py [FIGURE.png]
 """
 
+import math
 import sys
 from typing import List
 
+from rbd_ipu import text_table
+from rbd_ipu.compression import Layout
+from rbd_ipu.parallel import wire
 from rbd_ipu.parallel.cost_model import (
     HERE,
     Machine,
+    Traffic,
     Work,
     contenders,
+    exchange_time,
     fastest,
+    groups_time,
     least_bandwidth,
+    sent,
     step_time,
     throughput,
+    traffic,
 )
+from rbd_ipu.parallel.groups import Groups
 
 SIZE, BATCH = 122_570, 32
 WORKERS = (2, 4, 8, 16, 64, 256, 1024, 4096)
@@ -110,6 +120,61 @@ def compressed(machine: Machine, dim: int) -> List[List[str]]:
             speeds = [sgd, workers * BATCH / top_time, shared, structured]
             lines.append([f"{workers:,}", network, *(f"{speed:,.3g}" for speed in speeds)])
     return lines
+
+
+def message(size: int, fraction: float = 1 / 128) -> int:
+    """Bytes of a message of the method compressed about D parameters: one bit a coordinate.
+
+    Example:
+      >>> message(100_000_000)
+      1000978
+    """
+    return wire.message_bytes("sign", Layout([size], fraction).shapes)
+
+
+def groups(size: int) -> str:
+    """Bytes and seconds of an exchange by K, at one level and with leaders, beside Adam's all-reduce; Markdown."""
+    networks = [name for name in NETWORKS if name != "100 Gbit/s"]
+    lines = [["K", "what", "R", "worker sends", "receives", "worker 0 sends", "receives", *networks]]
+    one = message(size)
+    for workers in (16, 64, 256, 1024, 4096):
+        whole = round(math.log(workers, 4))
+        reduction = Work(size, None, workers)
+        ring = Traffic(sent(reduction), sent(reduction))
+        times = [exchange_time(reduction, on(CPU, network), tree=True) for network in networks]
+        lines.append([f"{workers:,}", "Adam, all-reduce", "", *_traffic(ring, ring), *map(_seconds, times)])
+        named = {"one level": Groups(), "groups of 8": Groups(8, 1), f"groups of 4, {whole} levels": Groups(4, whole)}
+        for name, divided in named.items():
+            times = [groups_time(one, workers, divided, *NETWORKS[network]) for network in networks]
+            both = [traffic(one, workers, divided, worker) for worker in (workers - 1, 0)]
+            row = [f"{workers:,}", name, f"{divided.messages(workers):,}", *_traffic(*both), *map(_seconds, times)]
+            lines.append(row)
+    return text_table.markdown(lines, 2)
+
+
+def _traffic(*both: Traffic) -> List[str]:
+    return [_bytes(number) for of_worker in both for number in of_worker]
+
+
+def _bytes(number: float) -> str:
+    """Three digits and a unit.
+
+    Example:
+      >>> _bytes(1000978.0), _bytes(3508), _bytes(4.1e9)
+      ('1.00 MB', '3.51 kB', '4.10 GB')
+    """
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= factor:
+            return f"{_digits(number / factor)} {unit}"
+    return f"{number:.0f} B"
+
+
+def _seconds(number: float) -> str:
+    return f"{_digits(1e3 * number)} ms" if number < 1 else f"{_digits(number)} s"
+
+
+def _digits(number: float) -> str:
+    return f"{number:.{max(0, 2 - math.floor(math.log10(number)))}f}" if number < 1000 else f"{number:,.0f}"
 
 
 def figure(path: str) -> None:

@@ -10,6 +10,9 @@ from typing import Any, List, Sequence
 from rbd_ipu import compression
 from rbd_ipu._compat import tf
 from rbd_ipu.compartments import describe
+from rbd_ipu.parallel.groups import Groups
+
+ALONE = Groups()  # no groups
 
 
 class Simulated:
@@ -52,34 +55,48 @@ class Mean(Simulated):
 class Subspace(Simulated):
     """The workers of a :class:`rbd_ipu.SubspaceOptimizer` with all variables inside and its state in the full space.
 
-    The step is that of the optimizer, with the messages of K workers instead of the gathered ones of K replicas.
+    The step is that of the optimizer, with the messages of K workers instead of the gathered ones of K replicas. With
+    groups, leaders pass on messages as those of the method ``compressed`` do.
     """
 
-    def __init__(self, optimizer: Any):
+    def __init__(self, optimizer: Any, groups: Groups = ALONE):
         if optimizer.state != "full" or optimizer.include is not None or optimizer.exclude is not None:
             raise ValueError("workers are simulated for state='full', without include and exclude")
-        self.optimizer, self._use = optimizer, optimizer._use
+        self.optimizer, self._use, self.groups = optimizer, optimizer._use, groups
 
     def build(self, variables: Sequence[Any], workers: int) -> None:
         super().build(variables, workers)
+        self.groups.check(workers)
         self.sketch = self.optimizer.sketch_of(self.variables)
         self.optimizer.build(self.variables)  # its message_bytes and its inner optimizer
-        self.memories: List[List[Any]] = [[] for _ in range(workers)]
-        if self._use.memory is not None:
-            for memory in self.memories:
-                for i, v in enumerate(self.variables):
-                    memory.append(tf.Variable(tf.zeros([describe(v, i).size]), trainable=False))
+        levels = range(1, self.groups.levels + 1) if self.groups.size > 1 else ()
+        self.memories = self._memories(workers)
+        self.leaders = [self._memories(workers // self.groups.size**level) for level in levels]
+
+    def _memories(self, count: int) -> List[List[Any]]:
+        sizes = [describe(v, i).size for i, v in enumerate(self.variables)]
+        own = sizes if self._use.memory is not None else []
+        return [[tf.Variable(tf.zeros([n]), trainable=False) for n in own] for _ in range(count)]
+
+    def _sent(self, vectors: Sequence[Any], memory: Sequence[Any], index: Any) -> Any:
+        """The coordinates that all receive; the memory has the rest."""
+        sent = compression.send(self._use, self.sketch, vectors, memory, index, None)
+        if memory:
+            compression.receive(self.sketch, sent, memory, index)
+        return sent.own
 
     def apply(self, gradients: Sequence[Any]) -> None:
         index = self._use.basis_index(tf.identity(self.step))
         coordinates = []
         for k, memory in enumerate(self.memories):
             flat = [tf.reshape(g[k], [-1]) for g in gradients]
-            sent = compression.send(self._use, self.sketch, flat, memory, index, None)
-            if memory:
-                compression.receive(self.sketch, sent, memory, index)
-            coordinates.append(sent.own)
-        updates = [u / float(self.workers) for u in self.sketch.expand(coordinates, index)]
+            coordinates.append(self._sent(flat, memory, index))
+        for leaders in self.leaders:
+            size = self.groups.size
+            groups = [coordinates[i : i + size] for i in range(0, len(coordinates), size)]
+            means = [[u / float(size) for u in self.sketch.expand(group, index)] for group in groups]
+            coordinates = [self._sent(mean, memory, index) for mean, memory in zip(means, leaders)]
+        updates = [u / float(len(coordinates)) for u in self.sketch.expand(coordinates, index)]
         if self.optimizer.update == "sign":
             updates = [tf.sign(u) for u in updates]
         updates = [tf.reshape(u, v.shape) for u, v in zip(updates, self.variables)]
@@ -87,9 +104,15 @@ class Subspace(Simulated):
         self.step.assign_add(1)
 
 
-def simulated(optimizer: Any, workers: int) -> Simulated:
-    """The K workers of an optimizer; of one worker alone SubspaceOptimizer runs as it is."""
+def simulated(optimizer: Any, workers: int, groups: Groups = ALONE) -> Simulated:
+    """The K workers of an optimizer; of one worker alone SubspaceOptimizer runs as it is.
+
+    Raises:
+      ValueError: groups of workers of another optimizer.
+    """
+    nonlinear = getattr(optimizer, "state", None) == "full"  # of a SubspaceOptimizer
+    if groups.size > 1 and not nonlinear:
+        raise ValueError(f"groups are for a SubspaceOptimizer with state='full', got {type(optimizer).__name__}")
     if isinstance(optimizer, Simulated):
         return optimizer
-    nonlinear = getattr(optimizer, "state", None) == "full"  # of a SubspaceOptimizer
-    return Subspace(optimizer) if workers > 1 and nonlinear else Mean(optimizer)
+    return Subspace(optimizer, groups) if workers > 1 and nonlinear else Mean(optimizer)

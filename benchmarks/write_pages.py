@@ -3,9 +3,9 @@
     python benchmarks/write_pages.py [--results results] [--page docs/performance.md ...] [--check]
 
 Every place that looks like ``<!-- bench: NAME -->...<!-- /bench -->`` is written anew: NAME is a table of TABLES or a
-value of VALUES below, from the JSON files of results/performance, or one of the PLACES of paper_places.py, from the
-rows of runs. What has not been measured says so. With --check nothing is written, and the exit status is 1 if
-something would be.
+value of VALUES below, from the JSON files of results/performance, one of the PLACES of paper_places.py, from the rows
+of runs, or one of the tables of MODELS, which are computed. What has not been measured says so. With --check nothing
+is written, and the exit status is 1 if something would be.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import dimension
 import fine_tune
 import paper_places
 import roofline
+import scaling
 
 from rbd_ipu import files, text_table
 from rbd_ipu.lab.bench import rows as targets
@@ -28,7 +29,7 @@ from rbd_ipu.lab.bench.rows import render as rendered
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-NAMES = ("choosing", "comparison", "dimension", "fine-tune", "optimizer", "performance", "reproduction")
+NAMES = ("choosing", "comparison", "dimension", "fine-tune", "optimizer", "performance", "reproduction", "scaling")
 PAGES = [CHECKOUT / "README.md", *(CHECKOUT / "docs" / f"{name}.md" for name in NAMES)]
 ARGUMENTS.add_argument("--results", type=Path, default=CHECKOUT / "results")
 ARGUMENTS.add_argument("--page", type=Path, action="append", help="may be repeated; default: all that have places")
@@ -231,6 +232,13 @@ VALUES: Dict[str, Any] = {
 }
 
 
+# Tables of a model, in which nothing is measured.
+MODELS: Dict[str, Callable[[], str]] = {
+    "scaling-groups": lambda: scaling.groups(100_000_000),
+    "scaling-groups-small": lambda: scaling.groups(349_536),
+}
+
+
 def fill(page: str, documents: Mapping[str, Document], known: Any = None) -> str:
     """The page with every place written anew.
 
@@ -254,10 +262,12 @@ def fill(page: str, documents: Mapping[str, Document], known: Any = None) -> str
         elif name in VALUES:
             file, find, render = VALUES[name]
             text = _value(documents.get(file), find, render)
+        elif name in MODELS:
+            text = f"\n\n{MODELS[name]()}\n\n"
         elif name in paper_places.PLACES:
             text = f"\n\n{MISSING if known is None else paper_places.PLACES[name](known)}\n\n"
         else:
-            accepted = ", ".join([*TABLES, *VALUES, *paper_places.PLACES])
+            accepted = ", ".join([*TABLES, *VALUES, *MODELS, *paper_places.PLACES])
             raise ValueError(f"unknown place {name!r}; accepted: {accepted}")
         return f"{match.group(1)}{text}{match.group(4)}"
 

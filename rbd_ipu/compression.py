@@ -13,6 +13,7 @@ too, go on with what the receivers decode.
 A *sketch* is the P_t of a model: of blocks (:class:`BlockSketch`), or any other bases (:class:`SubspaceSketch`).
 """
 
+import functools
 import math
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -474,7 +475,7 @@ def receive(sketch: Any, sent: Sent, memory: Sequence[Any], index: Any, sign: bo
 
 def all_finite(tensors: Sequence[Any]) -> Any:
     """Whether all entries are finite, by their sums: bool scalar."""
-    return tf.math.is_finite(tf.add_n([tf.reduce_sum(tensor) * 0.0 for tensor in tensors]))
+    return functools.reduce(tf.logical_and, [tf.math.is_finite(tf.reduce_sum(tensor)) for tensor in tensors])
 
 
 def _not_finite_unless(finite: Any, wire: str, coded: Any) -> Any:

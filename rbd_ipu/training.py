@@ -18,6 +18,7 @@ from rbd_ipu.hooks import Hooks
 from rbd_ipu.methods import Method
 from rbd_ipu.objective import Objective
 from rbd_ipu.objective import means as examined
+from rbd_ipu.parallel.round import check_groups
 from rbd_ipu.step.step import MEASURES, Progress, means, one_step
 
 
@@ -245,9 +246,10 @@ class Trainer:
         Raises:
           NonFiniteError: a loss or update was NaN or infinite. The weights are those of the last finite step.
           TypeError, ValueError: data or an argument is wrong, or a callback does not work here; a text has another
-            vocabulary or context than the model.
+            vocabulary or context than the model; the method has groups of workers, and there is one worker.
         """
         epochs = checks.positive_int("epochs", epochs)
+        check_groups(self.method, self.device.exchange)  # a trainer that replays has one worker
         shards = self.device.exchange.shards
         source = feed(train, batch_size, seed, steps_per_epoch, shards, self.method.batches)
         held_out = None if validation is None else in_order(validation, batch_size)

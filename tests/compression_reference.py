@@ -99,8 +99,8 @@ class Worker:
         return [signs(fold(key, "compartment", v), n) for v, n in enumerate(self.sizes)]
 
     def step(self, gradients, step):
-        """P q of this worker, vector by vector."""
-        updates = []
+        """P q of this worker, vector by vector; ``coordinates`` keeps q."""
+        updates, self.coordinates = [], []
         for v, (g, s) in enumerate(zip(gradients, self.signs(step))):
             m = self.beta * self.memory[v] + g if self.beta is not None else g
             c, q = transform(s * m), np.zeros(len(g))
@@ -113,4 +113,50 @@ class Worker:
             if self.beta is not None:
                 self.memory[v] = m - u
             updates.append(u)
+            self.coordinates.append(q)
         return updates
+
+
+class Leader(Worker):
+    """Of a group: adds the mean of its coordinates to a memory, and sends the largest of what is there then."""
+
+    def pass_on(self, group, step):
+        """P q of this leader, vector by vector, from q of each of its group; ``coordinates`` keeps q."""
+        updates, own = [], []
+        for v, s in enumerate(self.signs(step)):
+            mean = sum(q[v] for q in group) / len(group)
+            c = mean if self.beta is None else transform(s * self.beta * self.memory[v]) + mean
+            q = np.zeros(len(c))
+            for start in range(0, len(c), BLOCK):
+                block = c[start : start + BLOCK]
+                chosen = np.sort(np.argsort(-np.abs(block), kind="stable")[: sent(len(block), self.fraction)])
+                q[start + chosen] = quantised(self.wire, block[chosen])
+            if self.beta is not None:
+                self.memory[v] = s * transform(c - q)
+            own.append(q)
+            updates.append(s * transform(q))
+        self.coordinates = own
+        return updates
+
+
+class Groups:
+    """K workers, K/G leaders of theirs, K/G^2 leaders of these, ...: what all receive in the end."""
+
+    def __init__(self, count, group_size, group_levels, *settings):
+        self.size = group_size
+        self.workers = [Worker(*settings) for _ in range(count)]
+        self.leaders = [
+            [Leader(*settings) for _ in range(count // group_size**level)] for level in range(1, group_levels + 1)
+        ]
+
+    def step(self, gradients, step):
+        """The mean of what the last leaders send, P q, from the gradients of each worker: one vector."""
+        updates = [worker.step(g, step) for worker, g in zip(self.workers, gradients)]
+        below = self.workers
+        for leaders in self.leaders:
+            updates = [
+                leader.pass_on([one.coordinates for one in below[i * self.size : (i + 1) * self.size]], step)
+                for i, leader in enumerate(leaders)
+            ]
+            below = leaders
+        return np.mean([np.concatenate(u) for u in updates], axis=0)

@@ -218,3 +218,10 @@ def test_dim_must_fit_the_model():
     with pytest.raises(ValueError, match="select='all' dim must be 600 or None"):
         made()._replace(dim=100, fraction=None, select="all").sketch([(600,)])
     assert made()._replace(dim=60, fraction=None).sketch([(600,)]).dim == 60
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1.0])
+def test_a_traced_function_sees_what_is_not_finite(value):
+    """TensorFlow 2.6 takes 0 * x for 0, whatever x is."""
+    found = tf.function(compression.all_finite)([tf.constant([1.0, 2.0]), tf.constant([1.0, value])])
+    assert bool(found) == (value == 1.0)

@@ -20,6 +20,7 @@ BITS = {
     "sign redrawn": ("compressed", {"fraction": 0.02}, 2, {}),
     "int8 adam": ("compressed", {"bits": "int8", "update": "mean", "inner": "adam", "redraw_every": 2}, 1, {}),
     "float32": ("compressed", {"bits": "float32", "redraw_every": 0, "update": "mean", "memory": None}, 2, {}),
+    "groups": ("compressed", {"fraction": 0.02, "group_size": 2}, 4, {}),
     "rbd": ("rbd", {"dim": 20, "top_k": 9, "momentum": 0.5}, 1, {}),
     "rbd by layers": ("rbd", {"dim": 20, "compartments": "layer"}, 2, {}),
     "rbd split, sign": ("rbd", {"dim": 20, "distribution": "hadamard"}, 2, {"parallel": "split", "wire": "sign"}),

@@ -69,7 +69,11 @@ def described(method: Method) -> Dict[str, Any]:
     options = {  # d is what became of dim
         name: getattr(basis if name in method.of_basis else method, name, None) for name in names if name != "dim"
     }
-    plain = {name: value for name, value in options.items() if isinstance(value, _PLAIN)}
+    plain = {
+        name: value
+        for name, value in options.items()
+        if isinstance(value, _PLAIN) and not (name in method.added and value == method.added[name])
+    }
     return {"name": method.name, "d": method.dim, "D": method.size, **plain}
 
 

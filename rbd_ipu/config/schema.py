@@ -193,6 +193,18 @@ class Config:
     inner: Optional[str] = _key(
         "sgd", Choice("sgd", "adam", "adamw", "lion", "rmsprop"), "the optimizer that applies updates", (COMPRESSED,)
     )
+    group_size: Optional[int] = _key(
+        1,
+        Integer(1, 100_000),
+        "workers whose messages a leader sums up and passes on as one; 1: no groups",
+        (COMPRESSED,),
+    )
+    group_levels: Optional[int] = _key(
+        1,
+        Integer(1, 16),
+        "of leaders; with 2, leaders have leaders; workers / group_size^group_levels messages reach all",
+        (COMPRESSED,),
+    )
     momentum: float = _key(0.0, Real(0.0, 1.0), "0 for none, as in the paper")
     learning_rate: float = _key(
         None,
@@ -271,6 +283,14 @@ class Config:
             raise ConfigError(
                 f"parallel=split gives each of {self.all_workers} workers dim / {self.all_workers} directions; "
                 f"dim must be a multiple of {self.all_workers}, not {self.dim}"
+            )
+        together = (self.group_size or 1) ** (self.group_levels or 1)
+        if self.group_size == 1 and (self.group_levels or 1) > 1:
+            raise ConfigError(f"group_levels={self.group_levels} is for groups: group_size must be 2 or more, not 1")
+        if self.all_workers % together:
+            raise ConfigError(
+                f"group_size={self.group_size} with group_levels={self.group_levels} makes {together} workers one; "
+                f"workers (or simulate_workers) must be a multiple of {together}, not {self.all_workers}"
             )
         if self.exchange == "update" and self.wire != "float32":
             raise ConfigError(f"wire={self.wire} is for coordinates; with exchange=update it must be float32")

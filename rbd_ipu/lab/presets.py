@@ -117,6 +117,8 @@ def _tiny(settings: Dict[str, Any]) -> Dict[str, Any]:
         small["dim"] = min(settings["dim"], 8)
     if settings.get("simulate_workers") is not None:
         small["simulate_workers"] = min(settings["simulate_workers"], 2)
+    if (settings.get("group_size") or 1) > 1:
+        small.update(group_size=2, group_levels=1)
     scheme, _, argument = str(settings.get("compartments", "global")).partition(":")
     if scheme == "even":
         small["compartments"] = f"even:{min(int(argument), 2)}"

@@ -7,6 +7,7 @@ from rbd_ipu import checks
 from rbd_ipu._compat import tf
 from rbd_ipu.checks import Registry
 from rbd_ipu.compartments import Compartments
+from rbd_ipu.parallel.groups import Groups
 
 METHODS = Registry("method")
 
@@ -30,6 +31,8 @@ class Method:
         bytes of them say something.
       inner: the optimizer that applies its updates, by its name in Keras in small letters.
       of_basis: the attributes of :class:`rbd_ipu.basis.BasisSpec` that it takes as further options.
+      groups: of workers, whose leaders pass on one message each.
+      added: options that came after the first checkpoints, and what stands for none; files leave that out.
       parallel: whether several workers can share it; where not, ``not_parallel_because`` says why.
 
     Raises:
@@ -46,6 +49,8 @@ class Method:
     packed = False
     message_bytes = 0
     inner = "sgd"
+    groups = Groups()
+    added: Dict[str, Any] = {}
 
     def __init__(self, learning_rate: Any, momentum: float = 0.0):
         self.learning_rate = checks.learning_rate(learning_rate)

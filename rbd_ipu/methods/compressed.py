@@ -9,6 +9,7 @@ from rbd_ipu._compat import tf
 from rbd_ipu.compartments import describe
 from rbd_ipu.methods.base import METHODS, Method
 from rbd_ipu.parallel import wire as wires
+from rbd_ipu.parallel.groups import groups
 
 
 @METHODS.register("compressed")
@@ -22,6 +23,13 @@ class Compressed(Method):
     P_t is the same on all workers: Walsh-Hadamard blocks with random signs, or without (``redraw_every=0``). It is
     the optimizer :class:`rbd_ipu.SubspaceOptimizer` as a method of the Trainer, with real and simulated workers.
 
+    With groups of G workers, a leader takes their messages, remembers what it does not pass on, and passes on one::
+
+        M     <- memory M + P_t (1/G) sum_k q_k,   c = P_t^T M,   q = bits(c_S)
+        M     <- M - P_t q
+
+    It does to the mean of its group what a worker does to its gradient. The update is that of the leaders' messages.
+
     Args:
       learning_rate, momentum: as for every method; momentum only with the inner optimizer "sgd".
       fraction: of the coordinates of each block that is sent, in (0, 1].
@@ -31,6 +39,9 @@ class Compressed(Method):
       update: "mean" or "sign".
       inner: the optimizer that is given the update, by its name in Keras in small letters.
       redraw_every: steps that a basis serves; 0 keeps the first, without signs.
+      group_size: G; 1 for no groups.
+      group_levels: L: of each G leaders one is their leader, and so on. K / G^L messages reach every worker. A
+        leader remembers D numbers for each level that it leads.
       **basis: ``seed`` and ``source`` of :class:`rbd_ipu.basis.BasisSpec`.
 
     Raises:
@@ -46,6 +57,7 @@ class Compressed(Method):
     name = "compressed"
     of_basis = ("seed", "source")
     packed = True
+    added = {"group_size": 1, "group_levels": 1}
 
     def __init__(
         self,
@@ -58,6 +70,8 @@ class Compressed(Method):
         update: str = "sign",
         inner: str = "sgd",
         redraw_every: int = 1,
+        group_size: int = 1,
+        group_levels: int = 1,
         **basis: Any,
     ):
         super().__init__(learning_rate, momentum)
@@ -72,6 +86,8 @@ class Compressed(Method):
         if momentum and inner != "sgd":
             raise ValueError(f"momentum={momentum} is for inner='sgd', got inner={inner!r}")
         self.inner = inner
+        self.groups = groups(group_size, group_levels)
+        self.group_size, self.group_levels = self.groups
         # The workers whose memory is here: first ... first + count - 1 of all. In a dict: it is not the same on all.
         self._played = {"first": 0, "count": 1, "workers": 1}
         self.slots: Dict[str, Any] = {}
@@ -101,37 +117,58 @@ class Compressed(Method):
         self.size, self.dim = self.sketch.size, self.sketch.dim
         self.message_bytes = wires.message_bytes(self.bits, self.sketch.shapes)
         self._sizes = [about.size for about in known if about.size]
-        self.slots = {}
-        if self.memory is not None:
-            for i, n in enumerate(self._sizes):
-                zeros = tf.zeros([self.count, n])
-                self.slots[f"memory_{i:04}"] = tf.Variable(zeros, trainable=False, name=f"memory_{i}")
-        self._all = {name: _AllRows(self, slot) for name, slot in self.slots.items()}
+        self.slots, self._all = {}, {}
+        levels = self.groups.levels if self.groups.size > 1 else 0
+        self._levels: List[List[_AllRows]] = [[] for _ in range(levels + 1)]  # of workers, of leaders of each level
+        for level, members in enumerate(self._levels):
+            for i, n in enumerate(self._sizes if self.memory is not None else ()):
+                name, stride = f"memory_{i}" if level == 0 else f"leaders_{level}_memory_{i}", self.groups.size**level
+                rows = _AllRows(name, n, self.first, self.count, self.workers, stride)
+                members.append(rows)
+                self._all[_sortable(name)] = rows
+                if rows.slot is not None:
+                    self.slots[_sortable(name)] = rows.slot
 
     def message(self, state: Any, batch: Any, step: Any, worker: Any) -> Any:
         """The packed message: int32 [words]."""
+        return self._sent(self._cut(state.gradient(batch)), self._memory(0, worker), step)
+
+    def pass_on(self, messages: Any, step: Any, level: int, leader: Any) -> Any:
+        """What a leader makes of the messages of its group: int32 [G, words] -> int32 [words].
+
+        Args:
+          level: 1 for a leader of workers, 2 for one of these leaders, ...
+          leader: int32 scalar, the index among the leaders of this level.
+        """
+        mean = [vector / float(messages.shape[0]) for vector in self._expanded(messages, step)]
+        return self._sent(mean, self._memory(level, leader), step)
+
+    def update(self, messages: Any, step: Any) -> Any:
+        """What to subtract: messages int32 [K, words], or of groups [K / G^L, words] -> float32 [D]."""
+        return self._finished(self._expanded(messages, step), messages.shape[0])
+
+    def _sent(self, vectors: Sequence[Any], memory: List[Any], step: Any) -> Any:
+        """The message about these vectors and the memory, which then has the rest."""
         index, packed = self.use.basis_index(step), []
 
         def gather(message: Any) -> List[Any]:
             packed.append(message)
             return [message]
 
-        memory = self._memory(worker)
-        sent = compression.send(self.use, self.sketch, self._cut(state.gradient(batch)), memory, index, gather)
+        sent = compression.send(self.use, self.sketch, vectors, memory, index, gather)
         if memory:
             compression.receive(self.sketch, sent, memory, index)
         return packed[0]
 
-    def update(self, messages: Any, step: Any) -> Any:
-        """What to subtract: messages int32 [K, words] -> float32 [D]."""
+    def _expanded(self, messages: Any, step: Any) -> List[Any]:
         coordinates = [
             wires.decode(self.bits, wires.unpack(self.bits, self.sketch.shapes, message))
             for message in tf.unstack(messages)
         ]
-        return self._finished(self.sketch.expand(coordinates, self.use.basis_index(step)), messages.shape[0])
+        return self.sketch.expand(coordinates, self.use.basis_index(step))
 
     def step(self, state: Any, batch: Any, step: Any) -> Any:
-        index, memory = self.use.basis_index(step), self._memory(tf.constant(self.first))
+        index, memory = self.use.basis_index(step), self._memory(0, tf.constant(self.first))
         sent = compression.send(self.use, self.sketch, self._cut(state.gradient(batch)), memory, index, None)
         return self._finished(compression.receive(self.sketch, sent, memory, index), 1)
 
@@ -142,14 +179,14 @@ class Compressed(Method):
         u = tf.concat(list(vectors), axis=0) / float(workers)
         return tf.sign(u) if self.sign == "sign" else u
 
-    def _memory(self, worker: Any) -> List[Any]:
-        row = tf.cast(worker, tf.int32) - self.first
-        return [_Row(slot, row, self.count) for _, slot in sorted(self.slots.items())]
+    def _memory(self, level: int, index: Any) -> List[Any]:
+        """Of a worker (level 0) or a leader that this process plays, by its index among those of its level."""
+        return [rows.row(tf.cast(index, tf.int32)) for rows in self._levels[level]]
 
     # --- memories of workers in other processes -------------------------------------------------------------------
 
     def saved(self) -> Dict[str, Any]:
-        """What a checkpoint holds of the slots: the memories of all K workers, [K, n]."""
+        """What a checkpoint holds of the slots: the memories of all K workers, [K, n], and of all leaders."""
         return dict(self._all)
 
     def saveable(self, step: int) -> bool:
@@ -164,8 +201,10 @@ class Compressed(Method):
     def gather(self, device: Any, step: int) -> None:
         """Takes over the memories of the other processes; all of them must call it, between two calls of the loop."""
         for rows in self._all.values() if self.count < self.workers else ():
-            own = np.asarray(rows.slot.numpy(), np.float64)
-            rows.keep(device.rows(own.ravel()).reshape(self.workers, -1), step)
+            # A process without a leader of this level sends zeros: all send as many numbers.
+            own = np.zeros([self.count, rows.shape[1]]) if rows.slot is None else rows.slot.numpy()
+            found = device.rows(np.asarray(own, np.float64).ravel()).reshape(self.workers, -1)
+            rows.keep(found[:: rows.stride], step)
 
 
 class _Row:
@@ -207,29 +246,50 @@ def _as_tensor(row: _Row, dtype: Any = None, name: Any = None, as_ref: bool = Fa
 tf.register_tensor_conversion_function(_Row, _as_tensor)
 
 
-class _AllRows:
-    """The memories of all K workers, where a checkpoint expects a variable: [K, n]."""
+def _sortable(name: str) -> str:
+    """The name with its last number in four digits: sorted, they are in order."""
+    text, _, number = name.rpartition("_")
+    return f"{text}_{int(number):04}"
 
-    def __init__(self, method: Compressed, slot: Any):
-        self._method, self.slot = method, slot
-        self.name, self.dtype = slot.name, slot.dtype
-        self.shape: Tuple[int, int] = (method.workers, int(slot.shape[1]))
-        self.step = 0
+
+class _AllRows:
+    """The memories of all K workers or of all leaders of a level, where a checkpoint expects a variable: [rows, n].
+
+    Args:
+      name: of the variable of those rows that are here.
+      n: entries of a memory.
+      first, count, workers: see :class:`Compressed`.
+      stride: workers from a row to the next one: 1, or G^level.
+
+    Attributes:
+      slot: the variable; None where this process plays none of them.
+    """
+
+    def __init__(self, name: str, n: int, first: int, count: int, workers: int, stride: int):
+        self.name, self.dtype, self.stride, self.step = name, tf.float32, stride, 0
+        self.shape: Tuple[int, int] = (workers // stride, n)
+        here = range(-(-first // stride), -(-(first + count) // stride))
+        self._first, self._count = here.start, len(here)
+        self.slot = tf.Variable(tf.zeros([len(here), n]), trainable=False, name=name) if here else None
         self._rows: Any = None
+
+    def row(self, index: Any) -> "_Row":
+        """The memory with this index among all, which is here."""
+        return _Row(self.slot, index - self._first, self._count)
 
     def keep(self, rows: Any, step: int) -> None:
         """Notes the memories as they are at this step."""
         self._rows, self.step = np.asarray(rows, np.float32), step
 
     def numpy(self) -> np.ndarray:
-        if self._method.count == self._method.workers:
+        if self._count == self.shape[0] and self.slot is not None:
             return self.slot.numpy()
         return np.zeros(self.shape, np.float32) if self._rows is None else self._rows
 
     def assign(self, value: Any) -> None:
-        first, count = self._method.first, self._method.count
         rows = np.asarray(value)
-        self.slot.assign(rows[first : first + count])
+        if self.slot is not None:
+            self.slot.assign(rows[self._first : self._first + self._count])
         self.keep(rows, -1)  # see `restored`
 
 

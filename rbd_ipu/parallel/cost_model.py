@@ -30,6 +30,8 @@ random bases are faster than data-parallel SGD.
 import math
 from typing import Any, Dict, NamedTuple, Optional
 
+from rbd_ipu.parallel.groups import Groups, tree
+
 
 class Machine(NamedTuple):
     """Rates of one worker and of the network between workers.
@@ -76,6 +78,51 @@ def reduced(size: float, workers: int) -> float:
       1500.0
     """
     return 2.0 * size * (workers - 1) / workers
+
+
+class Traffic(NamedTuple):
+    """Bytes of a step that a worker sends, and that it receives."""
+
+    sent: float
+    received: float
+
+
+def traffic(size: float, workers: int, groups: Groups, worker: int) -> Traffic:
+    """What a worker sends and receives where leaders of groups pass on messages of ``size`` bytes.
+
+    A worker sends its message to its leader. A leader receives G - 1 at each of its levels, and passes on one; the
+    R = K / G^L last ones tell each other theirs. These R come back through a binomial tree over G^L workers.
+
+    Example:
+      >>> traffic(10, 64, Groups(4, 3), 0), traffic(10, 64, Groups(4, 3), 63)
+      (Traffic(sent=60.0, received=90.0), Traffic(sent=10.0, received=10.0))
+      >>> traffic(10, 64, Groups(), 5)
+      Traffic(sent=630.0, received=630.0)
+    """
+    leads, last = groups.leads(worker), groups.messages(workers)
+    parent, children = tree(worker % groups.together, groups.together)
+    sent, received = len(children) * last, leads * (groups.size - 1)
+    sent += last - 1 if parent is None else 1
+    received += last - 1 if parent is None else last
+    return Traffic(float(size * sent), float(size * received))
+
+
+def groups_time(size: float, workers: int, groups: Groups, bandwidth: float, latency: float) -> float:
+    """Seconds until all workers have what the last leaders pass on, without the arithmetic of leaders::
+
+        L (G - 1) S / b  +  (R - 1) S / b  +  R S / b log2 G^L  +  latency (L + log2 R + log2 G^L)
+
+    up, among the last leaders, and down the tree; S is ``size``, the bytes of a message, and b the bandwidth.
+
+    Example:
+      >>> groups_time(10, 64, Groups(), 10.0, 0.0), groups_time(10, 64, Groups(4, 3), 10.0, 0.0)
+      (63.0, 15.0)
+    """
+    last, depth = groups.messages(workers), math.ceil(math.log2(groups.together))
+    climbed = groups.levels if groups.size > 1 else 0
+    messages = climbed * (groups.size - 1) + (last - 1) + last * depth
+    hops = climbed + math.ceil(math.log2(last)) + depth
+    return messages * size / bandwidth + hops * latency
 
 
 class Work(NamedTuple):

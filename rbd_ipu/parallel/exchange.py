@@ -4,6 +4,7 @@ A meter says how long the exchanges of a worker took, and how many bytes it sent
 that one process plays in turn is the reference for real ones.
 """
 
+import functools
 import itertools
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -13,13 +14,16 @@ import numpy as np
 from rbd_ipu import checks
 from rbd_ipu._compat import program, tf
 from rbd_ipu.errors import WorkersError
-from rbd_ipu.parallel.cost_model import gathered, reduced
+from rbd_ipu.parallel.cost_model import gathered, reduced, traffic
+from rbd_ipu.parallel.groups import Groups
 from rbd_ipu.parallel.plan import Plan, shard_of
 from rbd_ipu.parallel.ranks import Ranks
 
 Volume = Callable[
     [float, int], float
 ]  # of rbd_ipu.parallel.cost_model: (bytes of a message, K) -> bytes that a worker sends
+#: (messages of a group [G, m], level, index of the leader among those of its level) -> its message [m]
+PassOn = Callable[[Any, int, Any], Any]
 
 
 class Meter:
@@ -37,13 +41,17 @@ class Meter:
         self.workers = workers
         self._seconds, self._bytes, self._count = 0.0, 0.0, 0
 
-    def timed(self, exchange: Callable[[Any], Any], message: Any, volume: Volume) -> Any:
-        """``exchange(message)``, on the host, with its time and its bytes added up."""
+    def timed(self, exchange: Callable[[Any], Any], message: Any, volume: Optional[Volume]) -> Any:
+        """``exchange(message)``, on the host, with its time and its bytes added up.
+
+        Without a volume it is a part of an exchange, of which another part counts the bytes.
+        """
         began = time.perf_counter()
         result = exchange(message)
         self._seconds += time.perf_counter() - began
-        self._bytes += volume(message.nbytes, self.workers)
-        self._count += 1
+        if volume is not None:
+            self._bytes += volume(message.nbytes, self.workers)
+            self._count += 1
         return result
 
     def start(self) -> None:
@@ -71,8 +79,9 @@ class GraphMeter(Meter):
             self._time, self._sent = (tf.Variable(0.0, dtype=tf.float64, trainable=False) for _ in range(2))
             self._times = tf.Variable(0, dtype=tf.int64, trainable=False)
 
-    def timed(self, exchange: Callable[[Any], Any], message: Any, volume: Volume) -> Any:
+    def timed(self, exchange: Callable[[Any], Any], message: Any, volume: Optional[Volume]) -> Any:
         """``exchange(message)``, in a traced function, with its time and its bytes added up."""
+        assert volume is not None, "exchanges of a graph have one part"
         with tf.control_dependencies([message]):
             began = tf.timestamp()
         with tf.control_dependencies([began]):
@@ -102,9 +111,11 @@ class Exchange:
       plan: how they share the work.
       fed: the workers whose data this process reads.
       note: what ``exchange="auto"`` has been settled to, and why.
+      grouped: whether it can gather by groups.
     """
 
     workers = 1
+    grouped = False
     note = ""
     fed: Sequence[int] = (0,)
     plan = Plan(exchange="coordinates")
@@ -140,6 +151,10 @@ class Exchange:
         """:meth:`gather` for the messages of all workers that this process plays."""
         return self.gather(messages[0])
 
+    def gather_groups(self, messages: Sequence[Any], groups: Groups, pass_on: PassOn) -> Any:
+        """:meth:`gather_all` by groups: what the last leaders pass on, in their order: of [m] each -> [R, m]."""
+        raise NotImplementedError
+
     def mean_all(self, vectors: Sequence[Any], ordered: bool = False) -> Any:
         """:meth:`mean`, or :meth:`ordered_mean`, for the vectors of all workers that this process plays."""
         return self.ordered_mean(vectors[0]) if ordered else self.mean(vectors[0])
@@ -172,6 +187,8 @@ class Simulated(Exchange):
       [[1.0, 2.0], [3.0, 4.0]]
     """
 
+    grouped = True
+
     def __init__(self, workers: int, plan: Optional[Plan] = None):
         self.workers = checks.positive_int("workers", workers)
         self.plan = plan or Plan()
@@ -185,6 +202,13 @@ class Simulated(Exchange):
 
     def gather_all(self, messages: Sequence[Any]) -> Any:
         return tf.stack(messages)
+
+    def gather_groups(self, messages: Sequence[Any], groups: Groups, pass_on: PassOn) -> Any:
+        rows = list(messages)
+        for level in range(1, groups.levels + 1):
+            parts = [tf.stack(rows[i : i + groups.size]) for i in range(0, len(rows), groups.size)]
+            rows = [pass_on(part, level, tf.constant(i)) for i, part in enumerate(parts)]
+        return tf.stack(rows)
 
     def mean_all(self, vectors: Sequence[Any], ordered: bool = False) -> Any:
         return tf.add_n(list(vectors)) / self.workers
@@ -347,6 +371,8 @@ class MPI(Exchange):
       lost: the WorkersError that ended an exchange inside a traced function, where TensorFlow hides it.
     """
 
+    grouped = True
+
     def __init__(self, ranks: Ranks, plan: Plan):
         self.workers = ranks.size
         self.index = ranks.rank
@@ -373,7 +399,24 @@ class MPI(Exchange):
     def ordered_mean(self, vector: Any) -> Any:
         return tf.add_n(tf.unstack(self.gather(vector))) / self.workers
 
-    def _timed(self, collective: Callable[[np.ndarray], np.ndarray], volume: Volume) -> Callable[[np.ndarray], Any]:
+    def gather_groups(self, messages: Sequence[Any], groups: Groups, pass_on: PassOn) -> Any:
+        (message,) = messages
+        for level in range(1, groups.leads(self.index) + 1):
+            collect = functools.partial(self.ranks.collect, ranks=groups.members(self.index, level))
+            rows = tf.numpy_function(self._timed(collect, None), [message], message.dtype)
+            rows = tf.ensure_shape(rows, [groups.size, *message.shape])
+            message = pass_on(rows, level, tf.constant(self.index // groups.size**level))
+
+        def sent(size: float, workers: int) -> float:
+            return traffic(size, workers, groups, self.index).sent
+
+        finish = functools.partial(self.ranks.through_leaders, groups=groups)
+        rows = tf.numpy_function(self._timed(finish, sent), [message], message.dtype)
+        return tf.ensure_shape(rows, [groups.messages(self.workers), *message.shape])
+
+    def _timed(
+        self, collective: Callable[[np.ndarray], np.ndarray], volume: Optional[Volume]
+    ) -> Callable[[np.ndarray], Any]:
         return lambda array: self.meter.timed(collective, array, volume)
 
     # --- on the host, between two calls of the loop --------------------------------------------------

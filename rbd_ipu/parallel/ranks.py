@@ -29,6 +29,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from rbd_ipu.errors import STATUS, ConfigError, WorkersError
+from rbd_ipu.parallel.groups import Groups, tree
 from rbd_ipu.process import divided, keep_to, usable
 
 #: (rank, size) as launchers of MPI say it: MPICH's and Intel's (and Slurm's pmi2), Open MPI's, Slurm's srun. A
@@ -169,6 +170,7 @@ _SPIN_MOVING = 2e-2  # where all have come
 _PAUSES = 2e-5, 2e-2  # seconds between two questions after that, at first and at most
 _REPORTERS = (0, 1)  # the ranks that are told who waits
 _STOPS, _WAITS = 1, 2  # tags of notes
+_UP, _ACROSS, _DOWN = 3, 4, 5  # tags of messages of groups
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 #: What the launcher of this package tells its ranks: the descriptor to report on, and one of its standard output.
 REPORT = "RBD_REPORT"
@@ -226,6 +228,41 @@ class Ranks:
         self._finish(self._world.Iallreduce(np.ascontiguousarray(vector), total), all_are_here)
         return total
 
+    def collect(self, row: np.ndarray, ranks: Sequence[int]) -> np.ndarray:
+        """The arrays of a group, in the order of its ranks, on its leader, which is the first: [...] -> [G, ...].
+
+        The others send theirs by :meth:`through_leaders`, which ends the operation on all ranks.
+        """
+        rows = np.empty((len(ranks), *row.shape), row.dtype)
+        rows[0] = row
+        self._finish(
+            self._all([self._world.Irecv(_bytes(rows[i]), k, _UP) for i, k in enumerate(ranks) if i]), ends=False
+        )
+        return rows
+
+    def through_leaders(self, row: np.ndarray, groups: Groups) -> np.ndarray:
+        """What the last leaders have, in their order, on all ranks: [...] -> [R, ...].
+
+        A rank that is none of these sends its array to its leader; the answer comes through a tree.
+        """
+        row = np.ascontiguousarray(row)
+        first = self.rank - self.rank % groups.together  # the last leader of this rank
+        parent, children = tree(self.rank - first, groups.together)
+        rows = np.empty((groups.messages(self.size), *row.shape), row.dtype)
+        if parent is None:
+            rows[first // groups.together] = row
+            others = [i for i in range(len(rows)) if i != first // groups.together]
+            begun = [self._world.Isend(_bytes(row), i * groups.together, _ACROSS) for i in others]
+            begun += [self._world.Irecv(_bytes(rows[i]), i * groups.together, _ACROSS) for i in others]
+        else:
+            begun = [
+                self._world.Isend(_bytes(row), groups.leader(self.rank), _UP),
+                self._world.Irecv(_bytes(rows), first + parent, _DOWN),
+            ]
+        self._finish(self._all(begun), ends=False)
+        self._finish(self._all([self._world.Isend(_bytes(rows), first + child, _DOWN) for child in children]))
+        return rows
+
     def from_first(self, data: bytes) -> bytes:
         """Rank 0's bytes, of a length that all know."""
         words = np.frombuffer(bytearray(data), np.uint8)
@@ -266,7 +303,11 @@ class Ranks:
         self._finish(self._world.Ibarrier())
         return True
 
-    def _finish(self, request: Any, all_are_here: bool = False) -> None:
+    def _all(self, requests: Sequence[Any]) -> "_All":
+        return _All(self._mpi, requests)
+
+    def _finish(self, request: Any, all_are_here: bool = False, ends: bool = True) -> None:
+        """Waits for a request; ``ends`` says whether the operation is over with it, of which all count the same."""
         if self.lost is not None:
             raise self.lost
         try:
@@ -276,7 +317,7 @@ class Ranks:
         except KeyboardInterrupt:  # what mpiexec.gforker sends when a rank has died
             self.look_around()
             raise
-        self._done += 1
+        self._done += ends
 
     def _wait(self, request: Any, spin: float) -> None:
         began = looked = time.monotonic()
@@ -315,7 +356,7 @@ class Ranks:
         if waited < self.timeout:
             return
         if self.rank in _REPORTERS:
-            here = {sender for sender, done in self._read(_WAITS) if done == self._done} | {self.rank}
+            here = {sender for sender, done in self._read(_WAITS) if done >= self._done} | {self.rank}
             missing = [k for k in range(self.size) if k not in here]
             self._lose(f"no answer from {_named(missing)} for {waited:.3g} s")
         elif waited > self.timeout + GRACE:
@@ -453,6 +494,16 @@ if not ready:
     os.write(2, sys.argv[2].encode())
     os.kill(int(sys.argv[3]), signal.SIGKILL)
 """
+
+
+class _All:
+    """Several requests as one."""
+
+    def __init__(self, mpi: Any, requests: Sequence[Any]):
+        self._mpi, self._requests = mpi, list(requests)
+
+    def Test(self) -> bool:
+        return bool(self._mpi.Request.Testall(self._requests))
 
 
 def _settle(ranks: Ranks) -> None:

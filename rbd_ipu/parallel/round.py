@@ -6,6 +6,7 @@ Workers that one process plays take turns with one model, and none finds what an
 """
 
 import contextlib
+import functools
 import inspect
 from typing import Any, Iterator, List, NamedTuple, Sequence, Tuple
 
@@ -100,7 +101,11 @@ def receive(
     else:
         wire = _wire(method, plan)
         coded = [_joined(wire.encode(one), report) for one, report in zip(sent, reports)]
-        gathered, cut = exchange.gather_all(coded), wire.words(size)
+        cut = wire.words(size)
+        if method.groups.size > 1:
+            gathered = exchange.gather_groups(coded, method.groups, functools.partial(_passed_on, method, cut, step))
+        else:
+            gathered = exchange.gather_all(coded)
         words = gathered[:, :cut]
         update, messages = follow(method, plan, exchange.workers, words, size, step)
         with tf.control_dependencies([update]):  # small things come last: a thread less to wake
@@ -109,6 +114,12 @@ def receive(
             finite = tf.math.is_finite(tf.reduce_sum(numbers) + tf.reduce_sum(all_reports))
             report = tf.reduce_mean(all_reports, axis=0)
     return Received(update, report, finite, None if words is None else _bits(words, tf.int32))
+
+
+def _passed_on(method: Any, cut: int, step: Any, rows: Any, level: int, leader: Any) -> Any:
+    """What a leader makes of the rows of its group: its message, and the mean of their reports."""
+    report = tf.reduce_mean(_bits(rows[:, cut:], tf.float32), axis=0)
+    return _joined(method.pass_on(rows[:, :cut], step, level, leader), report)
 
 
 def follow(method: Any, plan: Plan, workers: int, words: Any, size: int, step: Any) -> Tuple[Any, Any]:
@@ -136,7 +147,7 @@ class Form(NamedTuple):
     """What of a step reaches every worker, as far as the update follows from it.
 
     Attributes:
-      rows: K messages; 1 where they are added up on the way.
+      rows: K messages; 1 where they are added up on the way, and of groups, one of each last leader.
       words: of 32 bits in a row.
       bytes: of a row that say something; what comes after them fills up a word.
       size: m, see :func:`follow`.
@@ -166,7 +177,7 @@ def form_of(method: Any, plan: Plan, workers: int) -> Form:
     """
     if method.packed:
         words = -(-method.message_bytes // 4)
-        return Form(workers, words, method.message_bytes, words, True)
+        return Form(method.groups.messages(workers), words, method.message_bytes, words, True)
     if summed(method, plan):
         return Form(1, method.dim, 4 * method.dim, method.dim, False)
     words = WIRES.get(plan.wire).words(method.dim)
@@ -225,6 +236,7 @@ def settle(method: Any, exchange: Exchange, logged: bool = False) -> Plan:
 
 def _check_fit(method: Any, exchange: Exchange) -> None:
     plan = exchange.plan
+    check_groups(method, exchange)
     if not getattr(method, "parallel", True):
         reason = getattr(method, "not_parallel_because", "its steps follow on each other")
         raise ValueError(f"method {method.name!r} runs on one worker only, not on {exchange.workers}: {reason}")
@@ -241,6 +253,20 @@ def _check_fit(method: Any, exchange: Exchange) -> None:
     if plan.exchange == "update" and not sends_steps(method):
         raise ValueError(
             f"method {method.name!r} has no step of a single worker to average; use exchange='coordinates'"
+        )
+
+
+def check_groups(method: Any, exchange: Exchange) -> None:
+    """Refuses groups that these workers cannot form.
+
+    Raises:
+      ValueError: there are others than whole groups have, or they are connected otherwise than groups need.
+    """
+    method.groups.check(exchange.workers)
+    if method.groups.size > 1 and not exchange.grouped:
+        raise ValueError(
+            f"group_size={method.groups.size} is for simulate_workers and for workers of MPI (mpiexec, --workers); "
+            f"got {exchange.workers} workers of another kind ({type(exchange).__name__})"
         )
 
 

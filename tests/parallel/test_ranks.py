@@ -44,11 +44,31 @@ def test_gather_total_from_first_and_facts(tmp_path):
     found, lost, _, _ = ended("collectives", tmp_path)
     assert lost == [] and sorted(found) == [0, 1, 2]
     for one in found.values():
-        assert all(one[f"gather {n}"] for n in SIZES)
+        assert all(one[f"{way} {n}"] for n in SIZES for way in ("gather", "groups"))
         for n in SIZES:
             assert one[f"total {n}"] == found[0][f"total {n}"], "all ranks have the same bits"
             np.testing.assert_allclose(one[f"total {n}"], rows(3, n).astype(np.float64).sum(axis=0)[:7], atol=1e-5)
         assert one["first"] == "of rank 0" and [row["rank"] for row in one["facts"]] == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_eight_ranks_in_groups(tmp_path):
+    found, lost, _, _ = ended("collectives", tmp_path, 8)
+    assert lost == [] and len(found) == 8
+    for one in found.values():
+        assert all(one[groups] for groups in ("2, 1", "2, 2", "2, 3", "4, 1"))
+
+
+def test_a_rank_of_a_group_that_is_stopped_is_named(tmp_path):
+    """Rank 1 sends nothing to its leader 0; the leader of the other group waits for that one."""
+    found, _, _, _ = ended("stopped in groups", tmp_path, 4)
+    assert "no answer from rank 1 for" in found[0]["error"]
+    assert sorted(found) == [0, 2, 3] and all("error" in one for one in found.values())
+
+
+def test_a_rank_of_a_group_that_dies_is_named(tmp_path):
+    found, lost, _, _ = ended("killed in groups", tmp_path, 4)
+    assert lost == [1] and all("rank 1 has ended" in found[k]["error"] for k in found) and found
 
 
 def test_ranks_of_one_machine_share_its_cores(tmp_path):

@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 from workers import starting
-from workers.cases import APART, CASES, WORKERS
+from workers.cases import APART, CASES, LEVELS, WORKERS
 
+from rbd_ipu.parallel.cost_model import traffic
+from rbd_ipu.parallel.groups import Groups
 from rbd_ipu.parallel.launch import Launch
 
 pytestmark = starting.mpi
@@ -52,7 +54,7 @@ def test_ranks_have_the_bits_of_simulated_workers(outcomes, name):
     for found in outcomes["mpi"][name]:
         assert found["weights"] == expected["weights"] and found["beside"] == expected["beside"]
         assert found["stopped"] == expected["stopped"] and found.get("loss") == expected.get("loss")
-        assert found.get("metrics") == expected.get("metrics")
+        assert found.get("metrics") == expected.get("metrics") and found["memory"] == expected["memory"]
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -92,9 +94,15 @@ def test_a_narrow_wire_sends_less(outcomes):
     assert found["bytes"] == found["d"] + 4 + 16
 
 
+def test_a_leader_and_its_group_send_one_message_each(outcomes):
+    """K = G = 2: the message of worker 1 goes up, that of the leader comes down, each with the report."""
+    for found in outcomes["mpi"]["groups"]:
+        assert found["bytes"] == 4 * (-(-found["message_bytes"] // 4) + 4)
+
+
 @pytest.mark.slow
 def test_four_ranks_have_the_bits_of_four_simulated_workers(tmp_path):
-    names = [f"{mode}-coordinates" for mode in ("own", "shared", "same-data", "split")]
+    names = [f"{mode}-coordinates" for mode in ("own", "shared", "same-data", "split")] + list(LEVELS)
     environment = {**starting.ENVIRONMENT, "OMP_NUM_THREADS": "1", "WORKERS": "4"}
     for kind in ("mpi", "simulated"):
         (tmp_path / kind).mkdir()
@@ -104,4 +112,8 @@ def test_four_ranks_have_the_bits_of_four_simulated_workers(tmp_path):
     assert simulating.wait(400) == 0
     for name in names:
         expected = _found(tmp_path / "simulated", [name], 1)[name][0]
-        assert all(one["weights"] == expected["weights"] for one in _found(tmp_path / "mpi", [name], 4)[name])
+        for k, one in enumerate(_found(tmp_path / "mpi", [name], 4)[name]):
+            assert one["weights"] == expected["weights"] and one["memory"] == expected["memory"]
+            if name in LEVELS:
+                words = -(-one["message_bytes"] // 4) + 4
+                assert one["bytes"] == traffic(4 * words, 4, Groups(2, 1 + (name == "levels")), k).sent

@@ -37,12 +37,22 @@ def test_the_index_may_be_text_as_some_schedulers_write_it():
     assert task({"TF_CONFIG": tf_config(0, ["a:1", "b:1"]).replace('"index": 0', '"index": "1"')}).index == 1
 
 
+GROUPED = {"method": "compressed", "learning_rate": 0.01, "group_size": 4}
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
         ({"workers": 0}, "must be an integer from 1"),
         ({"workers": 2, "simulate_workers": 2}, "only one of them may be more than 1"),
         ({"simulate_workers": 3, "parallel": "split"}, "dim must be a multiple of 3, not 250"),
+        ({**GROUPED, "simulate_workers": 6}, "makes 4 workers one; .* must be a multiple of 4, not 6"),
+        ({**GROUPED, "workers": 8, "group_levels": 2}, "makes 16 workers one; .* must be a multiple of 16, not 8"),
+        (
+            {**GROUPED, "group_size": 1, "group_levels": 2},
+            "group_levels=2 is for groups: group_size must be 2 or more",
+        ),
+        ({"method": "rbd", "group_size": 4, "simulate_workers": 4}, "group_size"),
         ({"exchange": "update", "wire": "int8"}, "with exchange=update it must be float32"),
         ({"parallel": "all"}, "must be one of own, shared, same-data, split"),
         ({"worker_timeout": 0}, "must be a finite number above 0"),
@@ -51,6 +61,11 @@ def test_the_index_may_be_text_as_some_schedulers_write_it():
 def test_settings_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         resolve(settings)
+
+
+def test_groups_are_options_of_the_method():
+    config = resolve({**GROUPED, "simulate_workers": 16, "group_levels": 2})
+    assert (config.options()["group_size"], config.options()["group_levels"]) == (4, 2)
 
 
 def test_split_gives_each_worker_its_share_of_the_directions():

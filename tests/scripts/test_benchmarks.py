@@ -129,6 +129,27 @@ def test_places_of_the_rows_of_runs():
     assert "| FC-MNIST | 1 | 0.0025 | not measured |" in full and script.fill(full, {}, known) == full
 
 
+def test_the_table_of_groups_says_what_the_model_says():
+    import scaling
+
+    from rbd_ipu.parallel.cost_model import reduced
+
+    lines = [line.strip("| ").split(" | ") for line in scaling.groups(349_536).splitlines()]
+    table = {(line[0], line[1]): line[2:] for line in lines}
+    assert len(table) == 2 + 5 * 4 and scaling.message(349_536) == 3_500
+    for K in (16, 64, 256, 1_024, 4_096):
+        whole = table[f"{K:,}", f"groups of 4, {round(math.log2(K)) // 2} levels"]
+        assert whole[:3] == ["1", "3.50 kB", "3.50 kB"]  # whatever K is
+        assert table[f"{K:,}", "groups of 8"][:2] == [f"{K // 8:,}", "3.50 kB"]
+        assert table[f"{K:,}", "one level"][1] == scaling._bytes(3_500 * (K - 1))
+        adam = table[f"{K:,}", "Adam, all-reduce"]
+        assert adam[1] == scaling._bytes(reduced(4 * 349_536, K))
+        seconds = reduced(4 * 349_536, K) / 1.25e6 + 2 * math.log2(K) * 0.02
+        assert adam[5] == scaling._seconds(seconds)
+    # 16 workers at 1 Gbit/s: 6 messages up, 4 down; 2 hops up, 4 down, 0.3 ms each.
+    assert table["16", "groups of 4, 2 levels"][7] == scaling._seconds(10 * 3_500 / 1.25e8 + 6 * 3e-4)
+
+
 @pytest.mark.skipif(not (BENCHMARKS.parent / "docs").is_dir(), reason="no docs beside the tests")
 def test_the_pages_say_what_the_results_say():
     import paper_places
@@ -136,7 +157,12 @@ def test_the_pages_say_what_the_results_say():
 
     pages = {path: path.read_text(encoding="utf-8") for path in script.PAGES}
     names = [match[1] for page in pages.values() for match in script.PLACE.findall(page)]
-    assert set(names) == {*script.TABLES, *script.VALUES, *paper_places.PLACES}  # everything has its place, once
+    assert set(names) == {
+        *script.TABLES,
+        *script.VALUES,
+        *script.MODELS,
+        *paper_places.PLACES,
+    }  # everything has its place, once
     assert len(names) == len(set(names))
     results = script.ARGUMENTS.get_default("results")
     documents = {path.name: script.read(path) for path in (results / "performance").glob("*.json*")}

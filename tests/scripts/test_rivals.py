@@ -322,6 +322,30 @@ def test_workers_of_a_subspace_optimizer(redraw_every):
 
 
 @needs_keras_3
+def test_simulated_workers_in_groups():
+    from compression_reference import Groups as Reference
+    from simulated import Subspace, simulated
+
+    from rbd_ipu.parallel.groups import Groups
+
+    sizes = [int(np.prod(shape)) for shape in SHAPES]
+    variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in SHAPES]
+    ours = simulated(presets.small_messages(RATE, 1 / 16, update="mean", wire="float32"), 4, Groups(2, 2))
+    assert isinstance(ours, Subspace)
+    ours.build(variables, 4)
+    reference = Reference(4, 2, 2, sizes, 1 / 16, "float32", 1.0, 0, False)
+    weights, step = np.zeros(sum(sizes)), tf.function(ours.apply)
+    for t, of_step in enumerate(gradients(4)):
+        step([tf.constant(g) for g in of_step])
+        weights -= RATE * reference.step([[g[k].ravel().astype(float) for g in of_step] for k in range(4)], t)
+    check([v.numpy() for v in variables], np.split(weights, np.cumsum(sizes)[:-1]))
+    with pytest.raises(ValueError, match="multiple of 4, got 6"):
+        simulated(presets.small_messages(RATE, 1 / 16), 6, Groups(2, 2)).build(variables, 6)
+    with pytest.raises(ValueError, match="groups are for a SubspaceOptimizer with state='full', got Adam"):
+        simulated(keras.optimizers.Adam(), 4, Groups(2, 1))
+
+
+@needs_keras_3
 def test_one_simulated_worker_is_the_optimizer_itself():
     from simulated import Mean, Subspace
 
@@ -392,8 +416,20 @@ def test_rows_from_before_there_were_workers_stay_valid():
     import language_model
 
     row = dict.fromkeys(language_model.KEY, 1)
-    old = {key: value for key, value in row.items() if key != "workers"}
-    assert language_model.key_of(row) == language_model.key_of(old) != language_model.key_of({**row, "workers": 4})
+    for name in ("workers", "group_size", "group_levels"):
+        old = {key: value for key, value in row.items() if key != name}
+        assert language_model.key_of(row) == language_model.key_of(old) != language_model.key_of({**row, name: 4})
+
+
+def test_groups_have_lines_of_their_own():
+    import comparison
+
+    row = {"D": 9, "steps": 5, "recipe": "largest", "bytes_a_step": 2, "rate": 0.5, "validation_loss": 1.5}
+    row.update(state_floats=9, note="", workers=16)
+    grouped = [{**row, "group_size": 4, "group_levels": levels, "validation_loss": 1.5 + levels} for levels in (1, 2)]
+    text = comparison.losses([row, *grouped])
+    for workers, loss in (("16", 1.5), ("16 in groups of 4", 2.5), ("16 in groups of 4, 2 levels", 3.5)):
+        assert f"| {workers} | largest" in text and f"| {loss:.3f} |" in text
 
 
 @needs_keras_3

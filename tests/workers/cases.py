@@ -33,8 +33,8 @@ ONE_WORKER_ONLY = ("gradients", "switch")
 WORKERS = int(os.environ.get("WORKERS", "2"))
 
 
-def case(name="rbd", model="dense", **plan):
-    return {"method": name, "model": model, "plan": plan}
+def case(name="rbd", model="dense", options=None, **plan):
+    return {"method": name, "model": model, "plan": plan, "options": options or {}}
 
 
 # Every mode both ways, every method that can be shared, every wire; and what is not a weight.
@@ -45,6 +45,12 @@ CASES = {
     "batch-norm": case(model="normalised", exchange="coordinates"),
     "keras-metrics": case(model="measured", exchange="coordinates"),
     "not-finite": case("nan", exchange="coordinates"),
+    "groups": case("compressed", options={"group_size": 2}),
+}
+# Of four workers.
+LEVELS = {
+    "groups": CASES["groups"],
+    "levels": case("compressed", options={"group_size": 2, "group_levels": 2, "redraw_every": 2}),
 }
 # What befalls real workers only: the weights of worker 1 change by themselves.
 APART = {"apart": case(model="apart", exchange="coordinates")}
@@ -85,7 +91,7 @@ def train(one, device):
             loss=crossentropy(), metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(3, "top")]
         )
     device.exchange.plan = plan(**one["plan"])
-    method = methods.create(name, learning_rate=0.5, **OPTIONS.get(name, {"dim": 20}))
+    method = methods.create(name, learning_rate=0.5, **OPTIONS.get(name, {"dim": 20}), **one["options"])
     trainer = rbd_ipu.Trainer(model, method, device, loss=crossentropy())
     found = {"stopped": None}
     try:
@@ -101,7 +107,8 @@ def train(one, device):
         found["stopped"] = [trainer.step, str(error)]
     found["weights"] = [np.asarray(v.numpy()).tolist() for v in tensors(model.trainable_variables)]
     found["beside"] = [np.asarray(v.numpy()).tolist() for v in tensors(model.non_trainable_variables)]
-    found["d"], found["D"] = method.dim, method.size
+    found["memory"] = {k: np.asarray(v.numpy()).tolist() for k, v in method.saved().items() if method.packed}
+    found["d"], found["D"], found["message_bytes"] = method.dim, method.size, method.message_bytes
     return found
 
 
@@ -115,7 +122,7 @@ def main():
         device = rbd_ipu.open_device("cpu", worker_timeout=60.0)
     index = 0 if task() is None else task().index
     for name in names:
-        (folder / f"{name}-{index}.json").write_text(json.dumps(train({**CASES, **APART}[name], device)))
+        (folder / f"{name}-{index}.json").write_text(json.dumps(train({**CASES, **APART, **LEVELS}[name], device)))
     ranks.end(0)
     os._exit(0)  # as the command does: a server of TensorFlow 2.6 may abort a process that takes itself down
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from rbd_ipu.errors import WorkersError
 from rbd_ipu.parallel import ranks
+from rbd_ipu.parallel.groups import Groups
 from rbd_ipu.parallel.ranks import launched
 
 SIZES = (1, 7, 300_000)
@@ -22,10 +23,18 @@ def rows(size, n):
     return np.random.default_rng(n).standard_normal((size, n)).astype(np.float32)
 
 
+def by_groups(here, row, groups):
+    """The sums of the rows that each last leader stands for, on all ranks."""
+    for level in range(1, groups.leads(here.rank) + 1):
+        row = here.collect(row, groups.members(here.rank, level)).sum(axis=0)
+    return here.through_leaders(row, groups)
+
+
 def main():
     what, folder = sys.argv[1], Path(sys.argv[2])
     if what == "late" and launched(os.environ).index == 1:
         time.sleep(60.0)
+    what, _, in_groups = what.partition(" in ")
     here = ranks.connect(timeout=1.0 if what in ("late", "stopped") else 60.0)
     if what == "versions":
         return
@@ -45,6 +54,14 @@ def main():
             mine = rows(here.size, n)[here.rank]
             found[f"gather {n}"] = bool((here.gather(mine) == rows(here.size, n)).all())
             found[f"total {n}"] = here.total(mine).astype(np.float64).tolist()[:7]
+            groups = Groups(here.size, 1)
+            found[f"groups {n}"] = bool((by_groups(here, mine, groups) == rows(here.size, n).sum(axis=0)).all())
+        if here.size == 8:
+            for groups in (Groups(2, 1), Groups(2, 2), Groups(2, 3), Groups(4, 1)):
+                sums = by_groups(here, np.array([1 << here.rank]), groups)[:, 0]
+                together = groups.together
+                expected = [(2**together - 1) << (i * together) for i in range(8 // together)]
+                found[f"{groups.size}, {groups.levels}"] = sums.tolist() == expected
         found["first"] = here.from_first(b"of rank %d" % here.rank).decode()
         found["facts"] = here.facts({"rank": here.rank, "text": "x" * here.rank})
     if what == "differs":
@@ -66,7 +83,10 @@ def main():
             if what in ENDS and here.rank == 1:
                 os.kill(os.getpid(), ENDS[what])
             while True:
-                here.gather(np.full(5, here.rank))
+                if in_groups:
+                    by_groups(here, np.full(5, here.rank), Groups(2, 1))
+                else:
+                    here.gather(np.full(5, here.rank))
         except WorkersError as error:
             found.update(error=str(error), seconds=time.monotonic() - began)
     (folder / f"{here.rank}.json").write_text(json.dumps(found))
