@@ -225,6 +225,13 @@ RECIPES: Dict[str, Recipe] = {
     "largest": Recipe(
         _largest(redraw_every=0), dense, _full, "largest of each block, memory, one bit, sign; fixed", False
     ),
+    "largest-rms": Recipe(
+        _largest(redraw_every=0, second_moment=0.99),
+        dense,
+        lambda made: 2.0 * made.D,
+        "the same of g / sqrt(v), v the running mean of g^2 (decay 0.99); mean, not sign",
+        False,
+    ),
     "largest-redrawn": Recipe(_largest(redraw_every=1), dense, _full, "the same, new bases at every step", False),
     "largest-float32": Recipe(
         _largest(redraw_every=0, wire="float32"), dense, _full, "the same, fixed, in float32", False

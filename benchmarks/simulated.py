@@ -70,17 +70,17 @@ class Subspace(Simulated):
         self.sketch = self.optimizer.sketch_of(self.variables)
         self.optimizer.build(self.variables)  # its message_bytes and its inner optimizer
         levels = range(1, self.groups.levels + 1) if self.groups.size > 1 else ()
-        self.memories = self._memories(workers)
-        self.leaders = [self._memories(workers // self.groups.size**level) for level in levels]
+        self.memories, self.squares = self._kept("memory", workers), self._kept("second_moment", workers)
+        self.leaders = [self._kept("memory", workers // self.groups.size**level) for level in levels]
 
-    def _memories(self, count: int) -> List[List[Any]]:
+    def _kept(self, name: str, count: int) -> List[List[Any]]:
         sizes = [describe(v, i).size for i, v in enumerate(self.variables)]
-        own = sizes if self._use.memory is not None else []
+        own = sizes if name in self._use.kept else []
         return [[tf.Variable(tf.zeros([n]), trainable=False) for n in own] for _ in range(count)]
 
-    def _sent(self, vectors: Sequence[Any], memory: Sequence[Any], index: Any) -> Any:
+    def _sent(self, vectors: Sequence[Any], memory: Sequence[Any], index: Any, squares: Sequence[Any] = ()) -> Any:
         """The coordinates that all receive; the memory has the rest."""
-        sent = compression.send(self._use, self.sketch, vectors, memory, index, None)
+        sent = compression.send(self._use, self.sketch, vectors, memory, index, None, squares, self.step)
         if memory:
             compression.receive(self.sketch, sent, memory, index)
         return sent.own
@@ -88,9 +88,9 @@ class Subspace(Simulated):
     def apply(self, gradients: Sequence[Any]) -> None:
         index = self._use.basis_index(tf.identity(self.step))
         coordinates = []
-        for k, memory in enumerate(self.memories):
+        for k, (memory, squares) in enumerate(zip(self.memories, self.squares)):
             flat = [tf.reshape(g[k], [-1]) for g in gradients]
-            coordinates.append(self._sent(flat, memory, index))
+            coordinates.append(self._sent(flat, memory, index, squares))
         for leaders in self.leaders:
             size = self.groups.size
             groups = [coordinates[i : i + size] for i in range(0, len(coordinates), size)]

@@ -8,7 +8,8 @@ For worker k with memory m_k, an orthonormal basis P_t from the seed, and S the 
     u   =  P_t (sum_k q_k) / K                             the same on all workers
 
 Without memory, m_k is g_k. Without a selection, S is all coordinates and no indices are sent. All workers, the sender
-too, go on with what the receivers decode.
+too, go on with what the receivers decode. With a second moment, each worker divides its gradients first, as Adam
+does (:func:`rescaled`): an optimizer behind the wire could not, because it sees a few coordinates of all entries.
 
 A *sketch* is the P_t of a model: of blocks (:class:`BlockSketch`), or any other bases (:class:`SubspaceSketch`).
 """
@@ -32,6 +33,7 @@ from rbd_ipu.subspace import Subspace, subspace
 
 SELECTS = ("all", "largest")
 UPDATES = ("mean", "sign")  # what an inner optimizer is given
+EPSILON = 1e-8  # beside the root of a second moment, as in Adam (Kingma and Ba 2015)
 #: Sketches whose P_t has orthonormal columns: m - P_t q forgets just what was sent.
 ORTHONORMAL = ("blocks", "groups", "hadamard")
 
@@ -109,6 +111,18 @@ class Sketch:
     def expand(self, sent: Sequence[Sequence[Chosen]], index: Any) -> List[Any]:
         """P_t of the sum of the workers' coordinates, added in their order: vectors float32 [n]."""
         raise NotImplementedError
+
+    def rescaled(self, gradients: Sequence[Any], squares: Sequence[Any], decay: float, step: Any, finite: Any) -> Any:
+        """v <- b v + (1 - b) g^2, if all of g are finite; g / (sqrt(v / (1 - b^t)) + 1e-8), t = step + 1."""
+
+        def add() -> Any:
+            for v, g in zip(squares, gradients):
+                v.assign(decay * tf.convert_to_tensor(v) + (1.0 - decay) * g * g)
+            return tf.constant(0)
+
+        tf.cond(finite, add, lambda: tf.constant(0))
+        weight = unbiased(decay, step)
+        return [g / (tf.sqrt(tf.convert_to_tensor(v) * weight) + EPSILON) for g, v in zip(gradients, squares)]
 
     def moved(self, vectors: Sequence[Any], coordinates: Any, index: Any) -> List[Any]:
         """theta + P_t c of vectors float32 [n] and of all coordinates in one vector, [d]."""
@@ -305,6 +319,7 @@ class Compression(NamedTuple):
       select: "all", or "largest" of the coordinates of blocks.
       memory: beta, or None.
       wire: a row of :data:`rbd_ipu.parallel.wire.VALUES`.
+      second_moment: the decay of the running mean of g^2 by whose root gradients are divided, or None.
     """
 
     basis: BasisSpec
@@ -314,6 +329,12 @@ class Compression(NamedTuple):
     select: str = "all"
     memory: Optional[float] = None
     wire: str = "float32"
+    second_moment: Optional[float] = None
+
+    @property
+    def kept(self) -> Tuple[str, ...]:
+        """The names of the vectors of D numbers that each worker keeps."""
+        return tuple(name for name in ("memory", "second_moment") if getattr(self, name) is not None)
 
     def basis_index(self, step: Any) -> Any:
         """How many bases were drawn before the one of this step."""
@@ -355,8 +376,9 @@ class Compression(NamedTuple):
 
 
 def compression(
-    redraw_every: int, dim: Any, fraction: Any, select: str, memory: Any, wire: str, **basis: Any
-) -> Compression:
+    redraw_every: int, dim: Any, fraction: Any, select: str, memory: Any, wire: str, second_moment: Any = None,
+    **basis: Any,
+) -> Compression:  # fmt: skip
     """A checked :class:`Compression`; ``redraw_every=0`` keeps the first basis.
 
     Raises:
@@ -375,6 +397,7 @@ def compression(
         select,
         None if memory is None else checks.finite_float("memory", memory, 0.0, 1.0),
         wire,
+        None if second_moment is None else checks.finite_float("second_moment", second_moment, 0.0, 1.0),
     )
     check(made)
     return made
@@ -409,6 +432,8 @@ def check(use: Compression) -> None:
             f"{use.basis.distribution!r} has none. Accepted: {', '.join(map(repr, ORTHONORMAL))}, or "
             "orthogonalize=True"
         )
+    if use.second_moment == 1.0:
+        raise ValueError("second_moment must be below 1, the decay of a running mean; got 1.0")
     if use.memory is not None and use.basis.normalize != "unit":
         raise ValueError(f"memory={use.memory} needs normalize='unit', got {use.basis.normalize!r}")
     if distribution == "blocks" and use.basis.compartments not in ("global", "variable"):
@@ -443,6 +468,8 @@ def send(
     memory: Sequence[Any],
     index: Any,
     gather: Optional[Gather],
+    squares: Sequence[Any] = (),
+    step: Any = 0,
 ) -> Sent:
     """The first two lines, and the exchange: from gradients float32 [n] to the coordinates that all workers decode.
 
@@ -451,8 +478,12 @@ def send(
     Args:
       memory: m, variables float32 [n], which take up the gradients; empty without memory.
       gather: a message int32 [words] -> those of all workers, in order; None for one worker alone.
+      squares: v, variables float32 [n], the running means of g^2; empty without a second moment.
+      step: of the optimizer, from 0: how many gradients are in v.
     """
     finite = all_finite(gradients)
+    if squares:
+        gradients = sketch.rescaled(gradients, squares, use.second_moment, step, finite)
     if memory:
         chosen = sketch.remember(memory, gradients, use.memory, finite, index)
     else:
@@ -471,6 +502,11 @@ def send(
 def receive(sketch: Any, sent: Sent, memory: Sequence[Any], index: Any, sign: bool = False) -> List[Any]:
     """The last two lines: m <- m - P q, unless the gradients were not finite, and P of the sum, or its sign."""
     return sketch.receive(sent, memory, index, sign)
+
+
+def unbiased(decay: float, step: Any) -> Any:
+    """1 / (1 - b^t), t = step + 1: what a running mean that began at 0 is multiplied by."""
+    return 1.0 / (1.0 - tf.pow(tf.constant(decay), tf.cast(step, tf.float32) + 1.0))
 
 
 def all_finite(tensors: Sequence[Any]) -> Any:

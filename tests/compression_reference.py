@@ -79,9 +79,9 @@ def sent(n, fraction):
 
 
 class Worker:
-    """Memory and basis of one worker, over vectors of the given sizes."""
+    """Memory, second moment and basis of one worker, over vectors of the given sizes."""
 
-    def __init__(self, sizes, fraction, wire, beta, seed, signed):
+    def __init__(self, sizes, fraction, wire, beta, seed, signed, second_moment=None):
         self.sizes, self.fraction, self.wire, self.beta, self.seed, self.signed = (
             sizes,
             fraction,
@@ -91,6 +91,14 @@ class Worker:
             signed,
         )
         self.memory = [np.zeros(n) for n in sizes]
+        self.b, self.t, self.squares = second_moment, 0, [np.zeros(n) for n in sizes]
+
+    def rescaled(self, v, g):
+        """g of a vector, over the root of the mean of its squares so far."""
+        if self.b is None:
+            return g
+        self.squares[v] = self.b * self.squares[v] + (1 - self.b) * np.asarray(g, np.float64) ** 2
+        return g / (np.sqrt(self.squares[v] / (1 - self.b**self.t)) + 1e-8)
 
     def signs(self, step):
         if not self.signed:
@@ -101,7 +109,9 @@ class Worker:
     def step(self, gradients, step):
         """P q of this worker, vector by vector; ``coordinates`` keeps q."""
         updates, self.coordinates = [], []
+        self.t += 1
         for v, (g, s) in enumerate(zip(gradients, self.signs(step))):
+            g = self.rescaled(v, g)
             m = self.beta * self.memory[v] + g if self.beta is not None else g
             c, q = transform(s * m), np.zeros(len(g))
             for start in range(0, len(g), BLOCK):

@@ -1,5 +1,6 @@
-"""What all tests share: versions in the heading, two options, data sets, the marker `ipu`, clean sessions."""
+"""What all tests share: versions in the heading, two options, data sets, the marker `ipu`, clean sessions, no XLA."""
 
+import functools
 import importlib.util
 import os
 import platform
@@ -73,6 +74,25 @@ def _clean_keras_session():
     if stack is not None:
         # Keras 3 also collects garbage unless told not to: 0.2 s a test.
         stack.keras.backend.clear_session(**({"free_memory": False} if stack.KERAS_3 else {}))
+
+
+@pytest.fixture(autouse=True)
+def _no_xla_by_default(monkeypatch):
+    """``fit`` of Keras 3 compiles a model by XLA unless told not to: seconds for each of these, which run for less.
+
+    Tests that are about it give ``jit_compile``, True or "auto".
+    """
+    stack = sys.modules.get("rbd_ipu._compat")
+    if stack is None or not stack.KERAS_3:
+        return
+    trainer = next(c for c in reversed(stack.keras.Model.__mro__) if "compile" in vars(c))  # Keras asks for its own
+    compile_of_keras = trainer.compile
+
+    @functools.wraps(compile_of_keras)
+    def compile_plain(self, *arguments, **options):
+        return compile_of_keras(self, *arguments, **{"jit_compile": False, **options})
+
+    monkeypatch.setattr(trainer, "compile", compile_plain)
 
 
 @pytest.fixture(scope="session")

@@ -193,6 +193,12 @@ class Config:
     inner: Optional[str] = _key(
         "sgd", Choice("sgd", "adam", "adamw", "lion", "rmsprop"), "the optimizer that applies updates", (COMPRESSED,)
     )
+    second_moment: Optional[float] = _key(
+        None,
+        Real(below=1.0),
+        "divide gradients by the root of a running mean of their squares with this decay, as Adam; null: not",
+        (COMPRESSED,),
+    )
     group_size: Optional[int] = _key(
         1,
         Integer(1, 100_000),

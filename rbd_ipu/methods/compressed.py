@@ -39,6 +39,8 @@ class Compressed(Method):
       update: "mean" or "sign".
       inner: the optimizer that is given the update, by its name in Keras in small letters.
       redraw_every: steps that a basis serves; 0 keeps the first, without signs.
+      second_moment: b, in [0, 1): each worker divides its gradients by the root of the running mean of their squares
+        first, as Adam does; None: not. It is another D numbers for each worker.
       group_size: G; 1 for no groups.
       group_levels: L: of each G leaders one is their leader, and so on. K / G^L messages reach every worker. A
         leader remembers D numbers for each level that it leads.
@@ -57,7 +59,7 @@ class Compressed(Method):
     name = "compressed"
     of_basis = ("seed", "source")
     packed = True
-    added = {"group_size": 1, "group_levels": 1}
+    added = {"second_moment": None, "group_size": 1, "group_levels": 1}
 
     def __init__(
         self,
@@ -70,6 +72,7 @@ class Compressed(Method):
         update: str = "sign",
         inner: str = "sgd",
         redraw_every: int = 1,
+        second_moment: Any = None,
         group_size: int = 1,
         group_levels: int = 1,
         **basis: Any,
@@ -78,9 +81,9 @@ class Compressed(Method):
         self.fraction = checks.finite_float("fraction", fraction, 0.0, 1.0)
         whole = None if select == "all" else self.fraction
         self.use = compression.compression(
-            redraw_every, None, whole, select, memory, bits, distribution="blocks", **basis
+            redraw_every, None, whole, select, memory, bits, second_moment, distribution="blocks", **basis
         )
-        self.basis, self.memory = self.use.basis, self.use.memory
+        self.basis, self.memory, self.second_moment = self.use.basis, self.use.memory, self.use.second_moment
         self.select, self.bits, self.redraw_every = select, bits, redraw_every
         self.sign = checks.one_of("update", update, compression.UPDATES)
         if momentum and inner != "sgd":
@@ -117,21 +120,30 @@ class Compressed(Method):
         self.size, self.dim = self.sketch.size, self.sketch.dim
         self.message_bytes = wires.message_bytes(self.bits, self.sketch.shapes)
         self._sizes = [about.size for about in known if about.size]
-        self.slots, self._all = {}, {}
+        self.slots = {}
+        self._all: Dict[str, _AllRows] = {}
         levels = self.groups.levels if self.groups.size > 1 else 0
         self._levels: List[List[_AllRows]] = [[] for _ in range(levels + 1)]  # of workers, of leaders of each level
-        for level, members in enumerate(self._levels):
-            for i, n in enumerate(self._sizes if self.memory is not None else ()):
-                name, stride = f"memory_{i}" if level == 0 else f"leaders_{level}_memory_{i}", self.groups.size**level
-                rows = _AllRows(name, n, self.first, self.count, self.workers, stride)
-                members.append(rows)
-                self._all[_sortable(name)] = rows
-                if rows.slot is not None:
-                    self.slots[_sortable(name)] = rows.slot
+        for level in range(levels + 1 if self.memory is not None else 0):
+            name = "memory" if level == 0 else f"leaders_{level}_memory"
+            self._levels[level] = self._kept(name, self.groups.size**level)
+        self._squares = self._kept("second_moment", 1) if self.second_moment is not None else []
+
+    def _kept(self, name: str, stride: int) -> List["_AllRows"]:
+        """A slot for each variable, of all workers or of every ``stride``-th."""
+        found = []
+        for i, n in enumerate(self._sizes):
+            rows = _AllRows(f"{name}_{i}", n, self.first, self.count, self.workers, stride)
+            found.append(rows)
+            self._all[_sortable(f"{name}_{i}")] = rows
+            if rows.slot is not None:
+                self.slots[_sortable(f"{name}_{i}")] = rows.slot
+        return found
 
     def message(self, state: Any, batch: Any, step: Any, worker: Any) -> Any:
         """The packed message: int32 [words]."""
-        return self._sent(self._cut(state.gradient(batch)), self._memory(0, worker), step)
+        kept = self._rows(self._levels[0], worker), self._rows(self._squares, worker)
+        return self._sent(self._cut(state.gradient(batch)), *kept, step)
 
     def pass_on(self, messages: Any, step: Any, level: int, leader: Any) -> Any:
         """What a leader makes of the messages of its group: int32 [G, words] -> int32 [words].
@@ -141,13 +153,13 @@ class Compressed(Method):
           leader: int32 scalar, the index among the leaders of this level.
         """
         mean = [vector / float(messages.shape[0]) for vector in self._expanded(messages, step)]
-        return self._sent(mean, self._memory(level, leader), step)
+        return self._sent(mean, self._rows(self._levels[level], leader), [], step)
 
     def update(self, messages: Any, step: Any) -> Any:
         """What to subtract: messages int32 [K, words], or of groups [K / G^L, words] -> float32 [D]."""
         return self._finished(self._expanded(messages, step), messages.shape[0])
 
-    def _sent(self, vectors: Sequence[Any], memory: List[Any], step: Any) -> Any:
+    def _sent(self, vectors: Sequence[Any], memory: List[Any], squares: List[Any], step: Any) -> Any:
         """The message about these vectors and the memory, which then has the rest."""
         index, packed = self.use.basis_index(step), []
 
@@ -155,7 +167,7 @@ class Compressed(Method):
             packed.append(message)
             return [message]
 
-        sent = compression.send(self.use, self.sketch, vectors, memory, index, gather)
+        sent = compression.send(self.use, self.sketch, vectors, memory, index, gather, squares, step)
         if memory:
             compression.receive(self.sketch, sent, memory, index)
         return packed[0]
@@ -168,8 +180,10 @@ class Compressed(Method):
         return self.sketch.expand(coordinates, self.use.basis_index(step))
 
     def step(self, state: Any, batch: Any, step: Any) -> Any:
-        index, memory = self.use.basis_index(step), self._memory(0, tf.constant(self.first))
-        sent = compression.send(self.use, self.sketch, self._cut(state.gradient(batch)), memory, index, None)
+        index = self.use.basis_index(step)
+        memory, squares = (self._rows(kept, tf.constant(self.first)) for kept in (self._levels[0], self._squares))
+        vectors = self._cut(state.gradient(batch))
+        sent = compression.send(self.use, self.sketch, vectors, memory, index, None, squares, step)
         return self._finished(compression.receive(self.sketch, sent, memory, index), 1)
 
     def _cut(self, gradient: Any) -> List[Any]:
@@ -179,9 +193,10 @@ class Compressed(Method):
         u = tf.concat(list(vectors), axis=0) / float(workers)
         return tf.sign(u) if self.sign == "sign" else u
 
-    def _memory(self, level: int, index: Any) -> List[Any]:
-        """Of a worker (level 0) or a leader that this process plays, by its index among those of its level."""
-        return [rows.row(tf.cast(index, tf.int32)) for rows in self._levels[level]]
+    @staticmethod
+    def _rows(kept: Sequence["_AllRows"], index: Any) -> List[Any]:
+        """Of a worker or a leader that this process plays, by its index among those of its level."""
+        return [rows.row(tf.cast(index, tf.int32)) for rows in kept]
 
     # --- memories of workers in other processes -------------------------------------------------------------------
 

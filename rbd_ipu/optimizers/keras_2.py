@@ -224,8 +224,7 @@ class Wrapper(keras.optimizers.Optimizer):
         super().__init__(name=name, **{key: value for key, value in settings.items() if value is not None})
         self.inner_optimizer = inner
         self._track_trackable(inner, "inner_optimizer")
-        object.__setattr__(self, "_memory", {})
-        object.__setattr__(self, "_order", [])
+        object.__setattr__(self, "_kept", {})  # by name and variable
         self.coordinates: Optional[Any] = None
         self._owners: Any = ()
 
@@ -237,12 +236,11 @@ class Wrapper(keras.optimizers.Optimizer):
             return
         inside = self.inside(variables)
         chosen = [v for v, own in zip(variables, inside) if own]
-        if self._use.memory is not None:
+        for name in self._use.kept:
             for variable in chosen:
-                key = projected._key(variable)
-                if key not in self._memory:
-                    self._memory[key] = self._new("memory", variable)
-                    self._order.append(key)
+                key = name, projected._key(variable)
+                if key not in self._kept:
+                    self._kept[key] = self._new(name, variable)
         if self.state == "coordinates":
             if self.coordinates is None:
                 dim = self.sketch_of(chosen).dim
@@ -278,12 +276,12 @@ class Wrapper(keras.optimizers.Optimizer):
                     synchronization=tf.VariableSynchronization.ON_READ if many else tf.VariableSynchronization.AUTO,
                     aggregation=tf.VariableAggregation.MEAN,
                 )
-        self._track_trackable(variable, f"{name}_{len(self._order)}")
+        self._track_trackable(variable, f"{name}_{sum(key[0] == name for key in self._kept)}")
         return variable
 
     @property
     def weights(self) -> List[Any]:
-        return [*self.inner_optimizer.weights, *[self._memory[key] for key in self._order]]
+        return [*self.inner_optimizer.weights, *self._kept.values()]
 
     def variables(self) -> List[Any]:
         return self.weights
@@ -325,9 +323,9 @@ class Wrapper(keras.optimizers.Optimizer):
 
     described, step_index = SubspaceSGD.described, SubspaceSGD.step_index
 
-    def memory_of(self, variable: Any) -> Any:
-        """m of a variable: a tf.Variable float32 [n]."""
-        return self._memory[projected._key(variable)]
+    def kept(self, name: str, variable: Any) -> Any:
+        """m or v of a variable ("memory", "second_moment"): a tf.Variable float32 [n]."""
+        return self._kept[name, projected._key(variable)]
 
     def check_owners(self, variables: Sequence[Any]) -> None:
         """Refuses other variables than those of the first step: the coordinates are theirs."""

@@ -160,7 +160,7 @@ class Wrapper(keras.optimizers.Optimizer):
         super().__init__(learning_rate=0.0, name=name, **settings)
         self.inner_optimizer = inner
         inner._all_reduce_sum_gradients = list  # all replicas hold the same updates
-        object.__setattr__(self, "_memory", {})  # by variable; Keras would track a dict of its own kind
+        object.__setattr__(self, "_kept", {})  # by name and variable; Keras would track a dict of its own kind
 
     def build(self, variables: Sequence[Any]) -> None:
         if self.built or not variables:
@@ -170,9 +170,9 @@ class Wrapper(keras.optimizers.Optimizer):
         inside = self.inside(variables)
         chosen = [v for v, own in zip(variables, inside) if own]
         sketch = self.sketch_of(chosen)
-        if self._use.memory is not None:
+        for name in self._use.kept:
             for variable in chosen:
-                self._memory[self._var_key(variable)] = self._new("memory", variable)
+                self._kept[name, self._var_key(variable)] = self._new(name, variable)
         if self.state == "coordinates":
             with tf.init_scope(), self._distribution_strategy.scope():
                 z = keras.Variable(
@@ -216,9 +216,9 @@ class Wrapper(keras.optimizers.Optimizer):
 
     described, step_index = SubspaceSGD.described, SubspaceSGD.step_index
 
-    def memory_of(self, variable: Any) -> Any:
-        """m of a variable: a tf.Variable float32 [n]."""
-        return self._memory[self._var_key(variable)].value
+    def kept(self, name: str, variable: Any) -> Any:
+        """m or v of a variable ("memory", "second_moment"): a tf.Variable float32 [n]."""
+        return self._kept[name, self._var_key(variable)].value
 
     def check_owners(self, variables: Sequence[Any]) -> None:
         """Refuses other variables than the optimizer was built with: its coordinates are theirs."""

@@ -66,6 +66,9 @@ class SubspaceOptimizer(Wrapper):
       seed: of the bases, an int of at most 64 bits.
       on_redraw: what becomes of the inner state in coordinates when the basis changes: "keep" or "reset".
       compartments, normalize, source, orthogonalize: of the bases, as for :class:`rbd_ipu.RandomBasis`.
+      second_moment: b, in [0, 1): each worker divides its gradients by the root of a running mean of their squares
+        before anything else, as Adam does: v <- b v + (1 - b) g^2, g / (sqrt(v / (1 - b^t)) + 1e-8). Then
+        ``update="mean"`` and an inner SGD at the rate of Adam fit. Another D numbers of state. None: not.
       name: of the optimizer.
 
     Raises:
@@ -109,11 +112,12 @@ class SubspaceOptimizer(Wrapper):
         normalize: str = "unit",
         source: str = "auto",
         orthogonalize: bool = False,
+        second_moment: Optional[float] = None,
         name: Optional[str] = None,
         **kwargs: Any,
     ):
         use = compression.compression(
-            redraw_every, dim, fraction, select, memory, wire,
+            redraw_every, dim, fraction, select, memory, wire, second_moment,
             distribution=distribution, compartments=compartments, normalize=normalize, source=source,
             orthogonalize=orthogonalize, seed=seed,
         )  # fmt: skip
@@ -222,8 +226,11 @@ class SubspaceOptimizer(Wrapper):
         step = self.step_index()
         index = self._use.basis_index(step)
         flat = [_flat(gradients[i], known[i]) for i in chosen]
-        memory = [self.memory_of(known[i]) for i in chosen] if self._use.memory is not None else []
-        sent = compression.send(self._use, sketch, flat, memory, index, self._gather())
+        memory, squares = (
+            [self.kept(name, known[i]) for i in chosen if name in self._use.kept]
+            for name in ("memory", "second_moment")
+        )
+        sent = compression.send(self._use, sketch, flat, memory, index, self._gather(), squares, step)
         if self.state == "full" or memory:
             expanded = compression.receive(sketch, sent, memory, index, self.update == "sign")
         others = [i for i in range(len(variables)) if not inside[i]]
@@ -312,6 +319,7 @@ class SubspaceOptimizer(Wrapper):
             "normalize": basis.normalize,
             "source": basis.source,
             "orthogonalize": basis.orthogonalize,
+            "second_moment": use.second_moment,
         }
 
 

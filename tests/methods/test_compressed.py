@@ -26,13 +26,16 @@ def data(batch_size=32):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("redraw_every", [0, 1, 2])
-def test_steps_are_those_of_the_reference(workers, redraw_every):
-    t, (x, y) = trainer(workers, redraw_every=redraw_every, update="mean"), blobs(192)
+@pytest.mark.parametrize("redraw_every, second_moment", [(0, None), (1, None), (2, None), (2, 0.9)])
+def test_steps_are_those_of_the_reference(workers, redraw_every, second_moment):
+    # All coordinates with a second moment: at first g / sqrt(v) is +-1, and many coordinates are as large as others.
+    fraction, bits = (0.1, "sign") if second_moment is None else (1.0, "int8")
+    options = {"redraw_every": redraw_every, "second_moment": second_moment, "fraction": fraction, "bits": bits}
+    t, (x, y) = trainer(workers, update="mean", **options), blobs(192)
     t.fit(data(), epochs=1, verbose=0)
     twin = dense()
     sizes = [int(np.prod(v.shape)) for v in twin.trainable_variables]
-    known = [Worker(sizes, 0.1, "sign", 1.0, 5, redraw_every > 0) for _ in range(workers)]
+    known = [Worker(sizes, fraction, bits, 1.0, 5, redraw_every > 0, second_moment) for _ in range(workers)]
     steps = 6 // workers
     for step in range(steps):
         parts = []

@@ -40,6 +40,7 @@ BOLD = {"fraction": 1 / 16, "select": "largest", "memory": 1.0, "wire": "sign", 
 KINDS = {
     "bold": BOLD,
     "redrawn": {**BOLD, "redraw_every": 2, "update": "mean", "wire": "int8"},
+    "second moment": {**BOLD, "update": "mean", "second_moment": 0.9},
     "no memory": {"fraction": 1 / 16, "select": "largest", "wire": "bfloat16"},
     "groups": {"fraction": 0.25, "distribution": "groups", "memory": 0.5},
     "hadamard": {"dim": 20, "distribution": "hadamard", "wire": "sign-unbiased"},
@@ -55,8 +56,6 @@ def wrap(inner, **options):
 
 def fitted(optimizer, epochs=2, model=None, **options):
     x, y = blobs(96)
-    if KERAS_3:
-        options.setdefault("jit_compile", False)  # XLA takes seconds for each, the step a millisecond
     model = model or dense()
     model.compile(optimizer=optimizer, loss=crossentropy(), **options)
     model.fit(x, y, batch_size=32, epochs=epochs, shuffle=False, verbose=0)
@@ -120,13 +119,14 @@ def test_what_xla_costs_is_said_once(caplog):
 
 
 @pytest.mark.parametrize("update", ["mean", "sign"])
-@pytest.mark.parametrize("redraw_every", [0, 2])
-def test_steps_are_those_of_the_reference(update, redraw_every):
-    optimizer = wrap(OPT.SGD(0.1), seed=9, **{**BOLD, "update": update, "redraw_every": redraw_every})
+@pytest.mark.parametrize("redraw_every, second_moment", [(0, None), (2, None), (0, 0.9)])
+def test_steps_are_those_of_the_reference(update, redraw_every, second_moment):
+    options = {"update": update, "redraw_every": redraw_every, "second_moment": second_moment}
+    optimizer = wrap(OPT.SGD(0.1), seed=9, **{**BOLD, **options})
     x, y = blobs(96)
     model, twin = fitted(optimizer, 1), dense()
     sizes = [int(np.prod(v.shape)) for v in twin.trainable_variables]
-    worker = Worker(sizes, 1 / 16, "sign", 1.0, 9, redraw_every > 0)
+    worker = Worker(sizes, 1 / 16, "sign", 1.0, 9, redraw_every > 0, second_moment)
     for step in range(3):  # few: two coordinates that are nearly equal change places when weights differ by 1e-8
         batch = slice(32 * step, 32 * step + 32)
         g = np.split(gradient(twin, x[batch], y[batch]), np.cumsum(sizes)[:-1])
@@ -253,6 +253,23 @@ def test_a_gradient_that_is_not_finite_does_not_enter_the_memory():
     assert np.isnan(weights.numpy()).all()  # as without compression
 
 
+def test_a_gradient_that_is_not_finite_does_not_enter_the_second_moment():
+    weights = tf.Variable(np.ones(64, np.float32), name="w")
+    optimizer = wrap(OPT.SGD(0.1), second_moment=0.5)
+    optimizer.apply_gradients([(tf.ones([64]), weights)])
+    optimizer.apply_gradients([(tf.fill([64], np.inf), weights)])
+    (squares,) = (value for value in state(optimizer) if value.shape == (64,))
+    np.testing.assert_array_equal(squares, np.full(64, 0.5))
+    assert not np.isfinite(weights.numpy()).any()
+
+
+def test_with_all_coordinates_a_second_moment_is_rmsprop_without_bias():
+    """Adam without a first moment: v as in Adam, and nothing is lost on the way."""
+    expected = flat(fitted(OPT.Adam(0.01, beta_1=0.0, beta_2=0.9, epsilon=1e-8)))
+    found = flat(fitted(wrap(OPT.SGD(0.01), second_moment=0.9)))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_around_another_wrapper():
     inner = wrap(OPT.Adam(0.01), seed=1)
     np.testing.assert_allclose(flat(fitted(wrap(inner, seed=2))), flat(fitted(OPT.Adam(0.01))), atol=1e-6)
@@ -290,6 +307,8 @@ def test_weight_decay_acts_on_the_weights_of_a_state_in_coordinates():
     (lambda: wrap(OPT.SGD(0.1), redraw_every=-1), "redraw_every must be an integer >= 1, got -1"),
     (lambda: wrap(OPT.SGD(0.1), fraction=2.0), r"fraction must be a number in \[0, 1\], got 2.0"),
     (lambda: wrap(OPT.SGD(0.1), memory=1.5), r"memory must be a number in \[0, 1\], got 1.5"),
+    (lambda: wrap(OPT.SGD(0.1), second_moment=-1), r"second_moment must be a number in \[0, 1\], got -1"),
+    (lambda: wrap(OPT.SGD(0.1), second_moment=1.0), "second_moment must be below 1"),
     (lambda: wrap(OPT.SGD(0.1), dim=0), "dim must be an integer >= 1, got 0"),
     (lambda: wrap(OPT.SGD(0.1), nesterov=True), "does not take nesterov"),
     (lambda: wrap(OPT.SGD(0.1, clipnorm=1.0), clipnorm=2.0), "clipnorm=2.0 contradicts 1.0 of inner_optimizer"),
@@ -317,6 +336,7 @@ def test_other_variables_are_refused_where_the_state_is_theirs():
 def test_presets():
     small = fitted(presets.small_messages(0.01, fraction=1 / 16))
     np.testing.assert_array_equal(flat(small), flat(fitted(wrap(OPT.SGD(0.01), **BOLD))))
+    assert presets.small_messages(0.01, second_moment=0.99).update == "mean"
     state_of = fitted(presets.small_state(0.02))
     assert sum(value.size for value in state(state_of.optimizer) if value.size > 1) == 2 * 54  # 214 / 4
 
@@ -382,14 +402,14 @@ ONE = textwrap.dedent(
     from nets import blobs, crossentropy, dense, flat
     from rbd_ipu._compat import KERAS_3, tf
     x, y = blobs(96)
+    compiled = {"jit_compile": False} if KERAS_3 else {}
     for kind in ("bold", "coordinates", "reset", "no memory"):
         make = lambda: tests.wrap(tests.OPT.SGD(0.1), seed=3, **tests.KINDS[kind])
         with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
             model = dense()
-            compiled = {"jit_compile": False} if KERAS_3 else {}
             model.compile(optimizer=make(), loss=crossentropy(), **compiled)
         model.fit(x, y, batch_size=32, epochs=2, shuffle=False, verbose=0)
-        np.testing.assert_allclose(flat(model), flat(tests.fitted(make())), atol=1e-5)
+        np.testing.assert_allclose(flat(model), flat(tests.fitted(make(), **compiled)), atol=1e-5)
     print("alike")
     """
 )
