@@ -112,8 +112,11 @@ class Sketch:
         """P_t of the sum of the workers' coordinates, added in their order: vectors float32 [n]."""
         raise NotImplementedError
 
-    def rescaled(self, gradients: Sequence[Any], squares: Sequence[Any], decay: float, step: Any, finite: Any) -> Any:
+    def rescaled(
+        self, use: "Compression", squares: Sequence[Any], gradients: Sequence[Any], finite: Any, step: Any
+    ) -> List[Any]:
         """v <- b v + (1 - b) g^2, if all of g are finite; g / (sqrt(v / (1 - b^t)) + 1e-8), t = step + 1."""
+        decay = use.second_moment or 0.0
 
         def add() -> Any:
             for v, g in zip(squares, gradients):
@@ -130,16 +133,19 @@ class Sketch:
         return [v + u for v, u in zip(vectors, update)]
 
     def remember(
-        self, memory: Sequence[Any], gradients: Sequence[Any], beta: Any, finite: Any, index: Any
-    ) -> List[Chosen]:
-        """m <- beta m + g, if all of g are finite; what is sent of m."""
+        self, use: "Compression", memory: Sequence[Any], squares: Sequence[Any], gradients: Sequence[Any],
+        finite: Any, index: Any, step: Any,
+    ) -> List[Chosen]:  # fmt: skip
+        """m <- beta m + g, if all of g are finite; what is sent of m. With squares, of :meth:`rescaled` gradients."""
+        if squares:
+            gradients = self.rescaled(use, squares, gradients, finite, step)
 
         def add() -> Any:
             for m, g in zip(memory, gradients):
-                if beta == 1.0:
+                if use.memory == 1.0:
                     m.assign_add(g)
                 else:
-                    m.assign(beta * tf.convert_to_tensor(m) + g)
+                    m.assign(use.memory * tf.convert_to_tensor(m) + g)
             return tf.constant(0)
 
         tf.cond(finite, add, lambda: tf.constant(0))
@@ -221,11 +227,14 @@ class BlockSketch(Sketch):
 
     @as_it_is
     def remember(
-        self, memory: Sequence[Any], gradients: Sequence[Any], beta: Any, finite: Any, index: Any
-    ) -> List[Chosen]:
-        if self._kernels and not inside_xla():
-            return self._kernels.remember(memory, gradients, beta, finite, self._keys(index))
-        return super().remember(memory, gradients, beta, finite, index)
+        self, use: "Compression", memory: Sequence[Any], squares: Sequence[Any], gradients: Sequence[Any],
+        finite: Any, index: Any, step: Any,
+    ) -> List[Chosen]:  # fmt: skip
+        if not self._kernels or inside_xla():
+            return super().remember(use, memory, squares, gradients, finite, index, step)
+        decay = use.second_moment or 0.0
+        scaling = (squares, decay, unbiased(decay, step)) if squares else ()
+        return self._kernels.remember(memory, gradients, use.memory, finite, self._keys(index), *scaling)
 
     @as_it_is
     def receive(self, sent: "Sent", memory: Sequence[Any], index: Any, sign: bool) -> List[Any]:
@@ -482,11 +491,11 @@ def send(
       step: of the optimizer, from 0: how many gradients are in v.
     """
     finite = all_finite(gradients)
-    if squares:
-        gradients = sketch.rescaled(gradients, squares, use.second_moment, step, finite)
     if memory:
-        chosen = sketch.remember(memory, gradients, use.memory, finite, index)
+        chosen = sketch.remember(use, memory, squares, gradients, finite, index, step)
     else:
+        if squares:
+            gradients = sketch.rescaled(use, squares, gradients, finite, step)
         chosen = sketch.choose(list(gradients), index)
     coded = wires.encode(use.wire, chosen)
     if memory or wires.VALUES.get(use.wire).scaled:

@@ -15,19 +15,23 @@ from rbd_ipu.parallel.wire import VALUES
 SIZES = [4096 + 300, 10, 700, 1, 4096 + 300]
 
 
-def made(wire="sign", select="largest", fraction=1 / 16, memory=1.0, fixed=False, source="counter", seed=5, **basis):
+def made(wire="sign", select="largest", fraction=1 / 16, memory=1.0, fixed=False, source="counter", seed=5,
+         second_moment=None, **basis):  # fmt: skip
     use = Compression(
         BasisSpec(**{"distribution": "blocks", "source": source, "seed": seed, **basis}),
-        fixed, None, fraction, select, memory, wire,
+        fixed, None, fraction, select, memory, wire, second_moment,
     )  # fmt: skip
     compression.check(use)
     return use
 
 
 def trained(use, sizes, steps, workers, seed, compile=False):
-    """Mean updates of each step, and the memories of the workers in the end."""
+    """Mean updates of each step, and the memories (and second moments) of the workers in the end."""
     sketch = use.sketch([(n,) for n in sizes])
     memories = [[tf.Variable(tf.zeros([n])) for n in sizes] for _ in range(workers)]
+    # From 0, g / sqrt(v) would be +-1 at first, and many coordinates as large as others.
+    starts = squares_at_first(sizes) if use.second_moment is not None else []
+    squares = [[tf.Variable(v, dtype=tf.float32) for v in starts] for _ in range(workers)]
     rng, found = np.random.default_rng(seed), []
 
     def one(step, gradients):
@@ -35,7 +39,8 @@ def trained(use, sizes, steps, workers, seed, compile=False):
         messages = []
         for k in range(workers):  # every worker alone first: what would it send?
             own = memories[k] if use.memory is not None else []
-            sent = compression.send(use, sketch, gradients[k], own, index, None if workers == 1 else lambda m: [m])
+            gather = None if workers == 1 else lambda m: [m]
+            sent = compression.send(use, sketch, gradients[k], own, index, gather, squares[k], step)
             compression.receive(sketch, sent, own, index)
             messages.append(sent.coordinates[0])
         return [u / workers for u in sketch.expand(messages, index)]
@@ -44,7 +49,12 @@ def trained(use, sizes, steps, workers, seed, compile=False):
     for step in range(steps):
         gradients = [[tf.constant(rng.standard_normal(n), tf.float32) for n in sizes] for _ in range(workers)]
         found.append([u.numpy() for u in run(tf.constant(step), gradients)])
-    return found, [[m.numpy() for m in own] for own in memories]
+    return found, [[m.numpy() for m in [*memories[k], *squares[k]]] for k in range(workers)]
+
+
+def squares_at_first(sizes):
+    rng = np.random.default_rng(7)
+    return [rng.random(n) for n in sizes]
 
 
 @pytest.mark.parametrize("wire", VALUES)
@@ -66,12 +76,16 @@ def test_steps_are_those_of_the_reference(wire, select, fraction):
                 np.testing.assert_allclose(m, reference, atol=2e-5 + 4 * rounded)
 
 
-@pytest.mark.parametrize("memory", [None, 0.5, 1.0])
-@pytest.mark.parametrize("fixed", [True, False])
-def test_memory_and_fixed_bases(memory, fixed):
-    found, _ = trained(made(memory=memory, fixed=fixed), SIZES, 3, 1, seed=2)
+@pytest.mark.parametrize("memory, fixed, second_moment, source", [
+    (None, True, None, "counter"), (0.5, False, None, "counter"), (1.0, True, None, "native"),
+    (None, False, 0.9, "native"), (0.5, True, 0.9, "native"), (1.0, False, 0.9, "counter"),
+])  # fmt: skip
+def test_memory_second_moment_and_fixed_bases(memory, fixed, second_moment, source):
+    use = made(memory=memory, fixed=fixed, second_moment=second_moment, source=source)
+    found, _ = trained(use, SIZES, 3, 1, seed=2)
     rng = np.random.default_rng(2)
-    worker = Worker(SIZES, 1 / 16, "sign", memory, 5, not fixed)
+    worker = Worker(SIZES, 1 / 16, "sign", memory, 5, not fixed, second_moment)
+    worker.squares = squares_at_first(SIZES)
     for step in range(3):
         expected = worker.step([rng.standard_normal(n).astype(np.float32) for n in SIZES], step)
         for u, reference in zip(found[step], expected):
@@ -89,25 +103,39 @@ def test_machine_code_operations_and_xla_have_the_same_bits(wire):
             np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("fixed", [True, False])
-def test_machine_code_works_on_some_vectors_at_a_time(fixed, monkeypatch):
+def test_a_second_moment_by_machine_code_and_operations():
+    """To the last bits: a compiler may take a product and a sum in one."""
+    runs = []
+    for source, compile in (("counter", False), ("native", False), ("counter", True)):
+        use = made("float32", source=source, memory=0.5, second_moment=0.9)
+        runs.append(trained(use, SIZES[2:4], 3, 1, seed=3, compile=compile))
+    for run in runs[1:]:
+        for one, other in zip(tf.nest.flatten(run), tf.nest.flatten(runs[0])):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("fixed, second_moment", [(True, None), (False, None), (True, 0.5)])
+def test_machine_code_works_on_some_vectors_at_a_time(fixed, second_moment, monkeypatch):
     sizes = [5000, 10, 4096, 5000, 9000, 10, 1]
     rng = np.random.default_rng(0)
     gradients = [[tf.constant(rng.standard_normal(n), tf.float32) for n in sizes] for _ in range(2)]
     found = []
     for source, part in (("counter", None), ("native", 1 << 20), ("native", 6000)):
+        if second_moment is not None and source == "counter":
+            continue  # not the last bits of the root
         if part:
             monkeypatch.setattr(native_blocks, "PART", part)
-        use = made("sign", source=source, fixed=fixed, memory=0.5)
+        use = made("sign", source=source, fixed=fixed, memory=0.5, second_moment=second_moment)
         sketch = use.sketch([(n,) for n in sizes])
-        memory = [[tf.Variable(tf.ones([n])) for n in sizes] for _ in range(2)]
-        other = compression.send(use, sketch, gradients[1], memory[1], tf.constant(3), None)
-        own = compression.send(use, sketch, gradients[0], memory[0], tf.constant(3), None)
+        memory, squares = ([[tf.Variable(tf.ones([n])) for n in sizes] for _ in range(2)] for _ in range(2))
+        squares = squares if second_moment is not None else [[], []]
+        other = compression.send(use, sketch, gradients[1], memory[1], tf.constant(3), None, squares[1], 3)
+        own = compression.send(use, sketch, gradients[0], memory[0], tf.constant(3), None, squares[0], 3)
         both = own._replace(coordinates=[other.own, own.own])
         u = compression.receive(sketch, both, memory[0], tf.constant(3))
         compression.receive(sketch, other, memory[1], tf.constant(3))
         signs = sketch.receive(both, [], tf.constant(3), True)
-        found.append([x.numpy() for x in [*u, *signs, *memory[0], *memory[1]]])
+        found.append([x.numpy() for x in [*u, *signs, *memory[0], *memory[1], *squares[0], *squares[1]]])
         for x, sign in zip(u, signs):
             np.testing.assert_array_equal(np.sign(x), sign)
     for other in found[1:]:

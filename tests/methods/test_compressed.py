@@ -29,7 +29,7 @@ def data(batch_size=32):
 @pytest.mark.parametrize("redraw_every, second_moment", [(0, None), (1, None), (2, None), (2, 0.9)])
 def test_steps_are_those_of_the_reference(workers, redraw_every, second_moment):
     # All coordinates with a second moment: at first g / sqrt(v) is +-1, and many coordinates are as large as others.
-    fraction, bits = (0.1, "sign") if second_moment is None else (1.0, "int8")
+    fraction, bits = (0.1, "sign") if second_moment is None else (1.0, "float32")
     options = {"redraw_every": redraw_every, "second_moment": second_moment, "fraction": fraction, "bits": bits}
     t, (x, y) = trainer(workers, update="mean", **options), blobs(192)
     t.fit(data(), epochs=1, verbose=0)

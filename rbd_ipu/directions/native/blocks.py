@@ -172,21 +172,27 @@ def _largest(c, k, index, values, bits, places):
 
 def _build(digest: str) -> Any:
     def choose(
-        vector, gradient, beta, run, end, signed, key, index, values, first, rest_index, rest_values, last, out, words
-    ):
+        vector, gradient, beta, squares, decay, weight, run, end, signed, key,
+        index, values, first, rest_index, rest_values, last, out, newer, words,
+    ):  # fmt: skip
         """The largest coordinates of the blocks in runs of a vector; of beta vector + gradient where there is one.
 
         Those of its whole blocks go to rows ``first`` and on of [B, k], those of what is left to row ``last``. The
-        vector that they are of goes to ``out`` where there is a gradient.
+        vector that they are of goes to ``out`` where there is a gradient. With ``squares``, the running mean of g^2,
+        the gradient is divided by its root first, and the mean goes to ``newer``.
         """
         digest  # noqa: B018
         bits, places, work = np.empty(4096, np.uint32), np.empty(4096, np.int32), np.empty(4096, np.float32)
+        unit = np.empty(4096 if squares.shape[0] > 0 else 0, np.float32)
         start, stop = run * 32768, min(vector.shape[0], end * 32768)
         while start < stop:
             _words(signed, key, start, words)
             after = min(stop, start + 4096)
-            c = work[: after - start]
-            _taken(vector[start:after], gradient[start:after], beta, out[start:after], c)
+            c, g = work[: after - start], gradient[start:after]
+            if squares.shape[0] > 0:
+                _rescaled(g, squares[start:after], decay, weight, newer[start:after], unit[: after - start])
+                g = unit[: after - start]
+            _taken(vector[start:after], g, beta, out[start:after], c)
             if signed:
                 _signs(words, start % 32768, c)
             _pieces(c, True)
@@ -229,6 +235,15 @@ def _build(digest: str) -> Any:
             start += 4096
 
     return compile_loop(choose), compile_loop(receive)
+
+
+@inlined
+def _rescaled(g, v, decay, weight, newer, unit):
+    """newer <- decay v + (1 - decay) g^2, unit <- g over the root of weight times that, as in compression.py."""
+    for j in range(g.shape[0]):
+        square = decay[0] * v[j] + decay[1] * g[j] * g[j]
+        newer[j] = square
+        unit[j] = g[j] / (np.sqrt(square * weight) + f32(1e-8))
 
 
 @inlined
@@ -334,6 +349,25 @@ class _Part(NamedTuple):
     tasks: List[Tuple[int, int, int]]
 
 
+class _Scaling(NamedTuple):
+    """What gradients are divided by: the running means of their squares, before and after, for each vector.
+
+    Attributes:
+      squares: before; empty where gradients stay as they are.
+      decay: b and 1 - b.
+      weight: 1 / (1 - b^t).
+      newer: where those after this step go.
+    """
+
+    squares: Sequence[np.ndarray] = ()
+    decay: Tuple[Any, Any] = (f32(0.0), f32(0.0))
+    weight: Any = f32(1.0)
+    newer: Sequence[np.ndarray] = ()
+
+
+NO_SCALING = _Scaling()
+
+
 class BlockKernels:
     """The kernels for the vectors of a model, called from the graph for some of them at a time.
 
@@ -380,17 +414,23 @@ class BlockKernels:
         results = self._call(functools.partial(self._choose, self._all), [keys, *vectors], self._chosen_kinds())
         return self._chosen([self._all], [results])
 
-    def remember(self, memory: Sequence[Any], gradients: Sequence[Any], beta: float, finite: Any, keys: Any) -> Any:
+    def remember(
+        self, memory: Sequence[Any], gradients: Sequence[Any], beta: float, finite: Any, keys: Any,
+        squares: Sequence[Any] = (), decay: float = 0.0, weight: Any = 1.0,
+    ) -> List[Any]:  # fmt: skip
         """See :meth:`rbd_ipu.compression.Sketch.remember`."""
         results: List[Any] = []
         for part in self._parts:
             with tf.control_dependencies(results[-1][:1] if results else []):
                 own = slice(part.first, part.last)
-                old = [tf.convert_to_tensor(m) for m in memory[own]]
+                kept = [*memory[own], *squares[own]]
+                old = [tf.convert_to_tensor(m) for m in kept]
                 kinds = [tf.float32] * len(old) + self._chosen_kinds()
-                function = functools.partial(self._remember, part, beta)
-                found = self._call(function, [keys, finite, *old, *gradients[own]], kinds)
-            self._assign(memory[own], part, found)
+                function = functools.partial(self._remember, part, beta, decay)
+                found = self._call(function, [keys, finite, weight, *gradients[own], *old], kinds)
+            count = part.last - part.first
+            self._assign(memory[own], part, found[:count])
+            self._assign(squares[own], part, found[count : len(old)])
             results.append(found[len(old) :])
         return self._chosen(self._parts, results)
 
@@ -472,37 +512,44 @@ class BlockKernels:
         return index[self._whole], values[self._whole], index[one.rest], values[one.rest]
 
     def _choose(self, part: _Part, keys: np.ndarray, *vectors: np.ndarray) -> Tuple[np.ndarray, ...]:
-        nothing = [np.empty(0, np.float32)] * len(vectors)
-        return self._chosen_of(part, keys, 1.0, vectors, nothing, nothing)
+        return self._chosen_of(part, keys, vectors)
 
     def _remember(
-        self, part: _Part, beta: float, keys: np.ndarray, finite: np.ndarray, *arrays: np.ndarray
-    ) -> Tuple[np.ndarray, ...]:
-        old, gradients = arrays[: len(part.places)], arrays[len(part.places) :]
-        new = self._room_of(part)
+        self, part: _Part, beta: float, decay: float, keys: np.ndarray, finite: np.ndarray, weight: np.ndarray,
+        *arrays: np.ndarray,
+    ) -> Tuple[np.ndarray, ...]:  # fmt: skip
+        count = len(part.places)
+        gradients, old, squares = arrays[:count], arrays[count : 2 * count], arrays[2 * count :]
+        new, newer = self._room_of(part), self._room_of(part) if squares else []
         if finite:
-            return (*new, *self._chosen_of(part, keys, beta, old, gradients, new))
-        for m, kept in zip(new, old):
-            m[:] = kept
-        return (*new, *self._choose(part, keys, *new))
+            scaling = _Scaling(squares, (f32(decay), f32(1.0 - decay)), f32(weight), newer) if squares else NO_SCALING
+            return (*new, *newer, *self._chosen_of(part, keys, old, gradients, beta, new, scaling))
+        for room, kept in zip([*new, *newer], [*old, *squares]):
+            room[:] = kept
+        return (*new, *newer, *self._choose(part, keys, *new))
 
     def _chosen_of(
-        self, part: _Part, keys: np.ndarray, beta: float, vectors: Any, gradients: Any, out: Any
-    ) -> Tuple[np.ndarray, ...]:
+        self, part: _Part, keys: np.ndarray, vectors: Any, gradients: Any = (), beta: float = 1.0, out: Any = (),
+        scaling: "_Scaling" = NO_SCALING,
+    ) -> Tuple[np.ndarray, ...]:  # fmt: skip
         index = [np.empty((len(own), shape.k), np.int32) for own, shape in zip(part.rows, self._shapes)]
         values = [empty(len(own), shape.k) for own, shape in zip(part.rows, self._shapes)]
         index.append(np.empty((0, 0), np.int32))  # of a vector that has no such block
         values.append(np.empty((0, 0), np.float32))
         keys = plain(keys)
-        vectors, gradients = [plain(vector) for vector in vectors], [plain(gradient) for gradient in gradients]
+        nothing = [np.empty(0, np.float32)] * len(vectors)
+        vectors, gradients = [plain(v) for v in vectors], [plain(g) for g in gradients] or nothing
+        out, newer = out or nothing, scaling.newer or nothing
+        squares = [plain(v) for v in scaling.squares] or nothing
 
         def task(number: int) -> None:
             v, *runs = part.tasks[number]
             one, i = self._vectors[v], v - part.first
             row, rest = part.places[i]
             chosen = (index[self._whole], values[self._whole], row, index[one.rest], values[one.rest], rest)
-            of_vector = (vectors[i], gradients[i], np.float32(beta), *runs, self._signed, keys[v])
-            choose_run(*of_vector, *chosen, out[i], np.empty(PLANE, np.uint32))
+            of_vector = (vectors[i], gradients[i], np.float32(beta), squares[i], scaling.decay, scaling.weight)
+            where = (*runs, self._signed, keys[v])
+            choose_run(*of_vector, *where, *chosen, out[i], newer[i], np.empty(PLANE, np.uint32))
 
         run_tasks(len(part.tasks), thread_count(), task)
         return tuple(array for pair in zip(index[:-1], values[:-1]) for array in pair)
