@@ -3,30 +3,18 @@
 import json
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rbd_ipu._compat import KERAS_3
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-pytestmark = [
-    pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no benchmarks beside the tests"),
-    pytest.mark.skipif(not KERAS_3, reason="the script compares optimizers of Keras 3"),
-]
+pytestmark = pytest.mark.skipif(not KERAS_3, reason="the script compares optimizers of Keras 3")
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import language_model
-
-    yield language_model
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(BENCHMARKS)):
-            del sys.modules[name]
+def script(scripts):
+    return scripts("language_model")
 
 
 def test_every_recipe_is_a_row_and_is_not_run_again(script, tmp_path, monkeypatch, capsys):
