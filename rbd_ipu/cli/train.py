@@ -11,7 +11,7 @@ from rbd_ipu.config import Config, resolve
 from rbd_ipu.config.resolve import Given
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import tuning
-from rbd_ipu.parallel import ranks
+from rbd_ipu.parallel.task import running, task
 from rbd_ipu.provenance import command_line
 from rbd_ipu.runs import resume
 from rbd_ipu.runs.train import free, go_on, goes_on, train, with_all_ranks
@@ -71,7 +71,7 @@ def _is_auto(given: Mapping[str, Any]) -> bool:
 
 def _search(arguments: argparse.Namespace, config: Config) -> Tuple[int, Path]:
     """The exponent of the rate that a short search chooses, and the folder of the search, beside that of the run."""
-    if ranks.task() is not None or ranks.running() is not None:
+    if task() is not None or running() is not None:
         raise ConfigError(
             "learning_rate=auto: this process is one of several, each of which would search; let `rbd-ipu tune` find "
             "the rate, and give it"

@@ -69,7 +69,7 @@ def test_signum_moves_by_the_sign_of_its_average(script):
     from rbd_ipu._compat import tf
 
     variable = tf.Variable([1.0, 1.0])
-    optimizer = script.RECIPES["signum"].make(script.Made(0.1, 9, 2, 1, 0))
+    optimizer = script.RECIPES["signum"].make(script.Made(0.1, 9, 2, 1, 0, 8))
     average = np.zeros(2)
     for g in ([1.0, -2.0], [-20.0, 1.0], [1.0, 3.0]):
         before = variable.numpy()
