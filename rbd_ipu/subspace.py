@@ -1,4 +1,4 @@
-"""Subspace: the bases of all compartments, applied to flat parameter vectors in one go.
+"""Subspace: the bases of all compartments, applied to flat parameter vectors in one go; what a basis is.
 
 The seed contract, from the seed of a run to an entry of a direction:
 
@@ -12,20 +12,90 @@ the compartment, j parameters of it. Hadamard directions are made as a whole: al
 order of the rows of w = 0, and worker w has the d rows of the ranks from w d on (``directions/hadamard.py``).
 """
 
+import dataclasses
 import functools
-from typing import Any, Callable, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from rbd_ipu import checks
 from rbd_ipu._compat import as_it_is, inside_xla, program, tf
-from rbd_ipu.basis import BasisSpec, check_normalize
-from rbd_ipu.compartments import Compartments
+from rbd_ipu.compartments import Compartments, parse_scheme
 from rbd_ipu.directions import DISTRIBUTIONS, Compiled, Source, check_distribution, make_source, resolve
 from rbd_ipu.directions.dense import BLOCK_FLOATS, Keyed, Many
 from rbd_ipu.directions.source import module_of, repeat
 from rbd_ipu.directions.stream import schedule
 from rbd_ipu.placement import on_ipu, seed_words
 from rbd_ipu.seeds import fold_in
+
+NORMALIZATIONS = ("unit", "expected", "none")
+
+
+def check_normalize(normalize: Any) -> str:
+    """Refuses unknown normalisations, quoting the accepted ones."""
+    if normalize not in NORMALIZATIONS:
+        accepted = ", ".join(repr(name) for name in NORMALIZATIONS)
+        raise ValueError(f"unknown normalize {normalize!r}; accepted: {accepted}")
+    return normalize
+
+
+@dataclasses.dataclass(frozen=True)
+class BasisSpec:
+    """Which random bases: the one list of what configs, optimizers, methods and the command line pass on.
+
+    Attributes:
+      dim: d, the number of directions of all compartments together; None where "factor:f" fixes it.
+      distribution: what directions are drawn from, see :class:`rbd_ipu.RandomBasis`.
+      compartments: how the parameters are cut up, a scheme of :meth:`rbd_ipu.Compartments.of`.
+      normalize: "unit", "expected" or "none".
+      source: who draws them.
+      orthogonalize: whether the directions of a basis are made orthonormal.
+      redraw_every: how many steps a basis serves.
+      seed: an int of at most 64 bits; the bases are a pure function of it.
+
+    Raises:
+      TypeError, ValueError: one of them is wrong; quotes it and what is accepted. Whether the scheme and d fit a
+        model is seen when there is one.
+
+    Example:
+      >>> spec = BasisSpec(dim=250, distribution="hadamard")
+      >>> spec.redraw_every, spec.compartments
+      (1, 'global')
+    """
+
+    dim: Optional[int] = None
+    distribution: str = "normal"
+    compartments: str = "global"
+    normalize: str = "unit"
+    source: str = "auto"
+    orthogonalize: bool = False
+    redraw_every: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        keep = functools.partial(object.__setattr__, self)  # as plain ints: it goes into files
+        if self.dim is not None:
+            keep("dim", checks.positive_int("dim", self.dim))
+        keep("redraw_every", checks.positive_int("redraw_every", self.redraw_every))
+        keep("seed", checks.seed(self.seed))
+        keep("orthogonalize", checks.flag("orthogonalize", self.orthogonalize))
+        check_distribution(self.distribution)
+        parse_scheme(self.compartments)
+        check_normalize(self.normalize)
+        resolve(self.source)
+
+    @classmethod
+    def names(cls) -> Tuple[str, ...]:
+        """The names of all attributes, in their order."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+    def as_dict(self) -> Dict[str, Any]:
+        """All attributes by name."""
+        return dataclasses.asdict(self)
+
+    def index(self, step: Any) -> Any:
+        """How many bases were drawn before the one of this step."""
+        return step // self.redraw_every
 
 
 class DirectionBlocks:
@@ -122,7 +192,7 @@ class Subspace:
         self.distribution = check_distribution(distribution)
         self.normalize = check_normalize(normalize)
         self.source = resolve(source)
-        self._orthogonalize = orthogonalize
+        self.orthogonalize = orthogonalize
         # Compartments of one size and dimension share a source, and with it every operation.
         self._groups: List[Tuple[List[int], Source]] = [
             (members, self._source_of(len(members), size, dim))
@@ -152,12 +222,12 @@ class Subspace:
         ]
 
     def _source_of(self, groups: int, size: int, dim: int) -> Source:
-        kind = (self.distribution, self.normalize, 0, self._orthogonalize)
+        kind = (self.distribution, self.normalize, 0, self.orthogonalize)
         return make_source(self.source, groups, size, dim, *kind)
 
     def _many(self) -> Any:
         """What runs many compartments as one program, where each group of equal ones would compile its own."""
-        plain = self.source == "counter" and self.distribution in DISTRIBUTIONS and not self._orthogonalize
+        plain = self.source == "counter" and self.distribution in DISTRIBUTIONS and not self.orthogonalize
         if not plain or len(self._groups) <= MOST_GROUPS:
             return None
         return OneProgram(Many(self.compartments, self.distribution, self.normalize), self._order)

@@ -31,7 +31,7 @@ class Compressed(Method):
       update: "mean" or "sign".
       inner: the optimizer that is given the update, by its name in Keras in small letters.
       redraw_every: steps that a basis serves; 0 keeps the first, without signs.
-      **basis: ``seed`` and ``source`` of :class:`rbd_ipu.basis.BasisSpec`.
+      **basis: ``seed`` and ``source`` of :class:`rbd_ipu.subspace.BasisSpec`.
 
     Raises:
       TypeError, ValueError: a hyper-parameter is wrong; quotes it and what is accepted.
