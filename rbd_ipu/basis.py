@@ -32,14 +32,17 @@ class OneBasis(Subspace):
         self._rows = rows
         cut = Compartments([Compartment("global", 0, size, dim)])
         super().__init__(cut, distribution, normalize, source, orthogonalize)
-        self._seeds = self._hash_seeds  # there is nothing to compile
+        self._seeds = self._own
 
     def _source_of(self, groups: int, size: int, dim: int) -> Source:
         kind = (self.distribution, self.normalize, self._rows, self.orthogonalize)
         return make_source(self.source, groups, size, dim, *kind)
 
-    def _hash_seeds(self, seed: Any, step: Any, worker: Any) -> List[Any]:
-        return [tf.reshape(seed, [1, 2])]
+    def _key(self, seed: Any, step: Any, worker: Any) -> Tuple[Any, ...]:
+        return (tf.reshape(seed, [1, 2]),)
+
+    def _own(self, seeds: Any) -> List[Any]:
+        return [seeds]
 
     def some(self, seed: Any, start: int, count: int) -> Any:
         """phi_start ... phi_{start + count - 1}: [count, n]."""

@@ -235,22 +235,22 @@ class Subspace:
     @as_it_is
     def project(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """c = P^T v: float32 [D] -> [d]."""
-        return self._run["project"](vector, *_tensors(seed, step, worker))
+        return self._run["project"](vector, *self._key(seed, step, worker))
 
     @as_it_is
     def expand(self, coordinates: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """u = P c: float32 [d] -> [D]."""
-        return self._run["expand"](coordinates, *_tensors(seed, step, worker))
+        return self._run["expand"](coordinates, *self._key(seed, step, worker))
 
     @as_it_is
     def sketch(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Tuple[Any, Any]:
         """c = P^T v and P c, in one pass over each direction: [D] -> [d], [D]."""
-        return self._run["sketch"](vector, *_tensors(seed, step, worker))
+        return self._run["sketch"](vector, *self._key(seed, step, worker))
 
     @as_it_is
     def filter(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """P P^T v, for those who do not need the coordinates: [D] -> [D]."""
-        return self._run["filter"](vector, *_tensors(seed, step, worker))
+        return self._run["filter"](vector, *self._key(seed, step, worker))
 
     @as_it_is
     def project_pieces(self, pieces: Sequence[Any], seed: Any, step: Any = 0, worker: Any = 0) -> Any:
@@ -258,7 +258,7 @@ class Subspace:
         source = self._in_pieces()
         if source is None:
             return self.project(tf.concat(list(pieces), axis=0), seed, step, worker)
-        return source.project_pieces(pieces, self._seeds(*_tensors(seed, step, worker))[0])
+        return source.project_pieces(pieces, self._seeds(*self._key(seed, step, worker))[0])
 
     @as_it_is
     def expand_pieces(
@@ -268,7 +268,7 @@ class Subspace:
         source = self._in_pieces()
         if source is None:
             return tf.split(self.expand(coordinates, seed, step, worker), list(sizes))
-        return source.expand_pieces(coordinates, sizes, self._seeds(*_tensors(seed, step, worker))[0])
+        return source.expand_pieces(coordinates, sizes, self._seeds(*self._key(seed, step, worker))[0])
 
     @as_it_is
     def filter_pieces(self, pieces: Sequence[Any], seed: Any, step: Any = 0, worker: Any = 0) -> List[Any]:
@@ -277,7 +277,7 @@ class Subspace:
         if source is None:
             sizes = [int(piece.shape[0]) for piece in pieces]
             return tf.split(self.filter(tf.concat(list(pieces), axis=0), seed, step, worker), sizes)
-        return source.filter_pieces(pieces, self._seeds(*_tensors(seed, step, worker))[0])
+        return source.filter_pieces(pieces, self._seeds(*self._key(seed, step, worker))[0])
 
     def _in_pieces(self) -> Any:
         """The source of the one compartment there is, if it takes vectors in pieces here."""
@@ -292,7 +292,7 @@ class Subspace:
         K times :meth:`expand`, but for Hadamard directions, of which one transform serves all workers.
         """
         if self._one_draw:
-            return self._run["join"](messages, *_tensors(seed, step, 0))
+            return self._run["join"](messages, *self._key(seed, step, 0))
         return tf.add_n([self.expand(messages[k], seed, step, k) for k in range(messages.shape[0])])
 
     @as_it_is
@@ -305,7 +305,7 @@ class Subspace:
         They come one after the other, ``place`` counting them from 0: compartments of equal size and dimension
         together, block by block; where there is one compartment, in the order of its directions.
         """
-        seeds = self._seeds(*_tensors(seed, step, worker))
+        seeds = self._seeds(*self._key(seed, step, worker))
         rows: List[Any] = [None] * len(self.compartments)
         place = 0
         for (members, _), of_group, own in zip(self._groups, self._blocks, seeds):
@@ -318,13 +318,17 @@ class Subspace:
     def directions(self, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """P^T, dense, zeros outside the compartments: [d, D]. For tests and analysis only."""
         rows: List[Any] = [None] * len(self.compartments)
-        seeds = self._seeds(*_tensors(seed, step, worker))
+        seeds = self._seeds(*self._key(seed, step, worker))
         for (members, source), own in zip(self._groups, seeds):
             drawn = source.directions(own, 0, self.compartments[members[0]].dim)
             for k, block in zip(members, tf.unstack(drawn)):
                 piece = self.compartments[k]
                 rows[k] = tf.pad(block, [[0, 0], [piece.start, self.size - piece.start - piece.size]])
         return tf.concat(rows, axis=0)
+
+    def _key(self, seed: Any, step: Any, worker: Any) -> Tuple[Any, ...]:
+        """Seed, step and worker as int32 tensors: a Python number would be a constant, and compile anew."""
+        return seed_words(seed), tf.cast(step, tf.int32), tf.cast(worker, tf.int32)
 
     def _hash_seeds(self, seed: Any, step: Any, worker: Any) -> List[Any]:
         """Seeds of the compartments of each group: int32 [G, 2]; keys, where all workers share a draw."""
@@ -356,8 +360,12 @@ class Subspace:
         """Applies a method of the source to every group's stacked pieces; joins each result in compartment order."""
         results: List[List[Any]] = []
         for (members, source), own in zip(self._groups, seeds):
-            outputs = getattr(source, method)(tf.stack([pieces[k] for k in members]), own)
+            alone = len(pieces) == 1
+            stacked = tf.expand_dims(pieces[0], 0) if alone else tf.stack([pieces[k] for k in members])
+            outputs = getattr(source, method)(stacked, own)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            if alone:  # the operations that join would cost more than a small basis
+                return [tf.squeeze(output, 0) for output in outputs]
             results = results or [[None] * len(pieces) for _ in outputs]
             for slot, output in zip(results, outputs):
                 for k, row in zip(members, tf.unstack(output)):
@@ -422,11 +430,6 @@ def _compile(function: Callable, jit: bool) -> Callable:
         return function
     compiled = program(function, jit=True)
     return lambda *arguments: (function if inside_xla() else compiled)(*arguments)
-
-
-def _tensors(seed: Any, step: Any, worker: Any) -> Tuple[Any, Any, Any]:
-    """Seed, step and worker as int32 tensors: a Python number would be a constant, and compile anew."""
-    return seed_words(seed), tf.cast(step, tf.int32), tf.cast(worker, tf.int32)
 
 
 def _cut(vector: Any, sizes: List[int]) -> List[Any]:
