@@ -20,7 +20,6 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 from rbd_ipu import checks
 from rbd_ipu._compat import as_it_is, inside_xla, tf
-from rbd_ipu.basis import BasisSpec
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.directions import resolve
 from rbd_ipu.directions.blocks import BLOCK, backward, forward
@@ -29,7 +28,7 @@ from rbd_ipu.parallel import wire as wires
 from rbd_ipu.parallel.wire import Chosen, Shape
 from rbd_ipu.placement import seed_words
 from rbd_ipu.seeds import fold_in
-from rbd_ipu.subspace import Subspace, subspace
+from rbd_ipu.subspace import BasisSpec, Subspace, subspace
 
 SELECTS = ("all", "largest")
 UPDATES = ("mean", "sign")  # what an inner optimizer is given

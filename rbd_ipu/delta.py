@@ -25,10 +25,9 @@ import numpy as np
 
 from rbd_ipu import files
 from rbd_ipu._compat import keras, tensors, tf
-from rbd_ipu.basis import BasisSpec
 from rbd_ipu.compartments import describe
 from rbd_ipu.optimizers import FixedProjectionDescent, SubspaceOptimizer
-from rbd_ipu.subspace import Subspace, subspace_of
+from rbd_ipu.subspace import BasisSpec, Subspace, subspace_of
 
 MAGIC, FORMAT = b"rbd-ipu delta", 1
 MOST_HEADER = 900

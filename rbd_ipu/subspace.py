@@ -1,4 +1,4 @@
-"""Subspace: the bases of all compartments, applied to flat parameter vectors in one go.
+"""Subspace: the bases of all compartments, applied to flat parameter vectors in one go; what a basis is.
 
 The seed contract, from the seed of a run to an entry of a direction:
 
@@ -12,20 +12,90 @@ the compartment, j parameters of it. Hadamard directions are made as a whole: al
 order of the rows of w = 0, and worker w has the d rows of the ranks from w d on (``directions/hadamard.py``).
 """
 
+import dataclasses
 import functools
-from typing import Any, Callable, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from rbd_ipu import checks
 from rbd_ipu._compat import as_it_is, inside_xla, program, tf
-from rbd_ipu.basis import BasisSpec, check_normalize
-from rbd_ipu.compartments import Compartments
+from rbd_ipu.compartments import Compartments, parse_scheme
 from rbd_ipu.directions import DISTRIBUTIONS, Compiled, Source, check_distribution, make_source, resolve
 from rbd_ipu.directions.dense import BLOCK_FLOATS, Keyed, Many
 from rbd_ipu.directions.source import module_of, repeat
 from rbd_ipu.directions.stream import schedule
 from rbd_ipu.placement import on_ipu, seed_words
 from rbd_ipu.seeds import fold_in
+
+NORMALIZATIONS = ("unit", "expected", "none")
+
+
+def check_normalize(normalize: Any) -> str:
+    """Refuses unknown normalisations, quoting the accepted ones."""
+    if normalize not in NORMALIZATIONS:
+        accepted = ", ".join(repr(name) for name in NORMALIZATIONS)
+        raise ValueError(f"unknown normalize {normalize!r}; accepted: {accepted}")
+    return normalize
+
+
+@dataclasses.dataclass(frozen=True)
+class BasisSpec:
+    """Which random bases: the one list of what configs, optimizers, methods and the command line pass on.
+
+    Attributes:
+      dim: d, the number of directions of all compartments together; None where "factor:f" fixes it.
+      distribution: what directions are drawn from, see :class:`rbd_ipu.RandomBasis`.
+      compartments: how the parameters are cut up, a scheme of :meth:`rbd_ipu.Compartments.of`.
+      normalize: "unit", "expected" or "none".
+      source: who draws them.
+      orthogonalize: whether the directions of a basis are made orthonormal.
+      redraw_every: how many steps a basis serves.
+      seed: an int of at most 64 bits; the bases are a pure function of it.
+
+    Raises:
+      TypeError, ValueError: one of them is wrong; quotes it and what is accepted. Whether the scheme and d fit a
+        model is seen when there is one.
+
+    Example:
+      >>> spec = BasisSpec(dim=250, distribution="hadamard")
+      >>> spec.redraw_every, spec.compartments
+      (1, 'global')
+    """
+
+    dim: Optional[int] = None
+    distribution: str = "normal"
+    compartments: str = "global"
+    normalize: str = "unit"
+    source: str = "auto"
+    orthogonalize: bool = False
+    redraw_every: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        keep = functools.partial(object.__setattr__, self)  # as plain ints: it goes into files
+        if self.dim is not None:
+            keep("dim", checks.positive_int("dim", self.dim))
+        keep("redraw_every", checks.positive_int("redraw_every", self.redraw_every))
+        keep("seed", checks.seed(self.seed))
+        keep("orthogonalize", checks.flag("orthogonalize", self.orthogonalize))
+        check_distribution(self.distribution)
+        parse_scheme(self.compartments)
+        check_normalize(self.normalize)
+        resolve(self.source)
+
+    @classmethod
+    def names(cls) -> Tuple[str, ...]:
+        """The names of all attributes, in their order."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+    def as_dict(self) -> Dict[str, Any]:
+        """All attributes by name."""
+        return dataclasses.asdict(self)
+
+    def index(self, step: Any) -> Any:
+        """How many bases were drawn before the one of this step."""
+        return step // self.redraw_every
 
 
 class DirectionBlocks:
@@ -122,7 +192,7 @@ class Subspace:
         self.distribution = check_distribution(distribution)
         self.normalize = check_normalize(normalize)
         self.source = resolve(source)
-        self._orthogonalize = orthogonalize
+        self.orthogonalize = orthogonalize
         # Compartments of one size and dimension share a source, and with it every operation.
         self._groups: List[Tuple[List[int], Source]] = [
             (members, self._source_of(len(members), size, dim))
@@ -152,12 +222,12 @@ class Subspace:
         ]
 
     def _source_of(self, groups: int, size: int, dim: int) -> Source:
-        kind = (self.distribution, self.normalize, 0, self._orthogonalize)
+        kind = (self.distribution, self.normalize, 0, self.orthogonalize)
         return make_source(self.source, groups, size, dim, *kind)
 
     def _many(self) -> Any:
         """What runs many compartments as one program, where each group of equal ones would compile its own."""
-        plain = self.source == "counter" and self.distribution in DISTRIBUTIONS and not self._orthogonalize
+        plain = self.source == "counter" and self.distribution in DISTRIBUTIONS and not self.orthogonalize
         if not plain or len(self._groups) <= MOST_GROUPS:
             return None
         return OneProgram(Many(self.compartments, self.distribution, self.normalize), self._order)
@@ -165,22 +235,22 @@ class Subspace:
     @as_it_is
     def project(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """c = P^T v: float32 [D] -> [d]."""
-        return self._run["project"](vector, *_tensors(seed, step, worker))
+        return self._run["project"](vector, *self._key(seed, step, worker))
 
     @as_it_is
     def expand(self, coordinates: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """u = P c: float32 [d] -> [D]."""
-        return self._run["expand"](coordinates, *_tensors(seed, step, worker))
+        return self._run["expand"](coordinates, *self._key(seed, step, worker))
 
     @as_it_is
     def sketch(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Tuple[Any, Any]:
         """c = P^T v and P c, in one pass over each direction: [D] -> [d], [D]."""
-        return self._run["sketch"](vector, *_tensors(seed, step, worker))
+        return self._run["sketch"](vector, *self._key(seed, step, worker))
 
     @as_it_is
     def filter(self, vector: Any, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """P P^T v, for those who do not need the coordinates: [D] -> [D]."""
-        return self._run["filter"](vector, *_tensors(seed, step, worker))
+        return self._run["filter"](vector, *self._key(seed, step, worker))
 
     @as_it_is
     def project_pieces(self, pieces: Sequence[Any], seed: Any, step: Any = 0, worker: Any = 0) -> Any:
@@ -188,7 +258,7 @@ class Subspace:
         source = self._in_pieces()
         if source is None:
             return self.project(tf.concat(list(pieces), axis=0), seed, step, worker)
-        return source.project_pieces(pieces, self._seeds(*_tensors(seed, step, worker))[0])
+        return source.project_pieces(pieces, self._seeds(*self._key(seed, step, worker))[0])
 
     @as_it_is
     def expand_pieces(
@@ -200,7 +270,7 @@ class Subspace:
         if source is None:
             pieces = tf.split(self.expand(coordinates, seed, step, worker), list(sizes))
             return [v + u for v, u in zip(onto, pieces)] if onto else pieces
-        return source.expand_pieces(coordinates, sizes, self._seeds(*_tensors(seed, step, worker))[0], onto)
+        return source.expand_pieces(coordinates, sizes, self._seeds(*self._key(seed, step, worker))[0], onto)
 
     @as_it_is
     def filter_pieces(self, pieces: Sequence[Any], seed: Any, step: Any = 0, worker: Any = 0) -> List[Any]:
@@ -209,7 +279,7 @@ class Subspace:
         if source is None:
             sizes = [int(piece.shape[0]) for piece in pieces]
             return tf.split(self.filter(tf.concat(list(pieces), axis=0), seed, step, worker), sizes)
-        return source.filter_pieces(pieces, self._seeds(*_tensors(seed, step, worker))[0])
+        return source.filter_pieces(pieces, self._seeds(*self._key(seed, step, worker))[0])
 
     def _in_pieces(self) -> Any:
         """The source of the one compartment there is, if it takes vectors in pieces here."""
@@ -224,7 +294,7 @@ class Subspace:
         K times :meth:`expand`, but for Hadamard directions, of which one transform serves all workers.
         """
         if self._one_draw:
-            return self._run["join"](messages, *_tensors(seed, step, 0))
+            return self._run["join"](messages, *self._key(seed, step, 0))
         return tf.add_n([self.expand(messages[k], seed, step, k) for k in range(messages.shape[0])])
 
     @as_it_is
@@ -237,7 +307,7 @@ class Subspace:
         They come one after the other, ``place`` counting them from 0: compartments of equal size and dimension
         together, block by block; where there is one compartment, in the order of its directions.
         """
-        seeds = self._seeds(*_tensors(seed, step, worker))
+        seeds = self._seeds(*self._key(seed, step, worker))
         rows: List[Any] = [None] * len(self.compartments)
         place = 0
         for (members, _), of_group, own in zip(self._groups, self._blocks, seeds):
@@ -250,13 +320,17 @@ class Subspace:
     def directions(self, seed: Any, step: Any = 0, worker: Any = 0) -> Any:
         """P^T, dense, zeros outside the compartments: [d, D]. For tests and analysis only."""
         rows: List[Any] = [None] * len(self.compartments)
-        seeds = self._seeds(*_tensors(seed, step, worker))
+        seeds = self._seeds(*self._key(seed, step, worker))
         for (members, source), own in zip(self._groups, seeds):
             drawn = source.directions(own, 0, self.compartments[members[0]].dim)
             for k, block in zip(members, tf.unstack(drawn)):
                 piece = self.compartments[k]
                 rows[k] = tf.pad(block, [[0, 0], [piece.start, self.size - piece.start - piece.size]])
         return tf.concat(rows, axis=0)
+
+    def _key(self, seed: Any, step: Any, worker: Any) -> Tuple[Any, ...]:
+        """Seed, step and worker as int32 tensors: a Python number would be a constant, and compile anew."""
+        return seed_words(seed), tf.cast(step, tf.int32), tf.cast(worker, tf.int32)
 
     def _hash_seeds(self, seed: Any, step: Any, worker: Any) -> List[Any]:
         """Seeds of the compartments of each group: int32 [G, 2]; keys, where all workers share a draw."""
@@ -288,8 +362,12 @@ class Subspace:
         """Applies a method of the source to every group's stacked pieces; joins each result in compartment order."""
         results: List[List[Any]] = []
         for (members, source), own in zip(self._groups, seeds):
-            outputs = getattr(source, method)(tf.stack([pieces[k] for k in members]), own)
+            alone = len(pieces) == 1
+            stacked = tf.expand_dims(pieces[0], 0) if alone else tf.stack([pieces[k] for k in members])
+            outputs = getattr(source, method)(stacked, own)
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+            if alone:  # the operations that join would cost more than a small basis
+                return [tf.squeeze(output, 0) for output in outputs]
             results = results or [[None] * len(pieces) for _ in outputs]
             for slot, output in zip(results, outputs):
                 for k, row in zip(members, tf.unstack(output)):
@@ -354,11 +432,6 @@ def _compile(function: Callable, jit: bool) -> Callable:
         return function
     compiled = program(function, jit=True)
     return lambda *arguments: (function if inside_xla() else compiled)(*arguments)
-
-
-def _tensors(seed: Any, step: Any, worker: Any) -> Tuple[Any, Any, Any]:
-    """Seed, step and worker as int32 tensors: a Python number would be a constant, and compile anew."""
-    return seed_words(seed), tf.cast(step, tf.int32), tf.cast(worker, tf.int32)
 
 
 def _cut(vector: Any, sizes: List[int]) -> List[Any]:

@@ -102,3 +102,17 @@ def tfds_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets in {folder} (set RBD_DATA_DIR)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def whole(request, tmp_path_factory) -> Path:
+    """A finished run of three epochs with a checkpoint at the end of each, from the module's WORDS for `train`."""
+    from rbd_ipu import training
+    from rbd_ipu.cli import main
+
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    words = ["--set", "epochs=3", "--set", "checkpoint_seconds=0", "--set", "keep_checkpoints=9"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "CALL_SECONDS", 60.0)
+        assert main(["train", *request.module.WORDS, *words, "--output", str(folder)]) == 0
+    return folder

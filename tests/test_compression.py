@@ -7,10 +7,10 @@ from reference import close
 
 from rbd_ipu import compression
 from rbd_ipu._compat import tf
-from rbd_ipu.basis import BasisSpec
 from rbd_ipu.compression import Compression, Layout
 from rbd_ipu.directions.native import blocks as native_blocks
 from rbd_ipu.parallel.wire import VALUES
+from rbd_ipu.subspace import BasisSpec
 
 SIZES = [4096 + 300, 10, 700, 1, 4096 + 300]
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Optional, Sequence
 from rbd_ipu import __version__
 from rbd_ipu.errors import ConfigError, exit_status, prepare_streams
 from rbd_ipu.parallel import ranks
+from rbd_ipu.parallel.task import task
 
 
 class Command(NamedTuple):
@@ -101,7 +102,7 @@ def command() -> None:
 
 def _check_alone(command: str) -> None:
     """Refuses to do several times, at once, what one process should do."""
-    own = ranks.task()
+    own = task()
     if own is not None and own.workers > 1 and command != "train":
         raise ConfigError(
             f"rbd-ipu {command} runs in one process, and the launcher has started {own.workers} ({own.source}); only "

@@ -5,9 +5,10 @@ import itertools
 import math
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Sequence
 
 from rbd_ipu import files
+from rbd_ipu.cli.settings import count
 from rbd_ipu.errors import ConfigError, say
 from rbd_ipu.lab.bench.cases import DEFAULT_DIMS, KERAS, KERAS_JIT, WORKLOADS, Case, Choices, grid
 from rbd_ipu.provenance import command_line
@@ -37,8 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--sources", type=_names, metavar="NAMES", help="auto,native,counter; default auto")
     add("--compartments", type=_names, metavar="NAMES", help="such as global,even:4; default global")
     add("--dims", type=_dims, metavar="NUMBERS", help=f"d; default {','.join(map(str, DEFAULT_DIMS))}")
-    add("--batch-size", type=_count, default=None, metavar="N", help="images a step; default 32")
-    add("--rounds", type=_count, default=7, metavar="N", help="default 7")
+    add("--batch-size", type=count, default=None, metavar="N", help="images a step; default 32")
+    add("--rounds", type=count, default=7, metavar="N", help="default 7")
     add(
         "--seconds",
         type=_seconds,
@@ -184,26 +185,15 @@ def _names(text: str) -> List[str]:
     return names
 
 
-def _number(kind: Callable[[str], Any], text: str) -> Optional[Any]:
-    try:
-        return kind(text)
-    except ValueError:
-        return None
-
-
-def _count(text: str) -> int:
-    value = _number(int, text)
-    if value is None or value < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer from 1, not {text!r}")
-    return value
-
-
 def _dims(text: str) -> List[int]:
-    return [_count(part.strip()) for part in text.split(",")]
+    return [count(part.strip()) for part in text.split(",")]
 
 
 def _seconds(text: str) -> float:
-    value = _number(float, text)
-    if value is None or not 0 < value < math.inf:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
     return value

@@ -1,10 +1,10 @@
 """``rbd-ipu dimension``: the smallest d whose subspace reaches a share of the full space's accuracy."""
 
 import argparse
-from pathlib import Path
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Tuple
 
-from rbd_ipu.config import describe_keys, from_assignments, from_file
+from rbd_ipu.cli import settings
+from rbd_ipu.cli.settings import count
 from rbd_ipu.config.kinds import Real
 from rbd_ipu.config.yaml import YamlError, scalar
 from rbd_ipu.errors import ConfigError
@@ -27,17 +27,9 @@ cannot be written, 130 Ctrl-C.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    jobs = "runs at a time, each with its share of the cores; default 1, in this process"
+    settings.configure_search(parser, "dimension", jobs, EPILOG)
     add = parser.add_argument
-    add("--config", metavar="FILE", help="a YAML file of settings")
-    add(
-        "--set", metavar="KEY=VALUE", action="append", default=[], dest="settings",
-        help="one setting, over the file's; may be given for several keys",
-    )  # fmt: skip
-    add(
-        "--output", metavar="DIR", type=Path,
-        help="the folder to make or to go on in; default runs/dimension-DATASET-NETWORK-METHOD-TIME-N",
-    )  # fmt: skip
     add(
         "--method", choices=METHODS, default="fpd",
         help="a fixed subspace, or one that is drawn anew at every step; default fpd, the fixed one",
@@ -46,14 +38,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--share", metavar="S", type=_share, default=0.9,
         help="of the full space's accuracy, above 0 and at most 1; default 0.9",
     )  # fmt: skip
-    add("--seeds", metavar="N", type=_count, default=1, help="seeds, from the setting seed on; default 1")
+    add("--seeds", metavar="N", type=count, default=1, help="seeds, from the setting seed on; default 1")
     add(
         "--tolerance", metavar="T", type=_tolerance, default=0.1,
         help="how far above the true d the answer may be, relative, from 0 to 1; default 0.1",
     )  # fmt: skip
-    add("--from", metavar="D", type=_count, default=1, dest="least", help="the smallest d; default 1")
-    add("--to", metavar="D", type=_count, dest="greatest", help="the greatest d; default all parameters")
-    add("--also", metavar="D,...", type=_listed(_count), default=(), help="further d to measure, for the curve")
+    add("--from", metavar="D", type=count, default=1, dest="least", help="the smallest d; default 1")
+    add("--to", metavar="D", type=count, dest="greatest", help="the greatest d; default all parameters")
+    add("--also", metavar="D,...", type=_listed(count), default=(), help="further d to measure, for the curve")
     add(
         "--rates", metavar="RATE,...", type=_listed(_rate),
         help="learning rates to try at every d, in this order, until one reaches the share; default: a walk over "
@@ -63,34 +55,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--full-rates", metavar="RATE,...", type=_listed(_rate),
         help="those to try in the full space, all of them; default: a walk over powers of two",
     )  # fmt: skip
-    add("--epochs", metavar="N", help="the same as --set epochs=N")
-    add(
-        "--jobs", metavar="N", type=_count, default=1,
-        help="runs at a time, each with its share of the cores; default 1, in this process",
-    )  # fmt: skip
-    parser.epilog = f"{describe_keys()}\n{EPILOG}"
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Searches; returns the exit status."""
-    given: Dict[str, Any] = from_file(arguments.config) if arguments.config else {}
-    assigned = from_assignments(arguments.settings)
-    if arguments.epochs is not None:
-        if "epochs" in assigned:
-            raise ConfigError(f"{assigned['epochs'].origin}: epochs is already set by --epochs {arguments.epochs}")
-        assigned.update(from_assignments([f"epochs={arguments.epochs}"]))
+    given = settings.given(arguments, "epochs")
 
     from rbd_ipu.lab import dimension
 
     names = ("method", "share", "seeds", "tolerance", "least", "greatest", "also", "rates", "full_rates", "jobs")
     wanted = dimension.Wanted(**{name: getattr(arguments, name) for name in names})
-    return dimension.run({**given, **assigned}, wanted, arguments.output, command_line(arguments.words))
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer from 1, not {text!r}")
-    return int(text)
+    return dimension.run(given, wanted, arguments.output, command_line(arguments.words))
 
 
 def _number(kind: Real) -> Callable[[str], float]:

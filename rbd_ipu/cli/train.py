@@ -4,30 +4,28 @@ import argparse
 import functools
 import sys
 from pathlib import Path
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Mapping, Tuple
 
-from rbd_ipu.config import Config, describe_keys, from_assignments, from_file, resolve
+from rbd_ipu.cli import settings
+from rbd_ipu.config import Config, resolve
 from rbd_ipu.config.resolve import Given
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import tuning
-from rbd_ipu.parallel import ranks
+from rbd_ipu.parallel.task import running, task
 from rbd_ipu.provenance import command_line
 from rbd_ipu.runs import resume
 from rbd_ipu.runs.train import free, go_on, goes_on, train, with_all_ranks
 
+EPILOG = """
+exit status: 0 finished, 2 wrong settings (nothing was written), 3 a loss or update is
+not finite, 4 a file cannot be written, 5 a worker was lost, 130 Ctrl-C, 143 SIGTERM; the
+folder keeps all that there was, and after 4, 5, 130, 143 or a kill --resume goes on in it.
+"""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--config", metavar="FILE", help="a YAML file of settings")
-    parser.add_argument(
-        "--set", metavar="KEY=VALUE", action="append", default=[], dest="settings",
-        help="one setting, over the file's; may be given for several keys",
-    )  # fmt: skip
-    parser.add_argument(
-        "--output", metavar="DIR", type=Path,
-        help="the folder to make; default runs/DATASET-NETWORK-METHOD-TIME-N",
-    )  # fmt: skip
+    settings.configure(parser, "the folder to make; default runs/DATASET-NETWORK-METHOD-TIME-N", EPILOG)
     parser.add_argument(
         "--resume", nargs="?", const="yes", choices=("yes", "auto"), metavar="auto",
         help="go on in the folder --output with its own settings, from where it last saved; "
@@ -35,22 +33,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "yet, so that a batch system can start the same command again",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", metavar="N", type=int,
+        "--workers", metavar="N",
         help="train with N processes on this machine, as --set workers=N does; started by mpiexec, srun or with a "
         "TF_CONFIG, a process is one of as many as there are",
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="print only the path of the folder")
-    parser.epilog = (
-        f"{describe_keys()}\n\n"
-        "exit status: 0 finished, 2 wrong settings (nothing was written), 3 a loss or update is\n"
-        "not finite, 4 a file cannot be written, 5 a worker was lost, 130 Ctrl-C, 143 SIGTERM; the\n"
-        "folder keeps all that there was, and after 4, 5, 130, 143 or a kill --resume goes on in it."
-    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
-    given = with_all_ranks(lambda: _given(arguments))
+    given = with_all_ranks(lambda: settings.given(arguments, "workers"))
     words, output, quiet = arguments.words, arguments.output, arguments.quiet
     if goes_on(arguments.resume, output):
         if _is_auto(given) and tuning.is_kept(output):  # it goes on with what was found
@@ -79,7 +71,7 @@ def _is_auto(given: Mapping[str, Any]) -> bool:
 
 def _search(arguments: argparse.Namespace, config: Config) -> Tuple[int, Path]:
     """The exponent of the rate that a short search chooses, and the folder of the search, beside that of the run."""
-    if ranks.task() is not None or ranks.running() is not None:
+    if task() is not None or running() is not None:
         raise ConfigError(
             "learning_rate=auto: this process is one of several, each of which would search; let `rbd-ipu tune` find "
             "the rate, and give it"
@@ -87,11 +79,3 @@ def _search(arguments: argparse.Namespace, config: Config) -> Tuple[int, Path]:
     output = None if arguments.output is None else arguments.output.with_name(f"{arguments.output.name}-tune")
     say = (lambda line: None) if arguments.quiet else (lambda line: print(line, flush=True))
     return tuning.search(config, output, command_line(arguments.words), say)
-
-
-def _given(arguments: argparse.Namespace) -> Dict[str, Given]:
-    given = from_file(arguments.config) if arguments.config else {}
-    given.update(from_assignments(arguments.settings))
-    if arguments.workers is not None:
-        given["workers"] = Given(arguments.workers, f"--workers {arguments.workers}")
-    return given

@@ -1,10 +1,9 @@
 """``rbd-ipu tune``: the learning rate of some settings, from a grid of powers of two."""
 
 import argparse
-from pathlib import Path
-from typing import Any, Dict
 
-from rbd_ipu.config import Config, describe_keys, from_assignments, from_file, resolve
+from rbd_ipu.cli import settings
+from rbd_ipu.config import Config, resolve
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab.trials import HIGHEST, LOWEST, Wanted, exponents, read_exponent, written
 from rbd_ipu.provenance import command_line
@@ -22,17 +21,9 @@ file cannot be written, 130 Ctrl-C.
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    jobs = "rates at a time, each with its share of the cores"
+    settings.configure_search(parser, "tune", jobs, EPILOG)
     add = parser.add_argument
-    add("--config", metavar="FILE", help="a YAML file of settings")
-    add(
-        "--set", metavar="KEY=VALUE", action="append", default=[], dest="settings",
-        help="one setting, over the file's; may be given for several keys",
-    )  # fmt: skip
-    add(
-        "--output", metavar="DIR", type=Path,
-        help="the folder to make or to go on in; default runs/tune-DATASET-NETWORK-METHOD-TIME-N",
-    )  # fmt: skip
     add("--from", metavar="RATE", type=_power, default=HIGHEST, dest="first", help="the first rate; default 2**7")
     add("--to", metavar="RATE", type=_power, default=LOWEST, dest="last", help="the last rate; default 2**-19")
     add(
@@ -40,9 +31,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="begin here and walk outwards, on each side until two rates in a row are no better; without it the "
         "whole grid is tried",
     )  # fmt: skip
-    add("--epochs", metavar="N", help="the same as --set epochs=N")
-    add("--jobs", metavar="N", type=_count, default=1, help="rates at a time, each with its share of the cores")
-    parser.epilog = f"{describe_keys()}\n{EPILOG}"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -56,13 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _config(arguments: argparse.Namespace) -> Config:
     """The settings of all trials; their learning rate is a place holder."""
-    given: Dict[str, Any] = from_file(arguments.config) if arguments.config else {}
-    assigned = from_assignments(arguments.settings)
-    if arguments.epochs is not None:
-        if "epochs" in assigned:
-            raise ConfigError(f"{assigned['epochs'].origin}: epochs is already set by --epochs {arguments.epochs}")
-        assigned.update(from_assignments([f"epochs={arguments.epochs}"]))
-    given.update(assigned)
+    given = settings.given(arguments, "epochs")
     rate = given.get("learning_rate")
     if rate is not None and rate.value is not None:
         raise ConfigError(f"{rate.origin}: tune looks for the learning rate; leave it out, or give it as --start")
@@ -82,9 +64,3 @@ def _power(text: str) -> int:
         return read_exponent(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer from 1, not {text!r}")
-    return int(text)

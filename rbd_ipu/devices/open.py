@@ -11,7 +11,8 @@ from rbd_ipu.config.kinds import counted
 from rbd_ipu.devices.local import Device, processor
 from rbd_ipu.parallel.exchange import Simulated
 from rbd_ipu.parallel.plan import Plan, plan
-from rbd_ipu.parallel.ranks import TIMEOUT, task
+from rbd_ipu.parallel.ranks import TIMEOUT
+from rbd_ipu.parallel.task import task
 
 IPU = "rbd_ipu.devices.ipu"  # imported where an IPU is asked for, and not before
 

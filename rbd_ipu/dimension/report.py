@@ -10,7 +10,6 @@
 import contextlib
 import csv
 import io
-import json
 import math
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional
@@ -18,6 +17,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional
 from rbd_ipu import files, plots, provenance, text_table
 from rbd_ipu.dimension.search import FINISHED, IntrinsicDimension, Point, Run, notes
 from rbd_ipu.errors import ConfigError
+from rbd_ipu.runs import check_search, facts_of
 
 FACTS, CURVE, PICTURE = "dimension.json", "curve.csv", "curve.png"
 
@@ -40,23 +40,7 @@ def check(folder: Optional[Path], decisive: Mapping[str, Any], name: str = "fold
             return
         what = "exists and is not empty" if folder.is_dir() else "is a file"
         raise ConfigError(f"{name} {folder}: it {what}, and holds no search ({FACTS}) to go on with; choose another")
-    wanted = json.loads(files.line(decisive))
-    known = _facts(folder).get("decisive", wanted)  # none yet: killed before it wrote them
-    other = [
-        f"{key} {known.get(key, 'as usual')} there and {wanted.get(key, 'as usual')} here"
-        for key in sorted({*known, *wanted})
-        if known.get(key) != wanted.get(key)
-    ]
-    if other:
-        raise ConfigError(f"{name} {folder}: a search with other settings is kept there: {', '.join(other)}")
-
-
-def _facts(folder: Path) -> Dict[str, Any]:
-    try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{folder / FACTS}: no JSON: {error}") from None
-    return facts
+    check_search(folder / FACTS, decisive, name)
 
 
 class Record:
@@ -102,7 +86,7 @@ def opened(
     with files.locked(folder):
         origin = provenance.origin()
         sitting = {"command": command, "started": provenance.now(), "ended": None, "outcome": "running", **origin}
-        before = _facts(folder) if (folder / FACTS).exists() else {}
+        before = facts_of(folder / FACTS)
         sittings = [*before.pop("sittings", []), sitting]
         facts = {"kind": "dimension", "command": command, **origin, "title": title, "settings": dict(settings)}
         record = Record(folder, {**before, **facts, "decisive": dict(decisive), "sittings": sittings})

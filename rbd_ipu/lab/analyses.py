@@ -234,11 +234,16 @@ def latest(rows: Sequence[Mapping[str, Any]], preset: Preset, limits: Budget) ->
     return own[-1] if own else None
 
 
-def panels(row: Optional[Mapping[str, Any]]) -> List[Panel]:
-    """The panels of a row."""
+def panels(preset: Preset, row: Optional[Mapping[str, Any]]) -> List[Panel]:
+    """The panels of a row, with the paper's numbers; the lines of the first one are the columns of the table."""
     if row is None:
         return []
-    return [Panel(**{**panel, "lines": [Line(**line) for line in panel["lines"]]}) for panel in row["panels"]]
+    found = [Panel(**{**panel, "lines": [Line(**line) for line in panel["lines"]]}) for panel in row["panels"]]
+    for column, points in preset.paper.items():
+        name = found[0].lines[row["lines"][0].index(column) - 1].name
+        x, y = ([float(point[i]) for point in points] for i in (0, 1))
+        found[0].lines.append(Line(name + PAPER, x, y, [0.0] * len(x), None, 0))
+    return found
 
 
 def grid(preset: Preset, row: Optional[Mapping[str, Any]]) -> Grid:
@@ -247,12 +252,23 @@ def grid(preset: Preset, row: Optional[Mapping[str, Any]]) -> Grid:
     if row is None:
         lines = [["", "measured"], [preset.title, NOT_MEASURED]]
         return Grid(title, lines, list(preset.notes), [{"preset": preset.name, "state": NOT_MEASURED}])
-    heading, *body = row["lines"]
+    heading, *body = lines = _beside_the_paper(preset, row["lines"])
     records = [
         {"preset": preset.name, "row": line[0], "column": name, "value": value}
         for line in body
         for name, value in zip(heading[1:], line[1:])
+        if value
     ]
     machine, commit = row["machine"], (row["commit"] or "unknown")[:7]
     where = f"Commit {commit}{' with changes' if row['modified'] else ''}, {machine['processor']}."
-    return Grid(title, row["lines"], [where, *preset.notes], records)
+    return Grid(title, lines, [where, *preset.notes], records)
+
+
+def _beside_the_paper(preset: Preset, lines: List[List[str]]) -> List[List[str]]:
+    """The lines, with the paper's numbers in a column behind ours."""
+    for column, points in preset.paper.items():
+        behind = lines[0].index(column) + 1
+        theirs = {str(place): f"{number:g}" for place, number in points}
+        cells = [f"{column}{PAPER}", *(theirs.get(line[0], "") for line in lines[1:])]
+        lines = [[*line[:behind], cell, *line[behind:]] for line, cell in zip(lines, cells)]
+    return lines

@@ -196,7 +196,7 @@ def drawn(preset: Preset, found: Sequence[Cell], index: Index, finding: Any = No
     """The panels of a figure of any kind."""
     from rbd_ipu.lab import figures
 
-    return analyses.panels(finding) if preset.kind == "analysis" else figures.panels(preset, found, index)
+    return analyses.panels(preset, finding) if preset.kind == "analysis" else figures.panels(preset, found, index)
 
 
 def _known(arguments: argparse.Namespace, output: Path) -> List[results.Row]:

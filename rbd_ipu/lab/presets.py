@@ -17,6 +17,7 @@ The presets: one YAML file for each table and figure of the paper, read strictly
 ``cells``      those that exist, each with the paper's numbers; left out: all, without numbers
 ``best``       columns are exponents of two: a note says which rate is best for each row
 ``notes``      what a reader must know, a sentence or two each
+``paper``      of an analysis, the paper's numbers: column: [[place on the axis, number], ...]
 ``cells_of``   another preset whose settings, seeds, rows, columns and cells these are
 =============  ==================================================================================
 
@@ -165,6 +166,7 @@ class Preset(NamedTuple):
     best: bool
     analysis: str
     options: Dict[str, Any]
+    paper: Dict[str, Any]
 
     def settings_of(self, entry: Entry) -> Dict[str, Any]:
         """All settings of a cell, with ``untuned_rate`` and ``as_rbd`` among them where there are any."""
@@ -174,7 +176,7 @@ class Preset(NamedTuple):
 
 _DEFAULTS: Dict[str, Any] = {
     "values": [], "settings": {}, "seeds": [], "rows": {}, "columns": {}, "cells": None, "notes": [],
-    "relative_to": None, "axis": "", "log": False, "best": False, "analysis": "", "options": {},
+    "relative_to": None, "axis": "", "log": False, "best": False, "analysis": "", "options": {}, "paper": {},
 }  # fmt: skip
 _REQUIRED = ("title", "source", "kind")
 CELLS_OF = "cells_of"

@@ -9,7 +9,7 @@ import html
 import json
 import math
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from rbd_ipu import __version__
 from rbd_ipu.config import OF_TEXT
@@ -20,7 +20,7 @@ from rbd_ipu.lab.bench import rows as bench
 from rbd_ipu.lab.claims import VERDICTS, Known, Verdict, verdicts
 from rbd_ipu.lab.measures import Index
 from rbd_ipu.lab.presets import NAMED, Budget, budget, cells
-from rbd_ipu.lab.results import VALUES, Row, config_of, duration, merge, stem
+from rbd_ipu.lab.results import VALUES, Costs, Row, config_of, duration, merge, stem
 from rbd_ipu.lab.tables import Grid, exponent
 from rbd_ipu.plots import Line, Panel, svgs
 
@@ -143,34 +143,40 @@ FULL = NAMED["full"]
 _LINES = 8  # of a chart of runs
 
 
-def of_the_paper(kind: str, index: Index, findings: Sequence[Any] = ()) -> Tuple[str, List[Grid]]:
+def of_the_paper(
+    kind: str, index: Index, findings: Sequence[Any] = (), costs: Optional[Costs] = None
+) -> Tuple[str, List[Grid]]:
     """All tables, or all figures, at the full setting: the HTML, and the grids for counting.
+
+    A figure of which nothing is measured says what would make it.
 
     Args:
       kind: "table" or "figure".
       index: results of runs.
       findings: results of analyses.
+      costs: what runs cost; None for rough guesses.
     """
     parts: List[str] = []
-    grids, idle = [], []
+    grids = []
     for number in presets.names(kind):
         preset = presets.load(f"{kind}{number}")
         found = cells(preset, FULL) if preset.kind != "rates" else []
         finding, limits = _latest(findings, preset)
         grid = show.shown_grid(preset, found, index, limits, finding)
         grids.append(grid)
-        if kind == "figure" and not finding and not any(record.get("n") for record in grid.records):
-            idle.append(preset.source)
-            continue
         parts.append(element("h3", escaped(grid.title), id=preset.name))
         if kind == "figure":
-            parts.append(pictures([panel for panel in show.drawn(preset, found, index, finding) if panel.lines]))
+            if finding or any(record.get("n") for record in grid.records):
+                parts.append(pictures([panel for panel in show.drawn(preset, found, index, finding) if panel.lines]))
+            else:
+                runs = [config for config, _ in show.to_run(found).values()]
+                needs = f": {(costs or Costs()).total(runs)}" if runs else ""
+                words = f"Nothing measured in these results. To measure it: rbd-ipu figure {number}{needs}."
+                parts.append(element("p", escaped(words), class_="quiet"))
             numbers = element("summary", "numbers") + beside_the_paper(grid.lines) + notes(grid.notes)
             parts.append(element("details", numbers))
         else:
             parts.append(beside_the_paper(grid.lines) + notes(grid.notes))
-    if idle:
-        parts.append(element("p", escaped(f"Nothing measured in these results: {', '.join(idle)}."), class_="quiet"))
     return section(f"{kind.capitalize()}s of the paper", f"{kind}s", *parts), grids
 
 
@@ -435,7 +441,7 @@ def page(
     """
     index = Index(rows)
     tables, grids = of_the_paper("table", index)
-    figures, more = of_the_paper("figure", index, findings)
+    figures, more = of_the_paper("figure", index, findings, Costs(rows))
     parts = [of_claims(Known(rows, findings, performance)), of_noise(index), tables, figures]
     parts += [] if paper_only else [of_runs(rows), of_speed(performance)]
     parts.append(of_environment(rows))

@@ -28,7 +28,7 @@ from rbd_ipu.lab.pool import Pool, Running
 from rbd_ipu.lab.presets import Budget, Cell
 from rbd_ipu.lab.results import Costs, Total
 from rbd_ipu.lab.trials import Trial, Wanted, best, exponents, following, prepared, written
-from rbd_ipu.parallel.ranks import task
+from rbd_ipu.parallel.task import task
 from rbd_ipu.process import keep_to
 from rbd_ipu.provenance import command_line
 

@@ -14,12 +14,11 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
 
 from rbd_ipu import files, provenance
 from rbd_ipu.config import FIELDS, Config
-from rbd_ipu.errors import ConfigError
 from rbd_ipu.files import locked
 from rbd_ipu.lab.results import essence
 from rbd_ipu.lab.trials import FINISHED, HELD_OUT, HOPED_FOR, JUDGED_AFTER, Trial, Trials, best, written
 from rbd_ipu.provenance import now
-from rbd_ipu.runs import check_free, new_folder
+from rbd_ipu.runs import check_free, check_search, facts_of, new_folder
 
 FACTS, GRID = "tune.json", "grid.jsonl"
 RULE = (
@@ -69,15 +68,7 @@ def check(output: Optional[Union[str, Path]], config: Config) -> None:
     if not (Path(output) / FACTS).exists():
         check_free(output)
         return
-    wanted = _decisive(config)
-    known = _facts(Path(output)).get("decisive", wanted)  # none yet: killed before it wrote them
-    other = [
-        f"{key} {known.get(key, 'as usual')} there and {wanted.get(key, 'as usual')} here"
-        for key in sorted({*known, *wanted})
-        if known.get(key) != wanted.get(key)
-    ]
-    if other:
-        raise ConfigError(f"--output {output}: a search with other settings is kept there: {', '.join(other)}")
+    check_search(Path(output) / FACTS, _decisive(config))
 
 
 @contextlib.contextmanager
@@ -101,7 +92,7 @@ def opened(
     else:
         path = new_folder(output, f"tune-{config.dataset}-{config.network}-{config.method}", FACTS)
     with locked(path):
-        facts = {**_facts(path), "settings": _settings(config), "decisive": _decisive(config)}
+        facts = {**facts_of(path / FACTS), "settings": _settings(config), "decisive": _decisive(config)}
         facts.update(held_out=HELD_OUT, rule=RULE, choice=None)
         facts.setdefault("sittings", []).append(
             {
@@ -126,14 +117,6 @@ def _settings(config: Config) -> Dict[str, Any]:
 def _decisive(config: Config) -> Dict[str, Any]:
     """The settings that decide the numbers of a trial beside its rate, less those at their defaults."""
     return {key: value for key, value in essence(config).items() if key != "learning_rate"}
-
-
-def _facts(path: Path) -> Dict[str, Any]:
-    try:
-        facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path / FACTS}: no JSON: {error}") from None
-    return facts
 
 
 def _lines(path: Path) -> List[Dict[str, Any]]:

@@ -30,7 +30,7 @@ class Method:
       packed: whether its messages are int32 words already, of a format of its own; ``message_bytes`` is then how many
         bytes of them say something.
       inner: the optimizer that applies its updates, by its name in Keras in small letters.
-      of_basis: the attributes of :class:`rbd_ipu.basis.BasisSpec` that it takes as further options.
+      of_basis: the attributes of :class:`rbd_ipu.subspace.BasisSpec` that it takes as further options.
       groups: of workers, whose leaders pass on one message each.
       added: options that came after the first checkpoints, and what stands for none; files leave that out.
       parallel: whether several workers can share it; where not, ``not_parallel_because`` says why.

@@ -44,7 +44,7 @@ class Compressed(Method):
       group_size: G; 1 for no groups.
       group_levels: L: of each G leaders one is their leader, and so on. K / G^L messages reach every worker. A
         leader remembers D numbers for each level that it leads.
-      **basis: ``seed`` and ``source`` of :class:`rbd_ipu.basis.BasisSpec`.
+      **basis: ``seed`` and ``source`` of :class:`rbd_ipu.subspace.BasisSpec`.
 
     Raises:
       TypeError, ValueError: a hyper-parameter is wrong; quotes it and what is accepted.

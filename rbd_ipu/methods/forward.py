@@ -12,10 +12,10 @@ from typing import Any, Optional, Sequence
 
 from rbd_ipu import checks
 from rbd_ipu._compat import tf
-from rbd_ipu.basis import BasisSpec
 from rbd_ipu.methods.base import METHODS
 from rbd_ipu.methods.rbd import Projected
 from rbd_ipu.methods.rbd_options import TRANSFORMS
+from rbd_ipu.subspace import BasisSpec
 
 
 class Forward(Projected):

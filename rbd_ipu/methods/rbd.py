@@ -6,12 +6,11 @@ Both draw their directions from a seed; FPD keeps the basis of step 0 (Li et al.
 from typing import Any, Optional, Sequence
 
 from rbd_ipu._compat import tf
-from rbd_ipu.basis import BasisSpec
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.methods import rbd_options
 from rbd_ipu.methods.base import METHODS, Method
 from rbd_ipu.methods.rbd_options import TRANSFORMS, Layers, top
-from rbd_ipu.subspace import Subspace, rbd_update, redrawn, subspace_of
+from rbd_ipu.subspace import BasisSpec, Subspace, rbd_update, redrawn, subspace_of
 
 
 class Projected(Method):
@@ -84,7 +83,7 @@ class RBD(Projected):
     Args:
       learning_rate, momentum: as for every method.
       dim: d, the number of directions of all compartments together; None where "factor:f" fixes it.
-      **basis: the other attributes of :class:`rbd_ipu.basis.BasisSpec`.
+      **basis: the other attributes of :class:`rbd_ipu.subspace.BasisSpec`.
       sgd_layers: names or patterns of layers or variables, separated by commas, that take plain SGD; the others are
         cut into compartments. A message is then d + n numbers long, with n parameters in these layers.
       transform: "rank" or "range" instead of the coordinates themselves, see ``methods/transforms.py``.

@@ -4,9 +4,9 @@ from typing import Any, Optional, Sequence
 
 from rbd_ipu import checks
 from rbd_ipu._compat import keras, tf
-from rbd_ipu.basis import BasisSpec
 from rbd_ipu.methods.base import METHODS, SGD, Method
 from rbd_ipu.methods.rbd import RBD
+from rbd_ipu.subspace import BasisSpec
 
 
 class Switched(Method):

@@ -5,13 +5,12 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 from rbd_ipu import _imports, checks
 from rbd_ipu._compat import KERAS_3, as_it_is, keras, tensors, tf
-from rbd_ipu.basis import BasisSpec
 from rbd_ipu.checks import Registry
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.optimizers import projected
 from rbd_ipu.optimizers.projected import Pairs
 from rbd_ipu.step.model_state import flatten, unflatten
-from rbd_ipu.subspace import Subspace, rbd_update, subspace_of
+from rbd_ipu.subspace import BasisSpec, Subspace, rbd_update, subspace_of
 
 if KERAS_3:
     from rbd_ipu.optimizers.keras_3 import SubspaceSGD

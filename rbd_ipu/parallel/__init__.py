@@ -2,12 +2,12 @@
 
 ===============  ===========================================================================================
 plan.py          how workers share a step: modes, wire formats, a checked Plan
+wire.py          how coordinates become bits
 round.py         a step of K workers: what each one sends, and the update that follows
-exchange.py      who sends to whom: one worker, simulated ones, replicas, TensorFlow's collectives
-mpi.py           the same between ranks of MPI
-meter.py         seconds and bytes of an exchange
+exchange.py      who sends to whom: one worker, simulated ones, replicas, TensorFlow's collectives, ranks of MPI
 cost_model.py    how long a step takes, behind ``exchange="auto"``
-ranks.py         ranks of MPI: who this process is, what they say to each other, deadlines
+task.py          who this process is, by its launcher
+ranks.py         ranks of MPI: what they say to each other, with deadlines
 launch.py        ranks on this machine, started and watched
 ===============  ===========================================================================================
 

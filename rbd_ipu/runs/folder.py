@@ -1,4 +1,4 @@
-"""The folder of a run, and its result.
+"""The folder of a run or a search, and the result of a run.
 
 It is new, never written over, and whole at every moment.
 
@@ -165,6 +165,53 @@ def _claim(path: Path) -> None:
             file.write("{}\n")
     except FileExistsError:
         raise ConfigError(f"--output {path.parent}: another run has just taken the folder") from None
+
+
+def facts_of(path: Union[str, Path]) -> Dict[str, Any]:
+    """What the JSON file of a search says; nothing where there is none yet.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      ConfigError: it is no JSON.
+
+    Example:
+      >>> facts_of("nowhere.json")
+      {}
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ConfigError(f"{path}: no JSON: {error}") from None
+
+
+def check_search(path: Union[str, Path], decisive: Mapping[str, Any], name: str = "--output") -> None:
+    """Refuses to go on in the folder of another search; writes nothing.
+
+    Args:
+      path: the file with the facts of the search, in its folder.
+      decisive: the settings that decide the numbers of a run.
+      name: what the folder is called where it is given.
+
+    Raises:
+      ConfigError: that search has other settings, which are named.
+
+    Example:
+      >>> check_search("nowhere/tune.json", {"dim": 3})
+    """
+    wanted = json.loads(files.line(decisive))  # as a file gives them back
+    known = facts_of(path).get("decisive", wanted)  # none yet: killed before it wrote them
+    other = [
+        f"{key} {known.get(key, 'as usual')} there and {wanted.get(key, 'as usual')} here"
+        for key in sorted({*known, *wanted})
+        if known.get(key) != wanted.get(key)
+    ]
+    if other:
+        where = f"{name} {Path(path).parent}"
+        raise ConfigError(f"{where}: a search with other settings is kept there: {', '.join(other)}")
 
 
 class RunFolder:

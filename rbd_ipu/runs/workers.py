@@ -9,7 +9,8 @@ from typing import Any, Dict, Optional, Sequence
 from rbd_ipu.config import FIELDS, Config
 from rbd_ipu.config.resolve import Given
 from rbd_ipu.errors import ConfigError
-from rbd_ipu.parallel.ranks import TIMEOUT, connect, connected, running, task
+from rbd_ipu.parallel.ranks import TIMEOUT, connect, connected
+from rbd_ipu.parallel.task import running, task
 from rbd_ipu.process import deferred
 
 

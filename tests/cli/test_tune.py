@@ -202,7 +202,7 @@ def test_no_rate_at_all(made, capsys):
         (["--set", "learning_rate=0.5"], "tune looks for the learning rate"),
         (["--set", "learning_rte=0.5"], "did you mean learning_rate?"),
         (["--epochs", "3", "--set", "epochs=2"], "epochs is already set by --epochs 3"),
-        (["--epochs", "none"], "epochs=none: must be an integer from 1"),
+        (["--epochs", "none"], "--epochs none: must be an integer from 1"),
         (["--start", "2**8"], "--start 2**8: must lie from 2**7 to 2**-19"),
         (["--from", "0.3"], "must be a power of two such as 2**-3, 2^-3 or 0.125, not '0.3'"),
         (["--jobs", "0"], "must be an integer from 1, not '0'"),

@@ -25,17 +25,6 @@ TIMES = ("seconds", "images_per_second")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A finished run of three epochs, with a checkpoint at the end of each."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    words = ["--set", "epochs=3", "--set", "checkpoint_seconds=0", "--set", "keep_checkpoints=9"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "CALL_SECONDS", 60.0)
-        assert main(["train", *WORDS, *words, "--output", str(folder)]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
 def experiment(whole):
     return prepare(resolve(from_file(whole / "config.yaml")))
 

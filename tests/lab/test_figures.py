@@ -58,18 +58,27 @@ def test_the_orthogonality_of_the_figure_is_that_of_theory():
     preset = presets.load("figureB8")._replace(options={"pairs": 40, "sizes": [100, 1600]})
     row = json.loads(files.line(analyses.analyse(preset, FULL, [], "rbd-ipu figure B8")))
     assert (row["kind"], row["preset"], row["budget"]) == ("analysis", "figureB8", "full")
-    (panel,) = analyses.panels(row)
-    measured, theory = panel.lines
+    (panel,) = analyses.panels(preset, row)
+    measured, theory, printed = panel.lines
     assert theory.y == pytest.approx([np.sqrt(2 / (np.pi * n)) for n in (100, 1600)], rel=0.01)
     # The mean of 40 has a standard error of 0.756 / sqrt(40) of itself; the test allows four.
     assert measured.y == pytest.approx(theory.y, rel=4 * 0.756 / 40**0.5)
     grid = analyses.grid(preset, row)
     assert [line[0] for line in grid.lines] == ["n", "100", "1600"] and len(grid.records) == 4
+    assert (printed.name, printed.x, printed.y, printed.n) == ("measured, paper", [100_000.0], [0.02], 0)
+
+
+def test_the_papers_number_stands_beside_that_of_an_analysis():
+    preset = presets.load("figureB8")._replace(options={"pairs": 2, "sizes": [10, 1000]})
+    preset = preset._replace(paper={"mean |cos|": [[1000, 0.25]]})
+    grid = analyses.grid(preset, analyses.analyse(preset, FULL, [], "rbd-ipu figure B8"))
+    assert grid.lines[0] == ["n", "mean |cos|", "mean |cos|, paper", "theory"]
+    assert [line[2] for line in grid.lines[1:]] == ["", "0.25"] and len(grid.records) == 5
 
 
 def test_an_analysis_that_was_not_made_says_so():
-    grid = analyses.grid(presets.load("figure2"), None)
-    assert grid.lines[1][1] == "not measured" and analyses.panels(None) == []
+    preset = presets.load("figure2")
+    assert analyses.grid(preset, None).lines[1][1] == "not measured" and analyses.panels(preset, None) == []
 
 
 def test_the_latest_analysis_of_the_same_budget_counts():
@@ -103,7 +112,7 @@ def test_both_correlations_are_those_of_theory():
     options = {**presets.load("figureX2").options, "dataset": "digits", "network": "fc", "images": 64, "draws": 5}
     preset = presets.load("figureX2")._replace(options={**options, "factors": [50, 500], "seeds": [0]})
     row = analyses.analyse(preset, FULL, [], "rbd-ipu figure X2")
-    flat, flat_theory, mean, mean_theory, printed = analyses.panels(row)[0].lines
+    flat, flat_theory, mean, mean_theory, printed = analyses.panels(preset, row)[0].lines
     assert flat.y == pytest.approx(flat_theory.y, rel=0.2) and mean.y == pytest.approx(mean_theory.y, rel=0.2)
     assert max(flat.y) < min(mean.y)  # of four variables two are small
     assert (printed.n, printed.y) == (0, [0.42, 0.40])

@@ -116,7 +116,14 @@ def test_words_are_escaped(rows):
 def test_an_empty_page_says_so(tmp_path):
     text = page([], tmp_path, "now")
     checked(text)
-    assert "No runs." in text and "Nothing measured in these results: Figure 1" in text
+    assert "No runs." in text and "<img" not in text
+    assert "To measure it: rbd-ipu figure 4: 18 runs, about " in text and "Table 4: " in text
+
+
+def test_a_figure_without_results_is_there_and_says_what_would_make_it():
+    text, _ = report.of_the_paper("figure", Index([]))
+    assert {f"figure{name}" for name in presets.names("figure")} <= set(checked(text).ids)
+    assert "To measure it: rbd-ipu figure B8.<" in text, "an analysis without runs"
 
 
 @plots
@@ -137,14 +144,16 @@ def test_pictures_of_one_point_and_of_many(log):
 def test_analyses_are_pictures_too():
     """Figures 2 and B.8: also one under another budget, which its title then says."""
     panel = Panel("100 pairs", "n", "mean |cos|", [Line("measured", [10.0, 100.0], [0.2, 0.1], [0.1, 0.1], None, 1)])
-    about = {"machine": {"processor": "A processor"}, "commit": None, "modified": False, "lines": [["n"], ["10"]]}
+    about = {"machine": {"processor": "A processor"}, "commit": None, "modified": False}
+    about["lines"] = [["n", "mean |cos|"], ["10", "0.2"]]
     found = [
         {"kind": "analysis", "preset": name, "budget": budget, **about, **analysed([panel])}
         for name, budget in (("figure2", "10x1"), ("figureB8", "full"))
     ]
     text, _ = report.of_the_paper("figure", Index([]), found)
     checker = checked(text)
-    assert {"figure2", "figureB8"} <= set(checker.ids) and len(checker.pictures) == 2
+    assert len(checker.pictures) == 2
+    assert ">the paper, same colours</text>" in dict(checker.pictures)["100 pairs: mean |cos| against n"]
     assert "Figure 2: The loss along random directions, by their distribution [budget 10x1: " in text
 
 

@@ -21,7 +21,7 @@ from rbd_ipu.config import from_file, resolve
 from rbd_ipu.errors import ConfigError, NonFiniteError
 from rbd_ipu.files import locked
 from rbd_ipu.process import SIGNALS, deferred
-from rbd_ipu.runs import RunFolder, check_free, metrics, new_folder
+from rbd_ipu.runs import RunFolder, check_free, check_search, facts_of, metrics, new_folder
 from rbd_ipu.runs.callbacks import AtomicCheckpoint, recorders, save_weights
 from rbd_ipu.runs.folder import summarise
 from rbd_ipu.runs.record import record
@@ -628,3 +628,23 @@ def test_a_summary_of_no_epochs_and_of_epochs_that_were_not_finite():
     assert summarise([], None, "failed")["best"]["epoch"] is None
     rows = [{"epoch": 1, "val_accuracy": None}, {"epoch": 2, "val_accuracy": 0.5, "val_loss": None}]
     assert summarise(rows, None, "finished")["best"]["epoch"] == 2
+
+
+# --- the folder of a search ----------------------------------------------------------------------
+
+
+def test_a_search_goes_on_with_its_own_settings_only(tmp_path):
+    path = tmp_path / "tune.json"
+    check_search(path, {"dim": 3})  # there is none yet
+    path.write_text("{}")
+    check_search(path, {"dim": 3})  # killed before it wrote them
+    path.write_text(json.dumps({"decisive": {"dim": 3, "pair": [1, 2]}}))
+    assert facts_of(path)["decisive"]["dim"] == 3
+    check_search(path, {"dim": 3, "pair": (1, 2)})
+    with pytest.raises(ConfigError) as caught:
+        check_search(path, {"dim": 4, "seed": 1, "pair": (1, 2)}, "folder")
+    reason = "a search with other settings is kept there: dim 3 there and 4 here, seed as usual there and 1 here"
+    assert str(caught.value) == f"folder {tmp_path}: {reason}"
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="tune.json: no JSON"):
+        check_search(path, {})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from workers import starting
 
-from rbd_ipu import checkpoints, replay, training
+from rbd_ipu import checkpoints, replay
 from rbd_ipu._compat import KERAS_3, keras
 from rbd_ipu.checkpoints.file import listed
 from rbd_ipu.cli import main
@@ -26,17 +26,6 @@ def weights(path):
 
 def same(one, other):
     return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A finished run of three epochs, with a checkpoint at the end of each."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    words = ["--set", "epochs=3", "--set", "checkpoint_seconds=0", "--set", "keep_checkpoints=9"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "CALL_SECONDS", 60.0)
-        assert main(["train", *WORDS, *words, "--output", str(folder)]) == 0
-    return folder
 
 
 def test_the_last_weights_are_made_again(whole, tmp_path, capsys):

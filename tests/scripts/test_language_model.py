@@ -3,30 +3,18 @@
 import json
 import math
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rbd_ipu._compat import KERAS_3
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
-pytestmark = [
-    pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="no benchmarks beside the tests"),
-    pytest.mark.skipif(not KERAS_3, reason="the script compares optimizers of Keras 3"),
-]
+pytestmark = pytest.mark.skipif(not KERAS_3, reason="the script compares optimizers of Keras 3")
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import language_model
-
-    yield language_model
-    for name, module in list(sys.modules.items()):
-        if str(getattr(module, "__file__", None) or "").startswith(str(BENCHMARKS)):
-            del sys.modules[name]
+def script(scripts):
+    return scripts("language_model")
 
 
 def test_every_recipe_is_a_row_and_is_not_run_again(script, tmp_path, monkeypatch, capsys):
@@ -81,7 +69,7 @@ def test_signum_moves_by_the_sign_of_its_average(script):
     from rbd_ipu._compat import tf
 
     variable = tf.Variable([1.0, 1.0])
-    optimizer = script.RECIPES["signum"].make(script.Made(0.1, 9, 2, 1, 0))
+    optimizer = script.RECIPES["signum"].make(script.Made(0.1, 9, 2, 1, 0, 8))
     average = np.zeros(2)
     for g in ([1.0, -2.0], [-20.0, 1.0], [1.0, 3.0]):
         before = variable.numpy()
