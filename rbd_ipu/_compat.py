@@ -141,6 +141,13 @@ def learning_phase_is_set() -> bool:
     return bool(global_learning_phase_is_set())
 
 
+def writes_saved_model() -> bool:
+    """Whether TensorFlow is writing a SavedModel, in this thread."""
+    from tensorflow.python.saved_model import save_context  # not public
+
+    return bool(save_context.in_save_context())
+
+
 def inside_xla() -> bool:
     """Whether operations now being made are for XLA, which has no op that calls Python."""
     if tf.executing_eagerly():
@@ -168,4 +175,5 @@ __all__ = [
     "tensors",
     "tf",
     "untuned",
+    "writes_saved_model",
 ]

@@ -8,11 +8,12 @@ What is clipped is the gradient of the whole batch, before it is projected. Wher
 replicas exchange its coordinates instead.
 """
 
+import contextlib
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from rbd_ipu._compat import keras, learning_phase_is_set, tf
+from rbd_ipu._compat import keras, learning_phase_is_set, tf, writes_saved_model
 from rbd_ipu.optimizers import projected
 from rbd_ipu.optimizers.projected import Pairs
 from rbd_ipu.placement import on_ipu
@@ -26,7 +27,30 @@ _WRITE = (
 )
 
 
-class SubspaceSGD(keras.optimizers.SGD):
+class _InSavedModel:
+    """An optimizer that has its step in its configuration, in a SavedModel and only there.
+
+    Of an optimizer a SavedModel brings back the configuration and no state. Without the step a restored run would
+    draw the bases of its first steps again.
+    """
+
+    _saves_model = False
+    iterations: Any
+
+    def _list_functions_for_serialization(self, serialization_cache: Any) -> Dict[str, Any]:
+        # A SavedModel is being written. Keras sets the learning phase meanwhile, as TensorFlow alone does not, and
+        # asks for the configuration next.
+        self._saves_model = tf.executing_eagerly() and learning_phase_is_set()
+        return super()._list_functions_for_serialization(serialization_cache)  # type: ignore[misc]
+
+    def _with_step(self, config: Dict[str, Any]) -> Dict[str, Any]:
+        if self._saves_model:
+            config["iterations"] = int(self.iterations.numpy())
+            self._saves_model = False
+        return config
+
+
+class SubspaceSGD(_InSavedModel, keras.optimizers.SGD):
     """Calls ``self.descend(pairs)`` where Keras would sum gradients over replicas."""
 
     velocity: Optional[Any] = None
@@ -34,7 +58,6 @@ class SubspaceSGD(keras.optimizers.SGD):
     def __init__(self, *args: Any, gradient_aggregator: Any = None, **kwargs: Any):
         super().__init__(*args, gradient_aggregator=gradient_aggregator, **kwargs)
         self._aggregates_as_keras = gradient_aggregator is None
-        self._in_saved_model = False
 
     def descend(self, pairs: Pairs) -> Pairs:
         """(gradient, variable) pairs of this replica -> (update, variable) pairs, alike on all replicas."""
@@ -171,19 +194,7 @@ class SubspaceSGD(keras.optimizers.SGD):
         self.restored()
 
     def get_config(self) -> Dict[str, Any]:
-        config = super().get_config()
-        # Of an optimizer a SavedModel brings back the configuration and no state: there, and there only, the step is
-        # in it. Without it a restored run would draw the bases of its first steps again.
-        if self._in_saved_model:
-            config["iterations"] = int(self.iterations.numpy())
-            self._in_saved_model = False
-        return config
-
-    def _list_functions_for_serialization(self, serialization_cache: Any) -> Dict[str, Any]:
-        # A SavedModel is being written. Keras sets the learning phase meanwhile, as TensorFlow alone does not, and
-        # asks for the configuration next.
-        self._in_saved_model = tf.executing_eagerly() and learning_phase_is_set()
-        return super()._list_functions_for_serialization(serialization_cache)
+        return self._with_step(super().get_config())
 
     @classmethod
     def from_config(cls, config: Dict[str, Any], custom_objects: Any = None) -> Any:
@@ -209,22 +220,27 @@ def _check_replica(pairs: Pairs, present: Pairs) -> None:
         tf.get_logger().warning(f"Gradients do not exist for variables {names} when minimizing the loss.")
 
 
-class Wrapper(keras.optimizers.Optimizer):
+class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
     """An optimizer around another: calls ``self.descend(gradients, variables)`` with clipped gradients.
 
-    Clipping is taken over from the inner optimizer, and is done here, before ``descend``. The inner one is then
-    called by :meth:`apply_inner`, with what all replicas hold alike.
+    What acts on gradients (clipping, transformers, an aggregator) is taken over from the inner optimizer, and is done
+    here, before ``descend``. The inner one is then called by :meth:`apply_inner`, with what all replicas hold alike.
     """
 
     _taken_over = ("clipnorm", "clipvalue", "global_clipnorm")
     _HAS_AGGREGATE_GRAD = True
+    gradient_aggregator: Any
 
     def __init__(self, inner: Any, name: str, **kwargs: Any):
         settings = projected.taken_over(self, inner, kwargs)
         super().__init__(name=name, **{key: value for key, value in settings.items() if value is not None})
+        self._aggregator_of_keras = self.gradient_aggregator
+        self.gradient_aggregator, inner.gradient_aggregator = inner.gradient_aggregator, self._aggregator_of_keras
+        self.gradient_transformers, inner.gradient_transformers = inner.gradient_transformers, []
         self.inner_optimizer = inner
         self._track_trackable(inner, "inner_optimizer")
-        object.__setattr__(self, "_kept", {})  # by name and variable
+        object.__setattr__(self, "_order", [])  # of the variables that have slots
+        object.__setattr__(self, "_known_variables", [])
         self.coordinates: Optional[Any] = None
         self._owners: Any = ()
 
@@ -236,11 +252,13 @@ class Wrapper(keras.optimizers.Optimizer):
             return
         inside = self.inside(variables)
         chosen = [v for v, own in zip(variables, inside) if own]
-        for name in self._use.kept:
-            for variable in chosen:
-                key = name, projected._key(variable)
-                if key not in self._kept:
-                    self._kept[key] = self._new(name, variable)
+        for variable in chosen if self._use.kept else ():
+            key = projected._key(variable)
+            for name in self._use.kept:
+                if name not in self._slots.get(key, {}):
+                    self._new(name, variable)
+            if key not in self._order:
+                self._order.append(key)
         if self.state == "coordinates":
             if self.coordinates is None:
                 dim = self.sketch_of(chosen).dim
@@ -251,19 +269,27 @@ class Wrapper(keras.optimizers.Optimizer):
                         name="subspace_coordinates",
                         aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
                     )
-                self._owners = [projected._key(v) for v in variables]
+                self._track_trackable(
+                    self.coordinates, "coordinates"
+                )  # a checkpoint saves the slots of what it knows
+                self._owners = [projected._key(v) for v in chosen]
             self.inner_optimizer._create_all_weights(
                 [self.coordinates, *[v for v, own in zip(variables, inside) if not own]]
             )
         else:
             self.inner_optimizer._create_all_weights(variables)
-        if not self._known_variables:
-            object.__setattr__(self, "_known_variables", variables)
+        known = {projected._key(v) for v in self._known_variables}
+        self._known_variables.extend(v for v in variables if projected._key(v) not in known)
 
-    _known_variables: Any = ()
+    _known_variables: List[Any]
+    _present: Sequence[Any] = ()  # variables of the present step, also those without a gradient
+
+    def candidates(self, variables: Sequence[Any]) -> List[Any]:
+        """The variables that patterns may mean, beside those of this step: all that the optimizer was ever given."""
+        return [*variables, *self._present, *self._known_variables]
 
     def _new(self, name: str, like: Any) -> Any:
-        """A variable of which each replica has its own; files hold the mean."""
+        """A slot of a variable, of which each replica has its own; files hold the mean."""
         size = int(like.shape.num_elements())
         with self._distribution_strategy_scope():
             strategy = tf.distribute.get_strategy()
@@ -276,12 +302,22 @@ class Wrapper(keras.optimizers.Optimizer):
                     synchronization=tf.VariableSynchronization.ON_READ if many else tf.VariableSynchronization.AUTO,
                     aggregation=tf.VariableAggregation.MEAN,
                 )
-        self._track_trackable(variable, f"{name}_{sum(key[0] == name for key in self._kept)}")
+        self._slots.setdefault(projected._key(like), {})[name] = variable
+        self._slot_names[:] = self._use.kept
+        self._restore_slot_variable(slot_name=name, variable=like, slot_variable=variable)
         return variable
+
+    def _create_or_restore_slot_variable(self, slot_variable_position: Any, slot_name: str, variable: Any) -> None:
+        own = slot_name in self._use.kept and slot_name not in self._slots.get(projected._key(variable), {})
+        if tf.executing_eagerly() and own:
+            self._new(slot_name, variable)  # Keras would make one that all replicas share
+        super()._create_or_restore_slot_variable(slot_variable_position, slot_name, variable)
 
     @property
     def weights(self) -> List[Any]:
-        return [*self.inner_optimizer.weights, *self._kept.values()]
+        order = [*self._order, *[key for key in self._slots if key not in self._order]]
+        own = [self._slots[key][name] for name in self._use.kept for key in order if name in self._slots[key]]
+        return [*self.inner_optimizer.weights, *own]
 
     def variables(self) -> List[Any]:
         return self.weights
@@ -304,6 +340,8 @@ class Wrapper(keras.optimizers.Optimizer):
     def apply_gradients(
         self, grads_and_vars: Any, name: Any = None, experimental_aggregate_gradients: bool = True
     ) -> Any:
+        projected.refuse_overrides(self, Wrapper, _WRITE)
+        self.check_settings()
         pairs = list(grads_and_vars)
         present = _present(pairs)
         if pairs and not present:
@@ -311,24 +349,47 @@ class Wrapper(keras.optimizers.Optimizer):
         if not pairs:
             return tf.no_op()
         _check_replica(pairs, present)
-        variables = [variable for _, variable in present]
+        object.__setattr__(self, "_present", [variable for _, variable in pairs])
         with tf.name_scope(self._name):
             with tf.init_scope():
-                self._create_all_weights(variables)
-            gradients = [gradient for gradient, _ in self._transform_gradients(present)]
+                self._create_all_weights([variable for _, variable in present])
+            alike = not experimental_aggregate_gradients
             if experimental_aggregate_gradients:
+                present = _present(self._transform_unaggregated_gradients(present))
+                if self._aggregates_otherwise():
+                    present, alike = _present(self._aggregate_gradients(present)), True
+            gradients, variables = zip(*self._transform_gradients(present))
+            with projected.agreed() if alike else contextlib.nullcontext():
                 return self.descend(gradients, variables)
-            with projected.agreed():
-                return self.descend(gradients, variables)
+
+    def _aggregates_otherwise(self) -> bool:
+        """Whether somebody sums gradients over replicas or processes by himself: the sum is compressed then."""
+        as_ours = getattr(self._aggregate_gradients, "__func__", None) is Wrapper._aggregate_gradients
+        return not as_ours or self.gradient_aggregator is not self._aggregator_of_keras
+
+    def _resource_apply_dense(self, grad: Any, var: Any, apply_state: Any = None) -> Any:
+        raise ValueError(projected.refusal(self, f"it is given the gradient of {var.name!r} alone"))
+
+    def _resource_apply_sparse(self, grad: Any, var: Any, indices: Any, apply_state: Any = None) -> Any:
+        return self._resource_apply_dense(grad, var)
+
+    def _resource_apply_sparse_duplicate_indices(self, grad: Any, var: Any, indices: Any, **kwargs: Any) -> Any:
+        return self._resource_apply_dense(grad, var)
 
     described, step_index = SubspaceSGD.described, SubspaceSGD.step_index
 
     def kept(self, name: str, variable: Any) -> Any:
         """m or v of a variable ("memory", "second_moment"): a tf.Variable float32 [n]."""
-        return self._kept[name, projected._key(variable)]
+        return self._slots[projected._key(variable)][name]
+
+    def constrain(self, variables: Sequence[Any]) -> None:
+        """The constraints of variables that moved within the subspace."""
+        for variable in variables:
+            if variable.constraint is not None:
+                self.write(variable, (), lambda v, _: v.assign(v.constraint(v)))
 
     def check_owners(self, variables: Sequence[Any]) -> None:
-        """Refuses other variables than those of the first step: the coordinates are theirs."""
+        """Refuses other variables inside the subspace than those of the first step: the coordinates are theirs."""
         if [projected._key(v) for v in variables] != self._owners:
             raise ValueError(
                 f"the state of this {type(self).__name__} is in coordinates of the {len(self._owners)} variables of "
@@ -379,17 +440,17 @@ class Wrapper(keras.optimizers.Optimizer):
     lr = learning_rate
 
     def get_slot_names(self) -> List[str]:
-        return self.inner_optimizer.get_slot_names()
+        # A SavedModel takes only slots of the shape of their variable.
+        return [] if writes_saved_model() else super().get_slot_names()
 
     def get_slot(self, var: Any, slot_name: str) -> Any:
-        return self.inner_optimizer.get_slot(var, slot_name)
+        own = slot_name in self._use.kept
+        return super().get_slot(var, slot_name) if own else self.inner_optimizer.get_slot(var, slot_name)
 
     def wrapper_config(self) -> Dict[str, Any]:
         """Name, inner optimizer, and what was taken over from it."""
-        return {
-            **super().get_config(),
-            "inner_optimizer": keras.optimizers.serialize(self.inner_optimizer),
-        }
+        config = {**super().get_config(), "inner_optimizer": keras.optimizers.serialize(self.inner_optimizer)}
+        return self._with_step(config)
 
     @classmethod
     def from_config(cls, config: Dict[str, Any], custom_objects: Any = None) -> Any:
@@ -406,4 +467,12 @@ class Wrapper(keras.optimizers.Optimizer):
                 raise ValueError(
                     f"this optimizer was saved with {key}={value!r}, which the optimizers of Keras 2 have not"
                 )
-        return cls(inner, **config)
+        iterations = config.pop("iterations", 0)
+        optimizer = cls(inner, **config)
+        if iterations:  # of a SavedModel
+            optimizer.iterations.assign(iterations)
+            projected._say(
+                f"a SavedModel holds the step of {cls.__name__}, {iterations}, but neither its memory nor the state "
+                "of its inner optimizer: they begin anew. Files of the kinds .h5 and tf.train.Checkpoint hold all"
+            )
+        return optimizer

@@ -154,6 +154,8 @@ class Wrapper(keras.optimizers.Optimizer):
     """
 
     _taken_over = ("clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor", "gradient_accumulation_steps")
+    _building = False
+    _awaited: Any = ()  # weights that were set before there were variables for them
 
     def __init__(self, inner: Any, name: str, **kwargs: Any):
         settings = projected.taken_over(self, inner, kwargs)
@@ -166,7 +168,9 @@ class Wrapper(keras.optimizers.Optimizer):
         if self.built or not variables:
             return
         variables = list(variables)
+        self._building = True
         super().build(variables)
+        self._building = False
         inside = self.inside(variables)
         chosen = [v for v, own in zip(variables, inside) if own]
         sketch = self.sketch_of(chosen)
@@ -182,10 +186,15 @@ class Wrapper(keras.optimizers.Optimizer):
                     name=COORDINATES,
                     aggregation="only_first_replica",
                 )
+            self._owners = len(chosen)
             object.__setattr__(self, "coordinates", z)  # 0 between steps: no state, and not saved
             self.inner_optimizer.build([self.coordinates, *[v for v, own in zip(variables, inside) if not own]])
         else:
             self.inner_optimizer.build(variables)
+        if self._awaited:
+            with tf.init_scope():
+                self.set_weights(self._awaited)
+            self._awaited = ()
 
     def _new(self, name: str, like: Any) -> Any:
         """A variable of which each replica has its own; files hold the mean."""
@@ -208,6 +217,14 @@ class Wrapper(keras.optimizers.Optimizer):
     def variables(self) -> List[Any]:
         return self._variables[:] + self.inner_optimizer.variables
 
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        projected.refuse_overrides(self, Wrapper, _WRITE)
+        self.check_settings()
+        super().apply(grads, trainable_variables)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        raise ValueError(projected.refusal(self, f"it is given the gradient of {variable.name!r} alone"))
+
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
         self.descend(list(grads), list(trainable_variables))
 
@@ -220,19 +237,30 @@ class Wrapper(keras.optimizers.Optimizer):
         """m or v of a variable ("memory", "second_moment"): a tf.Variable float32 [n]."""
         return self._kept[name, self._var_key(variable)].value
 
+    def candidates(self, variables: Sequence[Any]) -> List[Any]:
+        """The variables that patterns may mean: of this step, and all that the optimizer was built with."""
+        return [*variables, *self._trainable_variables]
+
+    def constrain(self, variables: Sequence[Any]) -> None:
+        """Nothing: Keras applies constraints after the step."""
+
     def check_owners(self, variables: Sequence[Any]) -> None:
-        """Refuses other variables than the optimizer was built with: its coordinates are theirs."""
-        if len(variables) != len(self._trainable_variables):
-            missing = len(self._trainable_variables) - len(variables)
+        """Refuses fewer variables in the subspace than there were: the coordinates are of all of them."""
+        missing = self._owners - len(variables)
+        if missing:
             raise ValueError(
-                f"{missing} of {len(self._trainable_variables)} variables have no gradient; a state in coordinates "
-                "needs all of them: make the others non-trainable, or exclude them"
+                f"{missing} of the {self._owners} variables in the subspace of this {type(self).__name__} have no "
+                "gradient (layers frozen since, or a part that the loss does not need), and its state is in "
+                "coordinates of all of them: exclude them, or give each set of variables an optimizer of its own"
             )
 
     def apply_inner(self, updates: Sequence[Any], variables: Sequence[Any]) -> Any:
-        """The inner optimizer's step, with what all replicas hold alike."""
+        """The inner optimizer's step, with what all replicas hold alike.
+
+        It is given the tf.Variables, which have no constraints: Keras applies those once, after our step.
+        """
         with projected.agreed():
-            return self.inner_optimizer.apply(list(updates), list(variables))
+            return self.inner_optimizer.apply(list(updates), tensors(variables))
 
     def inner_slots(self) -> List[Any]:
         """The inner optimizer's state for the coordinates."""
@@ -264,14 +292,31 @@ class Wrapper(keras.optimizers.Optimizer):
         self.inner_optimizer.learning_rate = learning_rate
 
     @property
+    def weight_decay(self) -> Any:
+        """That of the inner optimizer."""
+        return getattr(self._inner, "weight_decay", None)
+
+    @weight_decay.setter
+    def weight_decay(self, weight_decay: Any) -> None:
+        self._set_of_inner("weight_decay", weight_decay)
+
+    @property
     def use_ema(self) -> bool:
         """Whether the inner optimizer keeps an average of the weights."""
-        inner = getattr(self, "inner_optimizer", None)
-        return inner is not None and inner.use_ema
+        return not self._building and getattr(self._inner, "use_ema", False)
 
     @use_ema.setter
     def use_ema(self, use_ema: bool) -> None:
-        """Nothing: it is the inner optimizer's."""
+        self._set_of_inner("use_ema", use_ema)
+
+    @property
+    def _inner(self) -> Any:
+        """The inner optimizer; None while Keras sets the defaults of this one."""
+        return getattr(self, "inner_optimizer", None)
+
+    def _set_of_inner(self, name: str, value: Any) -> None:
+        if self._inner is not None:
+            setattr(self._inner, name, value)
 
     def _update_model_variables_moving_average(self, trainable_variables: Any) -> None:
         """Nothing: the inner optimizer has done it."""
@@ -283,7 +328,7 @@ class Wrapper(keras.optimizers.Optimizer):
 
     @ema_overwrite_frequency.setter
     def ema_overwrite_frequency(self, frequency: Any) -> None:
-        """Nothing: it is the inner optimizer's."""
+        self._set_of_inner("ema_overwrite_frequency", frequency)
 
     @property
     def _model_variables_moving_average(self) -> Any:
@@ -300,6 +345,10 @@ class Wrapper(keras.optimizers.Optimizer):
         self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
+        if not self.built:  # Keras builds with no variables while it reads an .h5 file, which is closed soon
+            self._awaited = tuple(np.asarray(weight) for weight in weights)
+            self._iterations.assign(self._awaited[0])
+            return
         if len(weights) != len(self.variables):
             raise ValueError(f"the optimizer has {len(self.variables)} variables, not {len(weights)}")
         for variable, weight in zip(self.variables, weights):
@@ -319,6 +368,7 @@ class Wrapper(keras.optimizers.Optimizer):
     @classmethod
     def from_config(cls, config: Dict[str, Any], custom_objects: Any = None) -> Any:
         config = dict(config)
+        config.pop("iterations", None)  # of a SavedModel of Keras 2
         inner = config.pop("inner_optimizer")
         if isinstance(inner, dict):
             inner = keras.saving.deserialize_keras_object(_of_keras_3(inner), custom_objects=custom_objects)

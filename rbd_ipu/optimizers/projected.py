@@ -212,6 +212,21 @@ def taken_over(owner: Any, inner: Any, given: Dict[str, Any]) -> Dict[str, Any]:
     return settings
 
 
+def check_inner(owner: Any) -> None:
+    """Refuses an inner optimizer that was given a setting which a wrapper takes over.
+
+    Raises:
+      ValueError: it names the setting.
+    """
+    for key in (*owner._taken_over, "gradient_transformers"):  # the last is of Keras 2
+        value = getattr(owner.inner_optimizer, key, None)
+        if value:
+            raise ValueError(
+                f"{key}={value!r} of inner_optimizer would act on what was compressed: set it on the "
+                f"{type(owner).__name__}, which applies it to the gradients"
+            )
+
+
 # What Keras 3 writes and Keras 2 has no argument for, at the values that ask for nothing.
 _KERAS_3_ONLY = {
     "weight_decay": None,

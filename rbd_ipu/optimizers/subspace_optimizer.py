@@ -145,9 +145,11 @@ class SubspaceOptimizer(Wrapper):
         Raises:
           ValueError: a pattern matches none of them, or none is left.
         """
-        chosen = [True] * len(variables) if self.include is None else _matching("include", self.include, variables)
+        chosen = [True] * len(variables)
+        if self.include is not None:
+            chosen = _matching("include", self.include, variables, self.candidates(variables))
         if self.exclude is not None:
-            left_out = _matching("exclude", self.exclude, variables)
+            left_out = _matching("exclude", self.exclude, variables, self.candidates(variables))
             chosen = [own and not out for own, out in zip(chosen, left_out)]
         sizes = [describe(v, i).size if own else 0 for i, (v, own) in enumerate(zip(variables, chosen))]
         chosen = [own and size > 0 for own, size in zip(chosen, sizes)]
@@ -214,6 +216,15 @@ class SubspaceOptimizer(Wrapper):
         rows.append(["all", f"{sum(sizes):,}", f"{whole.size:,}", f"{whole.dim:,}", count])
         print_fn(text_table.text(rows, left=3))
 
+    def check_settings(self) -> None:
+        """Refuses settings that the inner optimizer was given since.
+
+        Raises:
+          ValueError: it names the setting.
+        """
+        projected.check_inner(self)
+        _check_average(self.inner_optimizer, self.state)
+
     # --- a step ---------------------------------------------------------------------------------------------------
 
     def descend(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Any:
@@ -249,7 +260,7 @@ class SubspaceOptimizer(Wrapper):
         others: Sequence[int], plain: Sequence[Any],
     ) -> Any:  # fmt: skip
         """The inner optimizer on d coordinates, and P_t times its step on the weights."""
-        self.check_owners(known)
+        self.check_owners([known[i] for i in chosen])
         total = wires.joined(compression.summed(sent.coordinates, sketch.shapes))
         z = tensors([self.coordinates])[0]
         if self.on_redraw == "reset" and not self._use.fixed:
@@ -267,6 +278,7 @@ class SubspaceOptimizer(Wrapper):
         moved = sketch.moved(weights, tf.convert_to_tensor(z), self._use.basis_index(step))
         for variable, weight in zip(inside, moved):
             self.put(variable, tf.cast(tf.reshape(weight, variable.shape), variable.dtype))
+        self.constrain(inside)
         return applied
 
     def _gather(self) -> Optional[compression.Gather]:
@@ -328,17 +340,18 @@ def _flat(tensor: Any, variable: Any) -> Any:
     return tf.reshape(tf.cast(tf.convert_to_tensor(tensor), tf.float32), [int(variable.shape.num_elements())])
 
 
-def _matching(what: str, patterns: Patterns, variables: Sequence[Any]) -> List[bool]:
-    """Of each variable, whether it matches."""
+def _matching(what: str, patterns: Patterns, variables: Sequence[Any], candidates: Sequence[Any]) -> List[bool]:
+    """Of each variable, whether it matches. A pattern has to match one of the candidates."""
     if callable(patterns):
         return [bool(patterns(variable)) for variable in variables]
     wanted = [patterns] if isinstance(patterns, str) else list(patterns or ())
     if not wanted or not all(isinstance(pattern, str) for pattern in wanted):
         raise TypeError(f"{what} must be a pattern, a list of patterns or a function of a variable, got {patterns!r}")
     known = [describe(variable, i) for i, variable in enumerate(variables)]
+    meant = [describe(variable, i) for i, variable in enumerate(candidates)]
     for pattern in wanted:
-        if not any(_matches(about, pattern) for about in known):
-            names = ", ".join(about.name for about in known[:20])
+        if not any(_matches(about, pattern) for about in meant):
+            names = ", ".join(list(dict.fromkeys(about.name for about in meant))[:20])
             raise ValueError(f"{what}: no variable or layer matches {pattern!r}; the variables are {names}")
     return [any(_matches(about, pattern) for pattern in wanted) for about in known]
 
@@ -362,11 +375,20 @@ def _check_inner(inner: Any, state: str) -> None:
             f"inner_optimizer {type(inner).__name__} projects gradients itself; give the SGD that you mean, and the "
             "subspace as arguments of SubspaceOptimizer"
         )
+    if type(inner).__name__ == "MultiOptimizer":
+        raise ValueError(
+            "inner_optimizer MultiOptimizer has optimizers of its own, whose clipping would act on what was "
+            "compressed; put it around, with a SubspaceOptimizer for each part"
+        )
     if "LossScale" in type(inner).__name__:
         raise ValueError(
             f"inner_optimizer {type(inner).__name__} would let scaled gradients into the memory; put it around: "
             f"{type(inner).__name__}(SubspaceOptimizer(...)), as Keras does for a policy of mixed precision"
         )
+    _check_average(inner, state)
+
+
+def _check_average(inner: Any, state: str) -> None:
     if state == "coordinates" and getattr(inner, "use_ema", False):
         raise ValueError(
             "use_ema of inner_optimizer would average coordinates of different bases; with state='coordinates' it "
