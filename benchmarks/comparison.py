@@ -177,7 +177,8 @@ def costs(rows: Sequence[Row]) -> str:
 # A line of a picture: its name, and the recipes along it, from large to small messages or states.
 FAMILIES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
     ("largest, one bit", ("largest",)),
-    ("Adam", ("adam",)),
+    ("largest of g / sqrt(v), one bit", ("largest-rms",)),
+    ("Adam", ("adam-dense",)),
     ("SGD, momentum", ("sgd-momentum",)),
     ("DeMo", ("demo-32", "demo-8", "demo-1")),
     ("PowerSGD, Adam", ("powersgd-4-adam", "powersgd-1-adam")),
