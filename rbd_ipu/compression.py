@@ -41,7 +41,9 @@ class Layout:
     """How the coordinates of vectors are cut into blocks, and how many of each are sent.
 
     A vector of n entries has n // 4096 whole blocks, and one of what is left. A block of n_b coordinates sends
-    max(1, round(fraction n_b)) of them; all, where fraction is 1. Blocks of one shape are coded together: those of
+    max(1, round(fraction n_b)) of them; all, where fraction is 1. Where that would be more than was asked for, with a
+    fraction below 1/4096, each block has one candidate, and of the blocks of one length B those with the largest
+    candidates send: max(1, round(fraction B n_b)) of them. Blocks of one shape are coded together: those of
     vectors of one length one after the other, lengths in the order in which they first appear.
 
     Args:
@@ -50,6 +52,7 @@ class Layout:
 
     Attributes:
       shapes: of the blocks, see :class:`rbd_ipu.parallel.wire.Shape`.
+      sent_shapes: of what is sent: the same, or one block for all of a length of which some send.
       coordinates: how many are sent in all.
       groups: indices of the vectors of each length.
 
@@ -77,7 +80,13 @@ class Layout:
                     counts[rest] = last + 1
         self.shapes = [Shape(count, n, self.sent(n)) for n, count in counts.items()]
         self.lengths = list(counts)
-        self.coordinates = sum(shape.blocks * shape.k for shape in self.shapes)
+        self.sent_shapes = [self._of_some(shape) if fraction * BLOCK < 1.0 else shape for shape in self.shapes]
+        self.coordinates = sum(shape.blocks * shape.k for shape in self.sent_shapes)
+
+    def _of_some(self, shape: Shape) -> Shape:
+        """All blocks of a length as one, of which some coordinates are sent."""
+        k = max(1, int(self.fraction * shape.blocks * shape.n + 0.5))
+        return Shape(1, shape.blocks * shape.n, k) if k < shape.blocks else shape
 
     def sent(self, n: int) -> int:
         """How many coordinates a block of n sends."""
@@ -178,7 +187,7 @@ class BlockSketch(Sketch):
 
     def __init__(self, sizes: Sequence[int], fraction: float, seed: int, signed: bool, source: str = "auto"):
         self.layout = Layout(sizes, fraction)
-        self.size, self.dim, self.shapes = sum(sizes), self.layout.coordinates, self.layout.shapes
+        self.size, self.dim, self.shapes = sum(sizes), self.layout.coordinates, self.layout.sent_shapes
         self.seed, self._signed = seed, signed
         self._kernels = self._seeds = None
         if resolve(source) == "native":
@@ -191,7 +200,7 @@ class BlockSketch(Sketch):
         """The largest coordinates of vectors float32 [n]; ``index`` counts the bases drawn before."""
         keys = self._keys(index)
         if self._kernels and not inside_xla():
-            return self._kernels.choose(vectors, keys)
+            return self._of_some(self._kernels.choose(vectors, keys))
         blocks: List[List[Any]] = [[] for _ in self.shapes]
         for size, members in self.layout.groups.items():
             c = forward(tf.stack([vectors[v] for v in members]), self._of(keys, members))
@@ -200,15 +209,40 @@ class BlockSketch(Sketch):
                 blocks[self.layout.at(BLOCK)].append(tf.reshape(c[:, : whole * BLOCK], [-1, BLOCK]))
             if rest:
                 blocks[self.layout.at(rest)].append(c[:, whole * BLOCK :])
-        return [largest(_joined(of_shape), shape.k) for of_shape, shape in zip(blocks, self.shapes)]
+        chosen = [largest(_joined(of_shape), shape.k) for of_shape, shape in zip(blocks, self.layout.shapes)]
+        return self._of_some(chosen)
+
+    def _of_some(self, chosen: Sequence[Chosen]) -> List[Chosen]:
+        """What is sent of the coordinates chosen in all blocks: where some of them send, those of the largest."""
+        found = []
+        for (index, values), shape, sent in zip(chosen, self.layout.shapes, self.shapes):
+            if sent != shape:
+                block, values = largest(tf.transpose(values), sent.k)  # of one candidate a block
+                index = block * shape.n + tf.gather(index[:, 0], block)
+            found.append((index, values))
+        return found
+
+    def _in_blocks(self, sent: Sequence[Chosen]) -> List[Chosen]:
+        """The coordinates of all blocks, from those that were sent: the others are 0."""
+        found = []
+        for (index, values), shape, own in zip(sent, self.layout.shapes, self.shapes):
+            if own != shape:
+                block = index[0] // shape.n
+                within, values = (
+                    tf.math.unsorted_segment_sum(x, block, shape.blocks)[:, tf.newaxis]
+                    for x in (index[0] - block * shape.n, values[0])
+                )
+                index = within
+            found.append((index, values))
+        return found
 
     @as_it_is
     def expand(self, sent: Sequence[Sequence[Chosen]], index: Any) -> List[Any]:
         """P_t of the sum of the workers' coordinates, added in their order: vectors float32 [n]."""
-        keys = self._keys(index)
+        keys, sent = self._keys(index), [self._in_blocks(own) for own in sent]
         if self._kernels and not inside_xla():
             return self._kernels.expand(sent, keys)
-        blocks = summed(sent, self.shapes)
+        blocks = summed(sent, self.layout.shapes)
         vectors: List[Any] = [None] * len(self.layout.sizes)
         for size, members in self.layout.groups.items():
             whole, rest = divmod(size, BLOCK)
@@ -233,13 +267,15 @@ class BlockSketch(Sketch):
             return super().remember(use, memory, squares, gradients, finite, index, step)
         decay = use.second_moment or 0.0
         scaling = (squares, decay, unbiased(decay, step)) if squares else ()
-        return self._kernels.remember(memory, gradients, use.memory, finite, self._keys(index), *scaling)
+        chosen = self._kernels.remember(memory, gradients, use.memory, finite, self._keys(index), *scaling)
+        return self._of_some(chosen)
 
     @as_it_is
     def receive(self, sent: "Sent", memory: Sequence[Any], index: Any, sign: bool) -> List[Any]:
-        if self._kernels and not inside_xla():
-            return self._kernels.receive(sent.coordinates, sent.own, sent.finite, memory, self._keys(index), sign)
-        return super().receive(sent, memory, index, sign)
+        if not self._kernels or inside_xla():
+            return super().receive(sent, memory, index, sign)
+        coordinates, own = [self._in_blocks(one) for one in sent.coordinates], self._in_blocks(sent.own)
+        return self._kernels.receive(coordinates, own, sent.finite, memory, self._keys(index), sign)
 
     def _keys(self, index: Any) -> Any:
         """The seeds of the vectors' bases, int32 [V, 2]: those of compartments, one for each vector."""
@@ -363,9 +399,11 @@ class Compression(NamedTuple):
         if self.select == "largest":
             fraction = self.fraction if self.dim is None else self.dim / D
             sketch = BlockSketch(sizes, float(fraction or 1.0), basis.seed, not self.fixed, basis.source)
-            blocks = sum(shape.blocks for shape in sketch.shapes)
-            if self.dim is not None and self.dim < blocks:
-                raise ValueError(f"dim={self.dim}: each of the {blocks} blocks of this model sends at least one")
+            if self.dim is not None and self.dim < len(sketch.shapes):
+                raise ValueError(
+                    f"dim={self.dim}: this model has blocks of {len(sketch.shapes)} lengths, and those of each send "
+                    "at least one coordinate"
+                )
             return sketch
         if basis.distribution == "blocks":
             if self.dim not in (None, D) or self.fraction not in (None, 1.0):

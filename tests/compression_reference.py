@@ -78,6 +78,28 @@ def sent(n, fraction):
     return n if fraction == 1 else min(n, max(1, int(fraction * n + 0.5)))
 
 
+def chosen(vectors, fraction, wire):
+    """q of the coordinates c of all vectors: the largest of each block, or below 1/4096 those of some blocks."""
+    found, blocks = [np.zeros(len(c)) for c in vectors], {}
+    for v, c in enumerate(vectors):
+        for start in range(0, len(c), BLOCK):
+            blocks.setdefault(len(c[start : start + BLOCK]), []).append((v, start))
+    for n, places in blocks.items():
+        of_blocks = [vectors[v][start : start + n] for v, start in places]
+        count = max(1, int(fraction * len(places) * n + 0.5))
+        if fraction * BLOCK < 1 and count < len(places):
+            best = [np.argmax(np.abs(block)) for block in of_blocks]
+            values = np.array([block[i] for block, i in zip(of_blocks, best)])
+            some = np.sort(np.argsort(-np.abs(values), kind="stable")[:count])
+            for b, q in zip(some, quantised(wire, values[some])):
+                found[places[b][0]][places[b][1] + best[b]] = q
+            continue
+        for (v, start), block in zip(places, of_blocks):
+            largest = np.sort(np.argsort(-np.abs(block), kind="stable")[: sent(n, fraction)])
+            found[v][start + largest] = quantised(wire, block[largest])
+    return found
+
+
 class Worker:
     """Memory, second moment and basis of one worker, over vectors of the given sizes."""
 
@@ -108,22 +130,15 @@ class Worker:
 
     def step(self, gradients, step):
         """P q of this worker, vector by vector; ``coordinates`` keeps q."""
-        updates, self.coordinates = [], []
         self.t += 1
-        for v, (g, s) in enumerate(zip(gradients, self.signs(step))):
-            g = self.rescaled(v, g)
-            m = self.beta * self.memory[v] + g if self.beta is not None else g
-            c, q = transform(s * m), np.zeros(len(g))
-            for start in range(0, len(g), BLOCK):
-                block = c[start : start + BLOCK]
-                k = sent(len(block), self.fraction)
-                chosen = np.sort(np.argsort(-np.abs(block), kind="stable")[:k])
-                q[start + chosen] = quantised(self.wire, block[chosen])
-            u = s * transform(q)
-            if self.beta is not None:
-                self.memory[v] = m - u
-            updates.append(u)
-            self.coordinates.append(q)
+        gradients = [self.rescaled(v, g) for v, g in enumerate(gradients)]
+        vectors, signs = gradients, self.signs(step)
+        if self.beta is not None:
+            vectors = [self.beta * m + g for m, g in zip(self.memory, gradients)]
+        self.coordinates = chosen([transform(s * m) for s, m in zip(signs, vectors)], self.fraction, self.wire)
+        updates = [s * transform(q) for s, q in zip(signs, self.coordinates)]
+        if self.beta is not None:
+            self.memory = [m - u for m, u in zip(vectors, updates)]
         return updates
 
 
@@ -132,21 +147,14 @@ class Leader(Worker):
 
     def pass_on(self, group, step):
         """P q of this leader, vector by vector, from q of each of its group; ``coordinates`` keeps q."""
-        updates, own = [], []
-        for v, s in enumerate(self.signs(step)):
+        signs, vectors = self.signs(step), []
+        for v, s in enumerate(signs):
             mean = sum(q[v] for q in group) / len(group)
-            c = mean if self.beta is None else transform(s * self.beta * self.memory[v]) + mean
-            q = np.zeros(len(c))
-            for start in range(0, len(c), BLOCK):
-                block = c[start : start + BLOCK]
-                chosen = np.sort(np.argsort(-np.abs(block), kind="stable")[: sent(len(block), self.fraction)])
-                q[start + chosen] = quantised(self.wire, block[chosen])
-            if self.beta is not None:
-                self.memory[v] = s * transform(c - q)
-            own.append(q)
-            updates.append(s * transform(q))
-        self.coordinates = own
-        return updates
+            vectors.append(mean if self.beta is None else transform(s * self.beta * self.memory[v]) + mean)
+        self.coordinates = chosen(vectors, self.fraction, self.wire)
+        if self.beta is not None:
+            self.memory = [s * transform(c - q) for s, c, q in zip(signs, vectors, self.coordinates)]
+        return [s * transform(q) for s, q in zip(signs, self.coordinates)]
 
 
 class Groups:

@@ -9,7 +9,7 @@ from rbd_ipu import compression
 from rbd_ipu._compat import tf
 from rbd_ipu.compression import Compression, Layout
 from rbd_ipu.directions.native import blocks as native_blocks
-from rbd_ipu.parallel.wire import VALUES
+from rbd_ipu.parallel.wire import VALUES, Shape, message_bytes
 from rbd_ipu.subspace import BasisSpec
 
 SIZES = [4096 + 300, 10, 700, 1, 4096 + 300]
@@ -90,6 +90,28 @@ def test_memory_second_moment_and_fixed_bases(memory, fixed, second_moment, sour
         expected = worker.step([rng.standard_normal(n).astype(np.float32) for n in SIZES], step)
         for u, reference in zip(found[step], expected):
             close(u, reference, 2e-5)
+
+
+def test_below_one_coordinate_a_block_some_of_the_blocks_send():
+    """One message of all blocks of a length; the same bits by machine code, operations and XLA."""
+    sizes, fraction = [3 * 4096 + 10, 700, 4 * 4096, 10], 2e-4
+    runs = []
+    for source, compile in (("counter", False), ("native", False), ("counter", True)):
+        use = made("sign", fraction=fraction, source=source)
+        sketch = use.sketch([(n,) for n in sizes])
+        assert sketch.shapes == [Shape(1, 7 * 4096, 6), Shape(1, 20, 1), Shape(1, 700, 1)] and sketch.dim == 8
+        runs.append(trained(use, sizes, 2, 2, seed=4, compile=compile))
+    workers = [Worker(sizes, fraction, "sign", 1.0, 5, True) for _ in range(2)]
+    rng = np.random.default_rng(4)
+    for step in range(2):
+        gradients = [[rng.standard_normal(n).astype(np.float32) for n in sizes] for _ in range(2)]
+        parts = [worker.step(own, step) for worker, own in zip(workers, gradients)]
+        for u, a, b in zip(runs[0][0][step], *parts):
+            np.testing.assert_allclose(u, (a + b) / 2, atol=2e-5)
+    for run in runs[1:]:
+        for one, other in zip(tf.nest.flatten(run), tf.nest.flatten(runs[0])):
+            np.testing.assert_array_equal(one, other)
+    assert message_bytes("sign", sketch.shapes) == 18
 
 
 @pytest.mark.parametrize("wire", ["sign", "int8", "float32"])
@@ -241,7 +263,9 @@ def test_what_does_not_go_together_is_refused(change, words):
 def test_dim_must_fit_the_model():
     with pytest.raises(ValueError, match="dim=700 is more than the 600 parameters"):
         made()._replace(dim=700, fraction=None).sketch([(600,)])
-    with pytest.raises(ValueError, match="dim=2: each of the 3 blocks of this model sends at least one"):
+    with pytest.raises(
+        ValueError, match="dim=2: this model has blocks of 3 lengths, and those of each send at least"
+    ):
         made()._replace(dim=2, fraction=None).sketch([(600,), (5000,)])
     with pytest.raises(ValueError, match="select='all' dim must be 600 or None"):
         made()._replace(dim=100, fraction=None, select="all").sketch([(600,)])

@@ -52,7 +52,8 @@ class SubspaceOptimizer(Wrapper):
         compression; its weight decay acts on the weights.
       dim: how many coordinates a step sends, or
       fraction: which part of D, in (0, 1]. With ``select="largest"`` each block sends max(1, round(fraction n)) of
-        its n; with ``select="all"`` they are d, the number of directions. Both None: all D, for "blocks".
+        its n, and below 1/4096 some of the blocks send one each; with ``select="all"`` they are d, the number of
+        directions. Both None: all D, for "blocks".
       distribution: of the bases: "blocks" (the default), "groups", "hadamard", or another of
         :class:`rbd_ipu.RandomBasis`.
       select: "all" coordinates, or the "largest" of each block of "blocks".
@@ -209,7 +210,7 @@ class SubspaceOptimizer(Wrapper):
             elif isinstance(whole, compression.BlockSketch):
                 layout = compression.Layout([sizes[i]], whole.layout.fraction)
                 coordinates = f"{layout.coordinates:,}"
-                count = f"{wires.message_bytes(self._use.wire, layout.shapes):,}"
+                count = f"{wires.message_bytes(self._use.wire, layout.sent_shapes):,}"
             shape = " x ".join(str(n) for n in variable.shape) or "1"
             rows.append([describe(variable, i).name, shape, "yes" if own else "no", coordinates, count])
         count = f"{wires.message_bytes(self._use.wire, whole.shapes) + outside:,}"
