@@ -42,6 +42,7 @@ def cases() -> Dict[str, Callable[[], Any]]:
         "sgd": lambda: keras.optimizers.SGD(0.01),
         "adam": lambda: keras.optimizers.Adam(0.001),
         "small_messages": lambda: presets.small_messages(0.001),
+        "small_messages, second moment": lambda: presets.small_messages(0.001, second_moment=0.99),
         "small_state": lambda: presets.small_state(0.001),
         "rbd groups": lambda: rbd_ipu.RandomBasesDescent(0.1, dim=10_000, distribution="groups"),
         "rbd hadamard": lambda: rbd_ipu.RandomBasesDescent(0.1, dim=10_000, distribution="hadamard"),
@@ -118,7 +119,7 @@ def main() -> None:
         ratios = "  ".join(f"{key} {value:.2f}" for key, value in row.items() if key[:3] == "to_")
         over = "" if base is None else f" (SGD {row['over_sgd']:+.2f} x 4 D)"
         print(
-            f"{row['case']:<16} {row['ms']:8.1f} ms  {ratios}  {row['peak_bytes'] / 2**20:,.0f} MB{over}", flush=True
+            f"{row['case']:<30} {row['ms']:8.1f} ms  {ratios}  {row['peak_bytes'] / 2**20:,.0f} MB{over}", flush=True
         )
     if options.output:
         sizes = {key: getattr(options, key) for key in ("layers", "width", "context", "batch", "rounds", "jit")}
