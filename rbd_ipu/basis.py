@@ -11,7 +11,7 @@ from typing import Any, List, Optional, Tuple
 from rbd_ipu._compat import tf
 from rbd_ipu.checks import flag, positive_int
 from rbd_ipu.compartments import Compartment, Compartments
-from rbd_ipu.directions import Source, check_distribution, make_source, resolve
+from rbd_ipu.directions import Compiled, Source, check_distribution, make_source, resolve
 from rbd_ipu.seeds import fold_in
 from rbd_ipu.subspace import NORMALIZATIONS, BasisSpec, Subspace, check_normalize
 
@@ -36,7 +36,8 @@ class OneBasis(Subspace):
 
     def _source_of(self, groups: int, size: int, dim: int) -> Source:
         kind = (self.distribution, self.normalize, self._rows, self.orthogonalize)
-        return make_source(self.source, groups, size, dim, *kind)
+        source = make_source(self.source, groups, size, dim, *kind)
+        return Compiled(source) if source.jit else source  # by itself: what is around it may change how XLA rounds
 
     def _key(self, seed: Any, step: Any, worker: Any) -> Tuple[Any, ...]:
         return (tf.reshape(seed, [1, 2]),)
