@@ -220,6 +220,24 @@ def _check_replica(pairs: Pairs, present: Pairs) -> None:
         tf.get_logger().warning(f"Gradients do not exist for variables {names} when minimizing the loss.")
 
 
+def _function(what: str, config: Any, custom_objects: Any) -> Any:
+    """The function that a configuration means.
+
+    Raises:
+      ValueError: nobody knows it.
+    """
+    if isinstance(config, projected.Function):
+        return config.function
+    for name in (config.get("registered_name"), config["config"]):
+        found = keras.utils.get_registered_object(name, custom_objects) if name else None
+        if found is not None:
+            return found
+    raise ValueError(
+        f"{what} of this optimizer was the function {config['config']!r}, and a file holds no functions: register it "
+        "(keras.utils.register_keras_serializable) before the model is saved, or give it in custom_objects"
+    )
+
+
 class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
     """An optimizer around another: calls ``self.descend(gradients, variables)`` with clipped gradients.
 
@@ -447,6 +465,14 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
         own = slot_name in self._use.kept
         return super().get_slot(var, slot_name) if own else self.inner_optimizer.get_slot(var, slot_name)
 
+    def pattern_config(self, patterns: Any) -> Any:
+        """Patterns, or a function of a variable, as a configuration has them."""
+        if not callable(patterns):
+            return patterns
+        name = getattr(patterns, "__name__", type(patterns).__name__)
+        registered = keras.utils.get_registered_name(patterns)
+        return projected.Function(patterns, {"class_name": "function", "config": name, "registered_name": registered})
+
     def wrapper_config(self) -> Dict[str, Any]:
         """Name, inner optimizer, and what was taken over from it."""
         config = {**super().get_config(), "inner_optimizer": keras.optimizers.serialize(self.inner_optimizer)}
@@ -467,6 +493,9 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
                 raise ValueError(
                     f"this optimizer was saved with {key}={value!r}, which the optimizers of Keras 2 have not"
                 )
+        for name in ("include", "exclude"):
+            if isinstance(config.get(name), dict):
+                config[name] = _function(name, config[name], custom_objects)
         iterations = config.pop("iterations", 0)
         optimizer = cls(inner, **config)
         if iterations:  # of a SavedModel

@@ -357,6 +357,12 @@ class Wrapper(keras.optimizers.Optimizer):
         for variable, weight in zip(self.variables, weights):
             variable.assign(weight)
 
+    def pattern_config(self, patterns: Any) -> Any:
+        """Patterns, or a function of a variable, as a configuration has them."""
+        if not callable(patterns):
+            return patterns
+        return projected.Function(patterns, keras.saving.serialize_keras_object(patterns))
+
     def wrapper_config(self) -> Dict[str, Any]:
         """Name, inner optimizer, and what was taken over from it."""
         return {
@@ -373,7 +379,9 @@ class Wrapper(keras.optimizers.Optimizer):
         if isinstance(inner, dict):
             inner = keras.saving.deserialize_keras_object(_of_keras_3(inner), custom_objects=custom_objects)
         for name in ("include", "exclude"):
-            if isinstance(config.get(name), dict):
+            if isinstance(config.get(name), projected.Function):
+                config[name] = config[name].function
+            elif isinstance(config.get(name), dict):
                 config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects=custom_objects)
         return cls(inner, **config)
 

@@ -212,6 +212,17 @@ def taken_over(owner: Any, inner: Any, given: Dict[str, Any]) -> Dict[str, Any]:
     return settings
 
 
+class Function(dict):
+    """A function in a configuration: itself while the program runs, and in files what names it.
+
+    An .h5 file would hold the bare name, which reads as a pattern.
+    """
+
+    def __init__(self, function: Any, config: Dict[str, Any]):
+        super().__init__(config)
+        self.function = function
+
+
 def check_inner(owner: Any) -> None:
     """Refuses an inner optimizer that was given a setting which a wrapper takes over.
 

@@ -1,10 +1,11 @@
 """Every way into SubspaceOptimizer: a gradient is compressed before a weight changes, or there is an error first."""
 
+import json
 import logging
 
 import numpy as np
 import pytest
-from nets import blobs, crossentropy, dense, flat
+from nets import blobs, crossentropy, dense, flat, gradient, set_flat
 from optimizers.test_subspace_optimizer import BOLD, KINDS, OPT, state, wrap
 from optimizers.test_ways_in import gradients, only_keras_2, only_keras_3, pairs, refused
 
@@ -409,3 +410,62 @@ def test_loops_take_the_same_steps(kind):
             part = slice(16 * (i % 4), 16 * (i % 4) + 16)
             step(tf.constant(X[part]), tf.constant(Y[part]))
         alike(model, whole)
+
+
+def by_hand(inner, optimizer, steps, reset):
+    """The weights after some steps of an inner optimizer on c = P g, in float64."""
+    model = dense()
+    space = optimizer.sketch_of(model.trainable_variables).space
+    every = optimizer.get_config()["redraw_every"]
+    m, v = np.zeros((2, space.dim))
+    for t in range(steps):
+        P = space.directions(3, t // every if every else 0).numpy().astype(np.float64)  # [d, D]
+        part = slice(16 * (t % 4), 16 * (t % 4) + 16)
+        c = P @ gradient(model, X[part], Y[part])
+        if reset and t and t % every == 0:
+            m, v = np.zeros((2, space.dim))
+        if inner == "momentum":
+            m = 0.9 * m - 0.1 * c
+            step = m
+        else:
+            m, v = m + 0.1 * (c - m), v + 0.001 * (c * c - v)
+            step = -0.01 * np.sqrt(1 - 0.999 ** (t + 1)) / (1 - 0.9 ** (t + 1)) * m / (np.sqrt(v) + 1e-7)
+        set_flat(model, flat(model) + P.T @ step)
+    return flat(model)
+
+
+@pytest.mark.parametrize("inner", ["momentum", "adam"])
+@pytest.mark.parametrize("redraw_every, on_redraw", [(0, "keep"), (3, "keep"), (3, "reset")])
+def test_a_state_in_coordinates_by_hand(inner, redraw_every, on_redraw):
+    options = {"dim": 20, "distribution": "hadamard", "state": "coordinates", "seed": 3}
+    made = OPT.SGD(0.1, momentum=0.9) if inner == "momentum" else OPT.Adam(0.01)
+    opt = wrap(made, redraw_every=redraw_every, on_redraw=on_redraw, **options)
+    model = compiled(opt)
+    fit(model, 2)
+    np.testing.assert_allclose(flat(model), by_hand(inner, opt, 8, on_redraw == "reset"), atol=2e-6)
+
+
+@keras.utils.register_keras_serializable("tests")
+def of_vectors_registered(variable):
+    return len(variable.shape) == 1
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
+def test_a_function_of_a_variable_never_becomes_a_pattern(tmp_path):
+    """A function called ``kernel`` would come back as the pattern 'kernel'."""
+
+    def kernel(variable):
+        return len(variable.shape) == 1
+
+    model = compiled(sgd(include=kernel))
+    copy = type(model.optimizer).from_config(model.optimizer.get_config())
+    assert copy.include is kernel and copy.get_config() == model.optimizer.get_config()
+    json.dumps(model.optimizer.get_config())
+    fit(model)
+    model.save(str(tmp_path / "unknown.h5"))
+    with pytest.raises((TypeError, ValueError), match="kernel"):
+        keras.models.load_model(str(tmp_path / "unknown.h5"))
+    model = compiled(sgd(exclude=of_vectors_registered))
+    fit(model)
+    model.save(str(tmp_path / "known.h5"))
+    assert keras.models.load_model(str(tmp_path / "known.h5")).optimizer.exclude is of_vectors_registered
