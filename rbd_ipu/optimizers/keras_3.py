@@ -351,8 +351,8 @@ class Wrapper(keras.optimizers.Optimizer):
             return
         if len(weights) != len(self.variables):
             raise ValueError(
-                f"{type(self).__name__} has {len(self.variables)} variables, not {len(weights)}; the state in a file of "
-                "Keras 2 does not cross: load the model with compile=False, and compile it anew"
+                f"{type(self).__name__} has {len(self.variables)} variables, not {len(weights)}; the state in a file "
+                "of Keras 2 does not cross: load the model with compile=False, and compile it anew"
             )
         for variable, weight in zip(self.variables, weights):
             if tuple(variable.shape) != np.shape(weight):
