@@ -350,7 +350,10 @@ class Wrapper(keras.optimizers.Optimizer):
             self._iterations.assign(self._awaited[0])
             return
         if len(weights) != len(self.variables):
-            raise ValueError(f"the optimizer has {len(self.variables)} variables, not {len(weights)}")
+            raise ValueError(
+                f"{type(self).__name__} has {len(self.variables)} variables, not {len(weights)}; the state in a file "
+                "of Keras 2 does not cross: load the model with compile=False, and compile it anew"
+            )
         for variable, weight in zip(self.variables, weights):
             if tuple(variable.shape) != np.shape(weight):
                 raise ValueError(f"{variable.path} has shape {variable.shape}, got weights of {np.shape(weight)}")

@@ -25,6 +25,11 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "keras.md"
 STEPS, BATCH, RATE, DIM = 8, 8, 0.5, 40
 X, Y = blobs(STEPS * BATCH)
 WAYS = ("Trainer.fit", "model.fit")
+WRAPPED = "SubspaceOptimizer"  # in model.fit; for callbacks that meet the optimizer
+MEET = {
+    "BackupAndRestore", "CSVLogger", "EarlyStopping", "LambdaCallback", "LearningRateScheduler", "ModelCheckpoint",
+    "ReduceLROnPlateau", "SwapEMAWeights", "TensorBoard", "TerminateOnNaN",
+}  # fmt: skip
 WEIGHTS = ".weights.h5"
 
 
@@ -43,6 +48,13 @@ class Training:
             method = methods.create("rbd", learning_rate=rate, dim=DIM, seed=3, **options)
             self.trainer = rbd_ipu.Trainer(self.model, method, "cpu", loss=crossentropy())
             self.trainer._rate = 1e9  # before it was measured
+        elif way == WRAPPED:
+            inner = keras.optimizers.SGD(rate, **options)
+            optimizer = rbd_ipu.SubspaceOptimizer(
+                inner, fraction=1 / 4, select="largest", memory=1.0, wire="int8", seed=3
+            )
+            plain = {"jit_compile": False} if KERAS_3 else {}
+            self.model.compile(optimizer=optimizer, loss=crossentropy(), metrics=["accuracy"], **plain)
         else:
             optimizer = rbd_ipu.RandomBasesDescent(rate, dim=DIM, seed=3, **options)
             self.model.compile(optimizer=optimizer, loss=crossentropy(), metrics=["accuracy"])
@@ -188,7 +200,7 @@ def check_model_checkpoint(way, tools):
         if way == "Trainer.fit":
             assert optimizer is None
         else:
-            assert isinstance(optimizer, rbd_ipu.RandomBasesDescent) and int(optimizer.iterations) == epoch * STEPS
+            assert type(optimizer) is type(t.model.optimizer) and int(optimizer.iterations) == epoch * STEPS
     saved = sorted(path.name for path in folder.glob("b*-*"))
     at = range(batches - 1, 2 * STEPS, batches)
     assert saved == sorted(f"b{n // STEPS + 1}-{n % STEPS + 1}{WEIGHTS}" for n in at)
@@ -418,8 +430,10 @@ def test_every_row_has_a_check():
     assert {name.lower() for name in ROWS} == set(CHECKS)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ROWS)
+CASES = [(name, way) for name in ROWS for way in (*WAYS, WRAPPED) if way in WAYS or name in MEET]
+
+
+@pytest.mark.parametrize("name, way", CASES)
 def test_a_row(name, way, tmp_path, capsys):
     if name not in public():
         pytest.skip(f"Keras {keras.__version__} has no {name}")
@@ -428,4 +442,4 @@ def test_a_row(name, way, tmp_path, capsys):
         said = "works"
     except Not as word:
         said = str(word)
-    assert ROWS[name][way].split()[0].strip(".,:;") == said
+    assert ROWS[name]["model.fit" if way == WRAPPED else way].split()[0].strip(".,:;") == said

@@ -449,3 +449,30 @@ def test_a_row_in_fit(name):
         return
     assert cell.startswith("yes")
     check_alike(by_keras(name, in_all_directions, **clip), expected(name, **clip), 2e-6)
+
+
+# The rows that an optimizer meets; the others are about losses and data.
+MET = (
+    "`Embedding(mask_zero=True)`, in loss and metrics",
+    "`run_eagerly=True`",
+    "`train_step` of its own",
+    "`steps_per_execution`",
+    "`mixed_bfloat16`",
+    "`mixed_float16`, loss scaling",
+    "`trainable = False`",
+    "constraints",
+    "`clipnorm` and other settings of the compiled optimizer",
+)
+
+
+@pytest.mark.parametrize("name", MET)
+def test_a_row_with_any_optimizer_in_a_subspace(name):
+    """All coordinates, in a memory and out of it again: constraints work, everything else is as in the table."""
+    clip = {"clipnorm": 0.1} if "clipnorm" in name else {}
+
+    def whole(model, **options):
+        inner = keras.optimizers.SGD(RATE, **options)
+        return rbd_ipu.SubspaceOptimizer(inner, fraction=1.0, select="largest", memory=1.0)
+
+    assert TABLE[name][1] == ("no: `constraint`" if name == "constraints" else "yes")
+    check_alike(by_keras(name, whole, **clip), expected(name, **clip), 2e-6)
