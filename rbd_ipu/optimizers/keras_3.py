@@ -161,7 +161,8 @@ class Wrapper(keras.optimizers.Optimizer):
         settings = projected.taken_over(self, inner, kwargs)
         super().__init__(learning_rate=0.0, name=name, **settings)
         self.inner_optimizer = inner
-        inner._all_reduce_sum_gradients = list  # all replicas hold the same updates
+        if not isinstance(inner, Wrapper):  # which sees by itself that all replicas hold the same updates
+            inner._all_reduce_sum_gradients = list
         object.__setattr__(self, "_kept", {})  # by name and variable; Keras would track a dict of its own kind
 
     def build(self, variables: Sequence[Any]) -> None:
