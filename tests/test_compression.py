@@ -238,7 +238,9 @@ def test_the_layout_counts_every_coordinate_once():
             layout = Layout(sizes, fraction)
             assert sum(shape.blocks * shape.n for shape in layout.shapes) == sum(sizes)
             assert all(1 <= shape.k <= shape.n for shape in layout.shapes)
-            assert layout.coordinates == sum(shape.blocks * shape.k for shape in layout.shapes)
+            assert sum(shape.blocks * shape.n for shape in layout.sent_shapes) == sum(sizes)
+            assert layout.coordinates == sum(shape.blocks * shape.k for shape in layout.sent_shapes)
+            assert layout.sent_shapes == layout.shapes or fraction == 1e-6
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ def test_a_layer_frozen_between_two_fits(kind):
 
 
 def memories(model):
-    return [np.array(tf.convert_to_tensor(model.optimizer.memory_of(v))) for v in model.variables]
+    return [np.array(tf.convert_to_tensor(model.optimizer.kept("memory", v))) for v in model.variables]
 
 
 @pytest.mark.parametrize("kind", ["bold", "coordinates"])

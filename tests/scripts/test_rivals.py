@@ -474,7 +474,7 @@ def test_modelled_times_and_pictures(tmp_path):
     assert "| 100 | demo-8 | 100,000 | all-gather | 10 (9 to 11) | 1,024 | 250 |" in text  # 3 x 80 ms
     with pytest.raises(KeyError):
         comparison.costs([])
-    run = {"D": 100, "steps": 1000, "recipe": "adam", "rate": 0.5, "note": "", "seed": 0, "state_floats": 200.0}
+    run = {"D": 100, "steps": 1000, "recipe": "adam-dense", "rate": 0.5, "note": "", "seed": 0, "state_floats": 200.0}
     rows = [{**run, "bytes_a_step": 400.0, "validation_loss": 2.0}]
     rows.append({**rows[0], "recipe": "demo-8", "bytes_a_step": 40.0, "validation_loss": None})
     pytest.importorskip("matplotlib")
