@@ -9,6 +9,7 @@ nearest, ties to even: the same everywhere, with no random numbers. "sign" sends
 |c| of each block of 4096 in 8 bits.
 """
 
+import math
 from typing import Any, Callable, NamedTuple, Tuple
 
 from rbd_ipu._compat import tf
@@ -87,9 +88,9 @@ class Wire(NamedTuple):
 
 def _scale(message: Any) -> Any:
     """The largest absolute value; 1 where all are 0. NaN stays NaN, so that everybody learns of it."""
-    largest = tf.reduce_max(tf.abs(message))
-    # reduce_max of some devices passes over a NaN; a sum does not.
-    largest += 0.0 * tf.reduce_sum(message)
+    # reduce_max of some devices passes over a NaN; a sum does not. (TensorFlow 2.6 takes 0 * x for 0 in a graph.)
+    finite = tf.math.is_finite(tf.reduce_sum(message))
+    largest = tf.where(finite, tf.reduce_max(tf.abs(message)), math.nan)
     return tf.where(tf.equal(largest, 0.0), tf.ones_like(largest), largest)
 
 

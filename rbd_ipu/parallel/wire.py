@@ -107,7 +107,8 @@ def _sign(unbiased: bool) -> Tuple[Callable, Callable]:
 
 
 def _encode_int8(values: Any) -> Tuple[Any, Any]:
-    largest = tf.reduce_max(tf.abs(values), axis=1) + 0.0 * tf.reduce_sum(values, axis=1)  # a NaN counts
+    finite = tf.math.is_finite(tf.reduce_sum(values, axis=1))  # a maximum may pass over a NaN
+    largest = tf.where(finite, tf.reduce_max(tf.abs(values), axis=1), math.nan)
     code = scale_above(largest)
     scale = tf.where((code == 0) | (code == NOT_FINITE), 1.0, scale_of(code))
     scaled = tf.clip_by_value(values / scale[:, tf.newaxis], -1.0, 1.0)
