@@ -57,8 +57,17 @@ def squares_at_first(sizes):
     return [rng.random(n) for n in sizes]
 
 
-@pytest.mark.parametrize("wire", VALUES)
-@pytest.mark.parametrize("select, fraction", [("largest", 1 / 16), ("largest", 0.6), ("all", None)])
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+CHOICES = [("largest", 1 / 16), ("largest", 0.6), ("all", None)]
+STEPS = [(wire, *choice) for wire in ("sign", "float32") for choice in CHOICES]
+STEPS += [(wire, *CHOICES[0]) for wire in VALUES if wire not in ("sign", "float32")]
+STEPS += [slow(wire, *choice) for wire in VALUES if wire not in ("sign", "float32") for choice in CHOICES[1:]]
+
+
+@pytest.mark.parametrize("wire, select, fraction", STEPS)
 def test_steps_are_those_of_the_reference(wire, select, fraction):
     rounded = {"bfloat16": 2e-3, "int8": 5e-3}.get(wire, 0.0)  # a coordinate near the middle may round otherwise
     for source in ("counter", "native"):
@@ -93,14 +102,14 @@ def test_memory_second_moment_and_fixed_bases(memory, fixed, second_moment, sour
 
 
 def test_below_one_coordinate_a_block_some_of_the_blocks_send():
-    """One message of all blocks of a length; the same bits by machine code, operations and XLA."""
+    """One message of all blocks of a length; the same bits by machine code and operations."""
     sizes, fraction = [3 * 4096 + 10, 700, 4 * 4096, 10], 2e-4
     runs = []
-    for source, compile in (("counter", False), ("native", False), ("counter", True)):
+    for source in ("counter", "native"):
         use = made("sign", fraction=fraction, source=source)
         sketch = use.sketch([(n,) for n in sizes])
         assert sketch.shapes == [Shape(1, 7 * 4096, 6), Shape(1, 20, 1), Shape(1, 700, 1)] and sketch.dim == 8
-        runs.append(trained(use, sizes, 2, 2, seed=4, compile=compile))
+        runs.append(trained(use, sizes, 2, 2, seed=4))
     workers = [Worker(sizes, fraction, "sign", 1.0, 5, True) for _ in range(2)]
     rng = np.random.default_rng(4)
     for step in range(2):
@@ -114,7 +123,7 @@ def test_below_one_coordinate_a_block_some_of_the_blocks_send():
     assert message_bytes("sign", sketch.shapes) == 18
 
 
-@pytest.mark.parametrize("wire", ["sign", "int8", "float32"])
+@pytest.mark.parametrize("wire", ["sign", slow("int8"), slow("float32")])
 def test_machine_code_operations_and_xla_have_the_same_bits(wire):
     runs = [
         trained(made(wire, source=source), SIZES, 3, 2, seed=3, compile=compile)

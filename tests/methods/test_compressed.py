@@ -52,7 +52,7 @@ def test_steps_are_those_of_the_reference(workers, redraw_every, second_moment):
     (4, 2, 1, {"bits": "float32", "redraw_every": 0}, 6),
     (8, 2, 2, {"bits": "float32", "redraw_every": 2, "memory": 0.5}, 3),
     (4, 4, 1, {"bits": "float32", "memory": None}, 6),
-    (4, 2, 2, {"bits": "sign"}, 1),
+    pytest.param(4, 2, 2, {"bits": "sign"}, 1, marks=pytest.mark.slow),
     (4, 4, 1, {"bits": "int8", "redraw_every": 0}, 1),
 ])  # fmt: skip
 def test_groups_are_those_of_the_reference(workers, size, levels, options, steps):

@@ -99,7 +99,10 @@ def test_a_saved_training_goes_on_as_if_it_had_not_stopped(kind, tmp_path):
         np.testing.assert_array_equal(one, found)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+OFTEN = ("bold", "second moment", "coordinates")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k not in OFTEN)) for k in KINDS])
 def test_compiled_or_not_is_the_same(kind):
     if not KERAS_3:
         pytest.skip("Keras 2.6 has no jit_compile")
