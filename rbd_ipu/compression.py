@@ -9,7 +9,7 @@ For worker k with memory m_k, an orthonormal basis P_t from the seed, and S the 
 
 Without memory, m_k is g_k. Without a selection, S is all coordinates and no indices are sent. All workers, the sender
 too, go on with what the receivers decode. With a second moment, each worker divides its gradients first, as Adam
-does (:func:`rescaled`): an optimizer behind the wire could not, because it sees a few coordinates of all entries.
+does (:meth:`Sketch.rescaled`). An optimizer behind the wire cannot: it sees a few coordinates of all entries.
 
 A *sketch* is the P_t of a model: of blocks (:class:`BlockSketch`), or any other bases (:class:`SubspaceSketch`).
 """
@@ -345,7 +345,6 @@ class SubspaceSketch(Sketch):
 
     @as_it_is
     def moved(self, vectors: Sequence[Any], coordinates: Any, index: Any) -> List[Any]:
-        """theta + P_t c of vectors float32 [n] and of all coordinates in one vector, [d]."""
         return self.space.expand_pieces(coordinates, self._sizes, self.seed, index, onto=vectors)
 
 

@@ -287,9 +287,8 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
                         name="subspace_coordinates",
                         aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
                     )
-                self._track_trackable(
-                    self.coordinates, "coordinates"
-                )  # a checkpoint saves the slots of what it knows
+                # A checkpoint saves the slots of what it knows.
+                self._track_trackable(self.coordinates, "coordinates")
                 self._owners = [projected._key(v) for v in chosen]
             self.inner_optimizer._create_all_weights(
                 [self.coordinates, *[v for v, own in zip(variables, inside) if not own]]

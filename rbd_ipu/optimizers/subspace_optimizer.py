@@ -248,7 +248,7 @@ class SubspaceOptimizer(Wrapper):
         others = [i for i in range(len(variables)) if not inside[i]]
         plain = self._sum_of_replicas([gradients[i] for i in others])
         if self.state == "coordinates":
-            return self._in_coordinates(sketch, sent, step, known, chosen, others, plain)
+            return self._in_coordinates(sketch, sent, step, index, known, chosen, others, plain)
         updates: List[Any] = [None] * len(variables)
         for i, u in zip(chosen, expanded):
             updates[i] = tf.cast(tf.reshape(u, variables[i].shape), variables[i].dtype)
@@ -257,7 +257,7 @@ class SubspaceOptimizer(Wrapper):
         return self.apply_inner(updates, variables)
 
     def _in_coordinates(
-        self, sketch: Any, sent: Any, step: Any, known: Sequence[Any], chosen: Sequence[int],
+        self, sketch: Any, sent: Any, step: Any, index: Any, known: Sequence[Any], chosen: Sequence[int],
         others: Sequence[int], plain: Sequence[Any],
     ) -> Any:  # fmt: skip
         """The inner optimizer on d coordinates, and P_t times its step on the weights."""
@@ -276,7 +276,7 @@ class SubspaceOptimizer(Wrapper):
         applied = self.apply_inner([total, *plain], [self.coordinates, *outside])
         # One sum of weights and update, not an update that is added: half of the traffic of a large model.
         weights = [_flat(variable, variable) for variable in tensors(inside)]
-        moved = sketch.moved(weights, tf.convert_to_tensor(z), self._use.basis_index(step))
+        moved = sketch.moved(weights, tf.convert_to_tensor(z), index)
         for variable, weight in zip(inside, moved):
             self.put(variable, tf.cast(tf.reshape(weight, variable.shape), variable.dtype))
         self.constrain(inside)

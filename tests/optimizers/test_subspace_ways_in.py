@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nets import blobs, crossentropy, dense, flat, gradient, set_flat
 from optimizers.test_subspace_optimizer import BOLD, KINDS, OPT, state, wrap
-from optimizers.test_ways_in import gradients, only_keras_2, only_keras_3, pairs, refused
+from optimizers.test_ways_in import around, gradients, only_keras_2, only_keras_3, pairs, refused
 
 import rbd_ipu
 from rbd_ipu._compat import KERAS_3, keras, tf
@@ -53,37 +53,6 @@ def moved(*optimizers, part=slice(None), **options):
 
 
 # --- subclasses and wrappers ---
-
-
-def around(inner):
-    """As averages and look-ahead of other packages: hands on variable by variable."""
-
-    class Around(OPT.SGD if KERAS_3 else OPT.Optimizer):
-        def __init__(self):
-            super().__init__(0.5) if KERAS_3 else super().__init__("Around")
-            if not KERAS_3:
-                self._set_hyper("learning_rate", 0.5)
-
-        def build(self, variables):
-            super().build(variables)
-            inner.build(variables)
-
-        def update_step(self, gradient, variable, learning_rate):
-            inner.update_step(gradient, variable, learning_rate)
-
-        def _create_slots(self, var_list):
-            inner._create_all_weights(var_list)
-
-        def _resource_apply_dense(self, grad, var, apply_state=None):
-            return inner._resource_apply_dense(grad, var)
-
-        def _resource_apply_sparse(self, grad, var, indices, apply_state=None):
-            return inner._resource_apply_sparse(grad, var, indices)
-
-        def get_config(self):
-            return {}
-
-    return Around()
 
 
 @pytest.mark.parametrize("kind", SOME)

@@ -50,6 +50,37 @@ def refused(model, way, error, message):
         np.testing.assert_array_equal(before, after)
 
 
+def around(inner):
+    """As averages and look-ahead of other packages: hands on variable by variable."""
+
+    class Around(SGD if KERAS_3 else Base):
+        def __init__(self):
+            super().__init__(0.5) if KERAS_3 else super().__init__("Around")
+            if not KERAS_3:
+                self._set_hyper("learning_rate", 0.5)
+
+        def build(self, variables):
+            super().build(variables)
+            inner.build(variables)
+
+        def update_step(self, gradient, variable, learning_rate):
+            inner.update_step(gradient, variable, learning_rate)
+
+        def _create_slots(self, var_list):
+            inner._create_all_weights(var_list)
+
+        def _resource_apply_dense(self, grad, var, apply_state=None):
+            return inner._resource_apply_dense(grad, var)
+
+        def _resource_apply_sparse(self, grad, var, indices, apply_state=None):
+            return inner._resource_apply_sparse(grad, var, indices)
+
+        def get_config(self):
+            return {}
+
+    return Around()
+
+
 def space(opt, model):
     if KERAS_3 and not opt.built:
         opt.build(model.trainable_variables)
@@ -115,33 +146,11 @@ def test_updates_that_a_subclass_changes_after_the_projection_are_refused(name):
 
 @only_keras_2
 class TestKeras2:
-    def around(self, inner):
-        """As SWA, look-ahead and the like of TensorFlow Addons: an optimizer that hands on variable by variable."""
-
-        class Around(Base):
-            def __init__(self):
-                super().__init__("Around")
-                self._set_hyper("learning_rate", 0.5)
-
-            def _create_slots(self, var_list):
-                inner._create_all_weights(var_list)
-
-            def _resource_apply_dense(self, grad, var, apply_state=None):
-                return inner._resource_apply_dense(grad, var)
-
-            def _resource_apply_sparse(self, grad, var, indices, apply_state=None):
-                return inner._resource_apply_sparse(grad, var, indices)
-
-            def get_config(self):
-                return {}
-
-        return Around()
-
     @pytest.mark.parametrize("momentum", [0.0, 0.9])
     @pytest.mark.parametrize("name", OPTIMIZERS)
     def test_an_optimizer_around_it(self, name, momentum):
         model = dense()
-        outer = self.around(optimizer(OPTIMIZERS.get(name), momentum=momentum))
+        outer = around(optimizer(OPTIMIZERS.get(name), momentum=momentum))
         refused(model, lambda: outer.apply_gradients(pairs(model)), ValueError, "train without a subspace")
         model.compile(outer, "mse")
         x, y = np.ones((8, 6)), np.ones((8, 10))
@@ -151,7 +160,7 @@ class TestKeras2:
         model = keras.Sequential([keras.layers.Embedding(5, 3, input_length=2)])
         model.build((None, 2))
         sparse = tf.IndexedSlices(tf.ones([1, 3]), tf.constant([1]), tf.constant([5, 3]))
-        outer = self.around(optimizer())
+        outer = around(optimizer())
         way = lambda: outer.apply_gradients([(sparse, model.trainable_variables[0])])  # noqa: E731
         refused(model, way, ValueError, "train without a subspace")
 
