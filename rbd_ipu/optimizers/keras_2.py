@@ -339,6 +339,22 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
     def variables(self) -> List[Any]:
         return self.weights
 
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        super().set_weights(self._from_keras_3(list(weights)))
+
+    def _from_keras_3(self, weights: List[Any]) -> List[Any]:
+        """The state that Keras 3 has written (step, 0, ours, step, rate, slots) in the order of ``weights``.
+
+        The rate is missing where it is a schedule. What has another number of arrays is handed back as it is.
+        """
+        inner = self.inner_optimizer
+        slots = len(inner.weights) - 1
+        ours = len(self.weights) - 1 - slots
+        if len(weights) - (3 + ours + slots) not in (0, 1):
+            return weights
+        found = projected.slots_to_keras_2(inner, weights[len(weights) - slots :], len(inner._slots))
+        return [weights[0], *found, *weights[2 : 2 + ours]]
+
     @property
     def iterations(self) -> Any:
         return self.inner_optimizer.iterations

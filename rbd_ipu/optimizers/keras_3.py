@@ -350,16 +350,28 @@ class Wrapper(keras.optimizers.Optimizer):
             self._awaited = tuple(np.asarray(weight) for weight in weights)
             self._iterations.assign(self._awaited[0])
             return
+        weights = self._from_keras_2(list(weights))
         if len(weights) != len(self.variables):
-            raise ValueError(
-                f"{type(self).__name__} has {len(self.variables)} variables, not {len(weights)}; the state in a file "
-                "of Keras 2 does not cross: load the model with compile=False, and compile it anew"
-            )
+            raise ValueError(f"{type(self).__name__} has {len(self.variables)} variables, not {len(weights)}")
         for variable, weight in zip(self.variables, weights):
             if tuple(variable.shape) != np.shape(weight):
                 raise ValueError(f"{variable.path} has shape {variable.shape}, got weights of {np.shape(weight)}")
         for variable, weight in zip(self.variables, weights):
             variable.assign(weight)
+
+    def _from_keras_2(self, weights: List[Any]) -> List[Any]:
+        """The state that Keras 2 has written (step, slots of the inner optimizer, ours) in the order of ``variables``.
+
+        What has another number of arrays is handed back as it is.
+        """
+        inner, ours = self.inner_optimizer, len(self._variables) - 2  # without step and rate
+        rate = [inner._learning_rate] if isinstance(inner._learning_rate, keras.Variable) else []
+        slots = len(inner.variables) - 1 - len(rate)
+        if len(weights) != 1 + slots + ours:
+            return weights
+        step, found, ours_found = weights[0], weights[1 : 1 + slots], weights[1 + slots :]
+        found = projected.slots_to_keras_3(inner, found, len(inner._trainable_variables))
+        return [step, self._variables[1].numpy(), *ours_found, step, *[r.numpy() for r in rate], *found]
 
     def pattern_config(self, patterns: Any) -> Any:
         """Patterns, or a function of a variable, as a configuration has them."""

@@ -13,7 +13,7 @@ Keras divides a replica's loss by ``num_replicas_in_sync``, so that the sum of t
 of the mean. Under Graphcore's ``IPUStrategy`` that number is 1 whatever the replicas are, nothing is divided,
 and the mean has to be taken. Its ``PopDistStrategy`` says how many there are.
 
-Configurations of optimizers that come from the other Keras, so that a file of one stack loads on the other.
+Configurations and states of optimizers that come from the other Keras, so that a file of one stack loads on the other.
 """
 
 import contextlib
@@ -142,9 +142,6 @@ def _key(variable: Any) -> Any:
         if hasattr(holder, "_distributed_container"):
             variable = holder._distributed_container() or variable
     return variable._shared_name if getattr(variable, "_in_graph_mode", False) else variable._unique_id
-
-
-_here = threading.local()  # each replica has its thread
 
 
 @contextlib.contextmanager
@@ -303,3 +300,52 @@ def to_keras_3(config: Dict[str, Any]) -> Dict[str, Any]:
         settings = {key: value for key, value in rate["config"].items() if (key, value) != ("name", None)}
         config["learning_rate"] = {"registered_name": None, **own, "class_name": name, "config": settings}
     return config
+
+
+# Optimizers whose state has the same meaning in both Kerases -> how many of the slots of a variable Keras 3 has side by
+# side, where Keras 2 has those of all variables by kind.
+_SIDE_BY_SIDE = {"SGD": 1, "RMSprop": 1, "Adagrad": 1, "Ftrl": 1, "Adam": 2, "Adadelta": 2, "Adamax": 2}
+
+
+def slots_to_keras_3(inner: Any, slots: Sequence[Any], variables: int) -> List[Any]:
+    """The slots of an inner optimizer for some variables, in the order of Keras 2 -> in that of Keras 3.
+
+    Raises:
+      ValueError: the two Kerases do not keep the same for this kind.
+
+    Example:
+      >>> class Adam: pass
+      >>> slots_to_keras_3(Adam(), ["m of a", "m of b", "v of a", "v of b"], 2)
+      ['m of a', 'v of a', 'm of b', 'v of b']
+    """
+    return _transposed(slots, _side_by_side(inner), variables)
+
+
+def slots_to_keras_2(inner: Any, slots: Sequence[Any], variables: int) -> List[Any]:
+    """The slots of an inner optimizer for some variables, in the order of Keras 3 -> in that of Keras 2.
+
+    Raises:
+      ValueError: the two Kerases do not keep the same for this kind.
+
+    Example:
+      >>> class Adam: pass
+      >>> slots_to_keras_2(Adam(), ["m of a", "v of a", "m of b", "v of b"], 2)
+      ['m of a', 'm of b', 'v of a', 'v of b']
+    """
+    return _transposed(slots, variables, _side_by_side(inner))
+
+
+def _side_by_side(inner: Any) -> int:
+    kind = type(inner).__name__
+    if kind not in _SIDE_BY_SIDE:
+        raise ValueError(
+            f"the state of {kind} in a file of the other Keras does not cross, as that of {', '.join(_SIDE_BY_SIDE)} "
+            "does: load the model with compile=False, and compile it anew"
+        )
+    return _SIDE_BY_SIDE[kind]
+
+
+def _transposed(slots: Sequence[Any], rows: int, columns: int) -> List[Any]:
+    """A matrix that lies row by row, transposed; what is behind it stays."""
+    end = rows * columns
+    return [*[slots[i * columns + j] for j in range(columns) for i in range(rows)], *slots[end:]]

@@ -17,7 +17,7 @@ from rbd_ipu._compat import keras, tf
 from rbd_ipu.optimizers import OPTIMIZERS
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9")
-WAYS = ("Trainer", *OPTIMIZERS)
+WAYS = ("Trainer", *OPTIMIZERS, "SubspaceOptimizer")
 STEPS, EPOCHS, KILLED_AT = 6, 4, (2, 3)  # the epoch and the batch, counted from 0
 
 
@@ -43,7 +43,12 @@ def train(way, callbacks):
     if way == "Trainer":
         fit = rbd_ipu.Trainer(model, methods.create("rbd", **options), "cpu", loss=crossentropy()).fit
     else:
-        model.compile(optimizer=OPTIMIZERS.get(way)(**options), loss=crossentropy())
+        if way == "SubspaceOptimizer":
+            largest = {"select": "largest", "memory": 1.0, "second_moment": 0.9, "wire": "sign"}
+            optimizer = rbd_ipu.SubspaceOptimizer(keras.optimizers.Adam(0.01), fraction=0.1, seed=11, **largest)
+        else:
+            optimizer = OPTIMIZERS.get(way)(**options)
+        model.compile(optimizer=optimizer, loss=crossentropy())
         fit = functools.partial(model.fit, shuffle=False)
     epochs = fit(data, epochs=EPOCHS, verbose=0, callbacks=callbacks).epoch
     return flat(model), epochs

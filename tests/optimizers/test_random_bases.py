@@ -164,12 +164,17 @@ def test_a_saved_model_keeps_the_step(tmp_path):
 @pytest.mark.parametrize("first", ["rbd_ipu", "keras"])
 def test_a_new_process_loads_a_file_knowing_rbd_ipu_only_by_import(first, tmp_path):
     x, y = blobs(32)
-    model = dense()
-    model.compile(optimizer=rbd_ipu.RandomBasesDescent(0.5, dim=10), loss="mean_squared_error")
-    model.fit(x, np.eye(10)[y], verbose=0)
-    paths = [str(tmp_path / name) for name in (("a.keras", "b.h5") if KERAS_3 else ("a.h5", "b"))]
-    for path in paths:
-        model.save(path)
+    inner = keras.optimizers.Adam()
+    optimizers = [rbd_ipu.RandomBasesDescent(0.5, dim=10), rbd_ipu.SubspaceOptimizer(inner, memory=1.0, wire="sign")]
+    paths = {}
+    for optimizer in optimizers:
+        model = dense()
+        model.compile(optimizer=optimizer, loss="mean_squared_error")
+        model.fit(x, np.eye(10)[y], verbose=0)
+        kind = type(optimizer).__name__
+        for end in (".keras", ".h5") if KERAS_3 else (".h5", ""):
+            paths[str(tmp_path / (kind + end))] = kind
+            model.save(str(tmp_path / (kind + end)))
     imports = ["import rbd_ipu", "import keras" if KERAS_3 else "from tensorflow import keras"]
     if first == "rbd_ipu":
         imports.insert(1, "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules")
@@ -178,9 +183,9 @@ def test_a_new_process_loads_a_file_knowing_rbd_ipu_only_by_import(first, tmp_pa
     lines = [
         "import sys",
         *imports,
-        f"for path in {paths!r}:",
+        f"for path, kind in {paths!r}.items():",
         "    optimizer = keras.models.load_model(path).optimizer",
-        "    assert type(optimizer) is rbd_ipu.RandomBasesDescent and int(optimizer.iterations) == 1",
+        "    assert type(optimizer) is getattr(rbd_ipu, kind) and int(optimizer.iterations) == 1",
     ]
     run = subprocess.run([sys.executable, "-c", "\n".join(lines)], stderr=subprocess.PIPE, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
@@ -203,10 +208,10 @@ def test_the_step_is_state_and_no_setting(name, tmp_path):
     np.testing.assert_array_equal(flat(other), flat(model))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", crossing.CASES)
 @pytest.mark.parametrize("stack", ["keras_2", "keras_3"])
 def test_files_cross_the_stacks(stack, name):
-    """A file of either Keras goes on with its step and its velocity. Keras 2 cannot read a model of Keras 3; there
+    """A file of either Keras goes on with its step, its velocity, memory and inner state. Keras 2 cannot read a model of Keras 3; there
     the weights of the model and all of the optimizer are read.
     """
     path = crossing.HERE / f"{stack}_{name}.h5"
@@ -220,7 +225,7 @@ def test_files_cross_the_stacks(stack, name):
         model.load_weights(str(path))
         with h5py.File(path, "r") as file:
             config = json.loads(file.attrs["training_config"])["optimizer_config"]["config"]
-            optimizer = OPTIMIZERS.get(name).from_config(config)
+            optimizer = type(crossing.CASES[name]()).from_config(config)
             optimizer._create_all_weights(model.trainable_variables)
             optimizer.set_weights(load_optimizer_weights_from_hdf5_group(file))
         model.compile(optimizer=optimizer, loss="mean_squared_error")
