@@ -129,6 +129,8 @@ TABLES: Dict[str, Any] = {
     "dimension": (DIMENSION, _of_rows(dimension.table)),
     "fine-tune": (FINE_TUNE, _of_rows(fine_tune.table)),
     "optimizer-cost": ("optimizer_cost.json", _optimizer_cost),
+    **{f"optimizer-cost-{of}": (f"optimizer_cost_{of}.json", _optimizer_cost) for of in ("16x128", "1m", "124m")},
+    "small-networks": ("small_networks.json", _rows),
     **{
         f"roofline-{what}": ("roofline.json", _roofline(what))
         for what in ("threads", "passes", "transform", "memory")

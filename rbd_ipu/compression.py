@@ -193,7 +193,7 @@ class BlockSketch(Sketch):
         if resolve(source) == "native":
             native = module_of("native")
             self._kernels = native.block_kernels(self.layout, signed)
-            self._seeds = native.compartment_seeds(range(len(sizes)))
+            self._seeds = functools.partial(native.later, native.compartment_seeds(range(len(sizes))).hashed)
 
     @as_it_is
     def choose(self, vectors: Sequence[Any], index: Any) -> List[Chosen]:
@@ -278,12 +278,15 @@ class BlockSketch(Sketch):
         return self._kernels.receive(coordinates, own, sent.finite, memory, self._keys(index), sign)
 
     def _keys(self, index: Any) -> Any:
-        """The seeds of the vectors' bases, int32 [V, 2]: those of compartments, one for each vector."""
+        """The seeds of the vectors' bases, int32 [V, 2]: those of compartments, one for each vector.
+
+        The kernels hash them themselves.
+        """
         if not self._signed:
             return tf.zeros([len(self.layout.sizes), 2], tf.int32)
         index = tf.cast(index, tf.int32)
         if self._seeds and not inside_xla():
-            return self._seeds(seed_words(self.seed), index, tf.constant(0))
+            return self._seeds([seed_words(self.seed), index, tf.constant(0)])
         seed = fold_in(seed_words(self.seed), "step", index, "worker", tf.constant(0))
         return fold_in(seed, "compartment", tf.range(len(self.layout.sizes)))
 

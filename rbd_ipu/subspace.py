@@ -210,6 +210,8 @@ class Subspace:
         self._fused = many or (native.fused(compartments, self._groups) if native else None)
         self._on_host = native.compartment_seeds(self._order) if native else None
         self._seeds = self._hash_seeds if self._on_host else _compile(self._hash_seeds, not jit)
+        alone = self._groups[0][1] if len(self._groups) == 1 else None
+        self._later = bool(self._on_host) and (many is None) and bool(self._fused or (alone and alone.takes_later))
         self._run = {
             method: _compile(functools.partial(self._apply, method), jit)
             for method in ("project", "expand", "sketch", "filter", "join")
@@ -258,7 +260,7 @@ class Subspace:
         source = self._in_pieces()
         if source is None:
             return self.project(tf.concat(list(pieces), axis=0), seed, step, worker)
-        return source.project_pieces(pieces, self._seeds(*self._key(seed, step, worker))[0])
+        return source.project_pieces(pieces, self._seeds_or_later(*self._key(seed, step, worker))[0])
 
     @as_it_is
     def expand_pieces(
@@ -270,7 +272,7 @@ class Subspace:
         if source is None:
             pieces = tf.split(self.expand(coordinates, seed, step, worker), list(sizes))
             return [v + u for v, u in zip(onto, pieces)] if onto else pieces
-        return source.expand_pieces(coordinates, sizes, self._seeds(*self._key(seed, step, worker))[0], onto)
+        return source.expand_pieces(coordinates, sizes, self._seeds_or_later(*self._key(seed, step, worker))[0], onto)
 
     @as_it_is
     def filter_pieces(self, pieces: Sequence[Any], seed: Any, step: Any = 0, worker: Any = 0) -> List[Any]:
@@ -279,7 +281,7 @@ class Subspace:
         if source is None:
             sizes = [int(piece.shape[0]) for piece in pieces]
             return tf.split(self.filter(tf.concat(list(pieces), axis=0), seed, step, worker), sizes)
-        return source.filter_pieces(pieces, self._seeds(*self._key(seed, step, worker))[0])
+        return source.filter_pieces(pieces, self._seeds_or_later(*self._key(seed, step, worker))[0])
 
     def _in_pieces(self) -> Any:
         """The source of the one compartment there is, if it takes vectors in pieces here."""
@@ -345,13 +347,25 @@ class Subspace:
             return parts
         return [source.worker_keys(own, worker) for (_, source), own in zip(self._groups, parts)]
 
+    def _seeds_or_later(self, seed: Any, step: Any, worker: Any) -> List[Any]:
+        """The same, or one group of all, hashed by the kernels that need them."""
+        if not self._later or inside_xla():
+            return self._seeds(seed, step, worker)
+        hashed, source = self._on_host.hashed, self._groups[0][1]
+
+        def keys(seed: np.ndarray, step: np.ndarray, worker: np.ndarray) -> np.ndarray:
+            return source.worker_keys(hashed(seed, step, 0), worker) if self._one_draw else hashed(seed, step, worker)
+
+        return [module_of("native").later(keys, [seed, step, worker])]
+
     def _apply(self, method: str, operand: Any, *key: Any) -> Any:
         """A method of the sources, on all compartments: the result, or a list of two for ``sketch``."""
-        seeds = self._seeds(*key)
+        seeds = self._seeds_or_later(*key)
         # Many's loops have lengths that a program for an IPU does not know.
         if self._fused and not (on_ipu() if self._fused.in_xla else inside_xla()):
             whole = "sketch" if method == "filter" else method
-            results = self._fused.run(whole, operand, tf.concat(seeds, axis=0))[-1 if method == "filter" else 0 :]
+            seeds = seeds[0] if len(seeds) == 1 else tf.concat(seeds, axis=0)
+            results = self._fused.run(whole, operand, seeds)[-1 if method == "filter" else 0 :]
         else:
             takes_coordinates = method in ("expand", "join")
             sizes = [piece.dim if takes_coordinates else piece.size for piece in self.compartments]

@@ -61,11 +61,13 @@ class Source:
       jit: whether its arithmetic is TensorFlow ops that XLA should compile, on a device that has XLA.
       one_draw: see above.
       block_rows: directions of the blocks that its stream is cut into; 0 where it is not, and any are drawn alike.
+      takes_later: whether outside XLA its seeds may be a :class:`rbd_ipu.directions.native.op.Later`.
     """
 
     jit = False
     one_draw = False
     block_rows = 0
+    takes_later = False
 
     def directions(self, seeds: Any, start: int, count: int) -> Any:
         raise NotImplementedError

@@ -352,7 +352,10 @@ class Wrapper(keras.optimizers.Optimizer):
             return
         weights = self._from_keras_2(list(weights))
         if len(weights) != len(self.variables):
-            raise ValueError(f"{type(self).__name__} has {len(self.variables)} variables, not {len(weights)}")
+            raise ValueError(
+                f"{type(self).__name__} has {len(self.variables)} variables, not {len(weights)}: this is the state of "
+                "another optimizer. Load the model with compile=False, and compile it anew"
+            )
         for variable, weight in zip(self.variables, weights):
             if tuple(variable.shape) != np.shape(weight):
                 raise ValueError(f"{variable.path} has shape {variable.shape}, got weights of {np.shape(weight)}")
@@ -360,7 +363,7 @@ class Wrapper(keras.optimizers.Optimizer):
             variable.assign(weight)
 
     def _from_keras_2(self, weights: List[Any]) -> List[Any]:
-        """The state that Keras 2 has written (step, slots of the inner optimizer, ours) in the order of ``variables``.
+        """The state that Keras 2 has written (step, inner slots, ours), in the order of ``variables``.
 
         What has another number of arrays is handed back as it is.
         """

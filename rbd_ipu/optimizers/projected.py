@@ -13,7 +13,8 @@ Keras divides a replica's loss by ``num_replicas_in_sync``, so that the sum of t
 of the mean. Under Graphcore's ``IPUStrategy`` that number is 1 whatever the replicas are, nothing is divided,
 and the mean has to be taken. Its ``PopDistStrategy`` says how many there are.
 
-Configurations and states of optimizers that come from the other Keras, so that a file of one stack loads on the other.
+Configurations and states of optimizers that come from the other Keras, so that a file of one stack loads on the
+other.
 """
 
 import contextlib
@@ -302,8 +303,8 @@ def to_keras_3(config: Dict[str, Any]) -> Dict[str, Any]:
     return config
 
 
-# Optimizers whose state has the same meaning in both Kerases -> how many of the slots of a variable Keras 3 has side by
-# side, where Keras 2 has those of all variables by kind.
+# Optimizers whose state has the same meaning in both Kerases -> how many of the slots of a variable Keras 3 has side
+# by side, where Keras 2 has those of all variables by kind.
 _SIDE_BY_SIDE = {"SGD": 1, "RMSprop": 1, "Adagrad": 1, "Ftrl": 1, "Adam": 2, "Adadelta": 2, "Adamax": 2}
 
 

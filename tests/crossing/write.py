@@ -1,7 +1,7 @@
 """Writes the files of this folder: ``python tests/crossing/write.py`` on each stack, with tests/ on PYTHONPATH.
 
-A model with its optimizer after one epoch (.h5), and its weights after one epoch more (.npy). Files that are there are
-kept.
+A model with its optimizer after one epoch (.h5), and its weights after one epoch more (.npy). Files that are there
+are kept.
 """
 
 from pathlib import Path
@@ -15,7 +15,6 @@ from rbd_ipu.optimizers import OPTIMIZERS
 
 HERE = Path(__file__).parent
 STACK = "keras_3" if KERAS_3 else "keras_2"
-
 
 
 def _around(inner, **options):

@@ -211,8 +211,8 @@ def test_the_step_is_state_and_no_setting(name, tmp_path):
 @pytest.mark.parametrize("name", crossing.CASES)
 @pytest.mark.parametrize("stack", ["keras_2", "keras_3"])
 def test_files_cross_the_stacks(stack, name):
-    """A file of either Keras goes on with its step, its velocity, memory and inner state. Keras 2 cannot read a model of Keras 3; there
-    the weights of the model and all of the optimizer are read.
+    """A file of either Keras goes on with its step, its velocity, memory and inner state. Keras 2 cannot read a model
+    of Keras 3; there the weights of the model and all of the optimizer are read.
     """
     path = crossing.HERE / f"{stack}_{name}.h5"
     if KERAS_3 or stack == "keras_2":

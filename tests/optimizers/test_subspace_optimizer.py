@@ -436,3 +436,15 @@ def test_a_strategy_of_one_replica_changes_nothing(tmp_path):
 
 def test_two_replicas_are_two_workers_of_the_reference(tmp_path):
     alike(TWO, tmp_path)
+
+
+def test_the_state_of_an_inner_optimizer_that_the_other_keras_keeps_otherwise_is_refused():
+    model = fitted(wrap(OPT.Nadam(0.01), memory=1.0), 1)
+    own, n = model.optimizer, len(model.trainable_variables)
+    before = state(own)
+    count = len(before) - 3 if KERAS_3 else len(before) + 3  # Keras 3 has the step twice, and two rates
+    with pytest.raises(ValueError, match="of Nadam in a file of the other Keras does not cross, as that of SGD"):
+        own.set_weights([np.zeros(3, np.float32)] * count)
+    assert len(before) > 3 * n
+    for one, other in zip(before, state(own)):
+        np.testing.assert_array_equal(one, other)

@@ -8,7 +8,7 @@ kernel and its op). None of them is imported before a basis asks for this source
 
 import functools
 import logging
-from typing import Any, List, Sequence, Tuple
+from typing import Any, Callable, List, Sequence, Tuple
 
 from rbd_ipu.directions.source import Source
 
@@ -65,6 +65,13 @@ def compartment_seeds(members: Sequence[int]) -> Any:
     from rbd_ipu.directions.native.op import CompartmentSeeds
 
     return CompartmentSeeds(members)
+
+
+def later(function: Callable, tensors: Sequence[Any]) -> Any:
+    """An argument of the kernels' operations that is computed within their call: ``function(*arrays)``."""
+    from rbd_ipu.directions.native.op import Later
+
+    return Later(function, tensors)
 
 
 def block_kernels(layout: Any, signed: bool) -> Any:

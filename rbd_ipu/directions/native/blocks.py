@@ -18,6 +18,7 @@ from rbd_ipu._compat import tf
 from rbd_ipu.directions.blocks import BLOCK
 from rbd_ipu.directions.native.dense import Rooms, compile_loop, digest, empty, plain
 from rbd_ipu.directions.native.loops import fill_words, inlined, signed
+from rbd_ipu.directions.native.op import numpy_call
 from rbd_ipu.directions.native.stream import bits_of, f32, fold_in, schedule, u32
 from rbd_ipu.directions.native.threads import run_tasks, thread_count
 from rbd_ipu.directions.stream import PLANE
@@ -411,7 +412,7 @@ class BlockKernels:
 
     def choose(self, vectors: Sequence[Any], keys: Any) -> List[Any]:
         """See :meth:`rbd_ipu.compression.Sketch.choose`."""
-        results = self._call(functools.partial(self._choose, self._all), [keys, *vectors], self._chosen_kinds())
+        results = numpy_call(functools.partial(self._choose, self._all), [keys, *vectors], self._chosen_kinds())
         return self._chosen([self._all], [results])
 
     def remember(
@@ -427,7 +428,7 @@ class BlockKernels:
                 old = [tf.convert_to_tensor(m) for m in kept]
                 kinds = [tf.float32] * len(old) + self._chosen_kinds()
                 function = functools.partial(self._remember, part, beta, decay)
-                found = self._call(function, [keys, finite, weight, *gradients[own], *old], kinds)
+                found = numpy_call(function, [keys, finite, weight, *gradients[own], *old], kinds)
             count = part.last - part.first
             self._assign(memory[own], part, found[:count])
             self._assign(squares[own], part, found[count : len(old)])
@@ -451,7 +452,7 @@ class BlockKernels:
                 old = [tf.convert_to_tensor(m) for m in memory[part.first : part.last]]
                 count = part.last - part.first
                 function = functools.partial(self._receive, part, sign, apart)
-                results = self._call(function, [*coded, *old], [tf.float32] * (count + len(old)))
+                results = numpy_call(function, [*coded, *old], [tf.float32] * (count + len(old)))
             self._assign(memory[part.first : part.last], part, results[count:])
             found += results[:count]
         for vector, result in zip(self._vectors, found):
@@ -463,11 +464,6 @@ class BlockKernels:
         for m, vector, value in zip(memory, self._vectors[part.first : part.last], values):
             value.set_shape([vector.size])
             m.assign(value)
-
-    @staticmethod
-    def _call(function: Any, arguments: Sequence[Any], kinds: Sequence[Any]) -> List[Any]:
-        results = tf.numpy_function(function, arguments, kinds)
-        return list(results) if isinstance(results, (list, tuple)) else [results]
 
     def _chosen_kinds(self) -> List[Any]:
         return [tf.int32, tf.float32] * len(self._shapes)

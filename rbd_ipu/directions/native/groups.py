@@ -4,7 +4,7 @@ A row of parameters lies along the directions in two runs, before and after its 
 copied, as wholes. A direction adds its parameters up row by row, so that nothing depends on the number of threads.
 """
 
-from typing import Any, Iterable, List, Sequence, Tuple
+from typing import Any, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -101,10 +101,32 @@ def _build(digest: str) -> Any:
                 i, end = j + middle, j + high
                 _run(words, r * d + middle, c[a + middle - d : a + high - d], base[i:end], u[i:end], False)
 
-    return compile_loop(draw), compile_loop(project), compile_loop(expand)
+    def scale(c, shifts, rest, few, many, first, last, out):
+        """out <- c times few or, for directions that have a parameter of the last row, many: first ... last - 1."""
+        digest  # noqa: B018
+        d, begin = c.shape[0], shifts[-1]
+        wrapped = begin + rest - d  # of the last row, which may wrap round
+        for i in range(first, last):
+            own = (i >= begin and i < begin + rest) or i < wrapped
+            out[i] = c[i] * (many if own else few)
+
+    draw, project, expand, scale = (compile_loop(f) for f in (draw, project, expand, scale))
+
+    def through(seed, words, shifts, rest, few, many, v, c, scaled, u):
+        """All of a small basis: draws, projects, expands."""
+        digest  # noqa: B018
+        d, n = c.shape[0], v.shape[0]
+        draw(seed, d, words, shifts)
+        c[:] = 0
+        project(words, shifts, v, 0, n, 0, d, c)
+        scale(c, shifts, rest, few, many, 0, d, c)
+        scale(c, shifts, rest, few, many, 0, d, scaled)
+        expand(words, shifts, scaled, 0, u[:0], u)
+
+    return draw, project, expand, scale, compile_loop(through)
 
 
-draw, add_range, expand_piece = _build(digest())
+draw, add_range, expand_piece, scale_range, draw_and_filter = _build(digest())
 
 
 class NativeGroups(Source):
@@ -112,6 +134,7 @@ class NativeGroups(Source):
 
     #: Whether vectors may come in pieces, one after the other, which nobody has to join.
     in_pieces = True
+    takes_later = True
 
     def __init__(self, groups: int, size: int, dim: int, normalize: str):
         thread_count()  # a wrong setting is refused now, not in the middle of a step
@@ -183,10 +206,19 @@ class NativeGroups(Source):
     def _sketch(self, vectors: np.ndarray, seeds: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
         found = []
         for v, seed in zip(plain(vectors), plain(seeds)):
+            if self._size < 2 * TASK:  # one call: Python between several would take as long as they do
+                found.append(self._drawn_and_filtered(v, seed))
+                continue
             drawn = Drawn(self._ops, seed)
             c = self._coordinates([v], drawn)
             found.append((c, self._vectors(c, [self._size], drawn)[0]))
         return self._stacked(c for c, _ in found), self._stacked(u for _, u in found)
+
+    def _drawn_and_filtered(self, v: np.ndarray, seed: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        drawn = Drawn(self._ops)
+        c, scaled, u = (self._rooms.take(n) for n in (self._dim, self._dim, self._size))
+        draw_and_filter(seed, drawn.words, drawn.shifts, self._ops.rest, *drawn.scales, v, c, scaled, u)
+        return c, u
 
     @staticmethod
     def _stacked(rows: Iterable[np.ndarray]) -> np.ndarray:
@@ -195,8 +227,9 @@ class NativeGroups(Source):
 
     def _coordinates(self, pieces: Sequence[np.ndarray], drawn: "Drawn") -> np.ndarray:
         c = self._rooms.take(self._dim)
-        threads = thread_count()
-        tasks = max(1, min(4 * threads, self._size // TASK, self._dim))
+        tasks = max(1, min(self._size // TASK, self._dim))
+        threads = thread_count() if tasks > 1 else 1
+        tasks = min(tasks, 4 * threads)
         ends = np.arange(tasks + 1) * self._dim // tasks
         places = np.cumsum([0, *(len(piece) for piece in pieces)])
         pieces = [plain(piece) for piece in pieces]
@@ -206,7 +239,7 @@ class NativeGroups(Source):
             for offset, piece in zip(places, pieces):
                 if len(piece):
                     add_range(drawn.words, drawn.shifts, piece, offset, self._size, ends[t], ends[t + 1], c)
-            drawn.scale(c, c, ends[t], ends[t + 1])
+            drawn.scale(c, ends[t], ends[t + 1], c)
 
         run_tasks(tasks, threads, task)
         return c
@@ -221,38 +254,37 @@ class NativeGroups(Source):
             for first in range(0, len(u), TASK):
                 tasks.append((offset + first, base[first : first + TASK], u[first : first + TASK]))
             offset += len(u)
-
-        def scale(t: int) -> None:
-            drawn.scale(coordinates, scaled, ends[t], ends[t + 1])
+        threads = thread_count() if self._size > TASK else 1  # many small pieces are not worth to wake a thread
 
         def task(t: int) -> None:
             expand_piece(drawn.words, drawn.shifts, scaled, *tasks[t])
 
-        run_tasks(len(ends) - 1, thread_count(), scale)
-        run_tasks(len(tasks), thread_count(), task)
+        run_tasks(len(ends) - 1, threads, lambda t: drawn.scale(coordinates, ends[t], ends[t + 1], scaled))
+        run_tasks(len(tasks), threads, task)
         return found
 
 
 class Drawn:
-    """What a seed makes of a basis: words of signs, shifts of rows, scales of directions."""
+    """What a seed makes of a basis: words of signs, shifts of rows; and the two scales of directions.
 
-    def __init__(self, ops: Groups, seed: np.ndarray):
+    Args:
+      ops: the basis.
+      seed: int32 [2]; None: only room for them.
+    """
+
+    def __init__(self, ops: Groups, seed: Optional[np.ndarray] = None):
         self.words = np.empty(-(-ops.size // (32 * PLANE)) * PLANE, np.uint32)
         self.shifts = np.empty(ops.rows, np.int64)
-        draw(seed, ops.dim, self.words, self.shifts)
-        if ops.normalize != "unit":
-            self._scales = [(0, ops.dim, f32(np.sqrt(ops.dim if ops.normalize == "none" else ops.dim / ops.size)))]
-            return
-        fewer, more = f32(1.0 / np.sqrt(max(1, ops.rows - 1))), f32(1.0 / np.sqrt(ops.rows))
-        # The directions that have a parameter of the last row, which wraps round.
-        first = int(self.shifts[-1])
-        last = first + ops.rest
-        if last > ops.dim:
-            (first, last), fewer, more = (last - ops.dim, first), more, fewer
-        self._scales = [(0, first, fewer), (first, last, more), (last, ops.dim, fewer)]
+        self._rest = ops.rest
+        if ops.normalize == "unit":
+            # The directions that have a parameter of the last row have one more.
+            few, many = 1.0 / np.sqrt(max(1, ops.rows - 1)), 1.0 / np.sqrt(ops.rows)
+        else:
+            few = many = np.sqrt(ops.dim if ops.normalize == "none" else ops.dim / ops.size)
+        self.scales = f32(few), f32(many)
+        if seed is not None:
+            draw(seed, ops.dim, self.words, self.shifts)
 
-    def scale(self, c: np.ndarray, out: np.ndarray, first: int, last: int) -> None:
+    def scale(self, c: np.ndarray, first: int, last: int, out: np.ndarray) -> None:
         """out <- c times the scales, for directions first ... last - 1."""
-        for begin, end, factor in self._scales:
-            own = slice(max(begin, first), max(begin, first, min(end, last)))
-            np.multiply(c[own], factor, out=out[own])
+        scale_range(c, self.shifts, self._rest, *self.scales, first, last, out)

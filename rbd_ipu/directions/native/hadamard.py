@@ -12,7 +12,7 @@ from numba import njit
 
 from rbd_ipu._compat import inside_xla
 from rbd_ipu.directions.hadamard import ROUNDS, Hadamard, grid, in_ranks
-from rbd_ipu.directions.native.dense import BUFFERS, compile_loop, digest, empty, plain
+from rbd_ipu.directions.native.dense import BUFFERS, Rooms, compile_loop, digest, empty, plain
 from rbd_ipu.directions.native.hadamard_rows import (
     chosen,
     chosen_bits,
@@ -135,6 +135,7 @@ class NativeHadamard(Source):
 
     jit = False
     one_draw = True
+    takes_later = True
 
     def __init__(self, groups: int, size: int, dim: int, normalize: str):
         thread_count()  # a wrong setting is refused now, not in the middle of a step
@@ -144,12 +145,15 @@ class NativeHadamard(Source):
         parts, base, rows = tile(a, b)
         self._shape = (a, b, parts, base, rows, *grid(a, b))
         self._where = place_tables(a, b, base, rows)
-        self._scale = np.float32(self._ops.scale)
+        self._scale, self._rooms = np.float32(self._ops.scale), Rooms()
         self._words = -(-size // (32 * PLANE)) * PLANE
         self._shapes: Dict[str, Any] = {"coordinates": [groups, dim], "vectors": [groups, size]}
 
     def worker_keys(self, seeds: Any, worker: Any) -> Any:
-        return self._ops.worker_keys(seeds, worker)
+        if not isinstance(seeds, np.ndarray):
+            return self._ops.worker_keys(seeds, worker)
+        first = np.multiply(worker, self.dim, dtype=np.int32) % self._ops.padded
+        return np.concatenate([seeds, np.full([self.groups, 1], first, np.int32)], axis=1)
 
     def join(self, messages: Any, seeds: Any) -> Any:
         return self.expand(in_ranks(messages, self._ops.padded), seeds)
@@ -177,23 +181,26 @@ class NativeHadamard(Source):
             return self._ops.filter(vectors, seeds)
         return call_from_graph(self._through, [vectors, seeds], [self._shapes["vectors"]])[0]
 
+    def _room(self, columns: int) -> np.ndarray:
+        return self._rooms.take(self.groups * columns).reshape(self.groups, columns)
+
     def _through(self, vectors: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        out = empty(self.groups, self.size)
+        out = self._room(self.size)
         self._run(seeds, plain(vectors), empty(self.groups, 0), out, True, True)
         return out
 
     def _gather(self, vectors: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        coordinates = empty(self.groups, self.dim)
+        coordinates = self._room(self.dim)
         self._run(seeds, plain(vectors), coordinates, empty(self.groups, 0), True, False)
         return coordinates
 
     def _scatter(self, coordinates: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-        out = empty(self.groups, self.size)
+        out = self._room(self.size)
         self._run(seeds, out, plain(coordinates), out, False, True)
         return out
 
     def _both(self, vectors: np.ndarray, seeds: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        coordinates, out = empty(self.groups, self.dim), empty(self.groups, self.size)
+        coordinates, out = self._room(self.dim), self._room(self.size)
         self._run(seeds, plain(vectors), coordinates, out, True, True)
         return coordinates, out
 

@@ -5,7 +5,7 @@ takes several for each. Here one call from the graph walks over all of them, on 
 """
 
 import math
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class Native(Source):
     """
 
     jit = False
+    takes_later = True
 
     def __init__(self, groups: int, size: int, dim: int, distribution: str, normalize: str):
         thread_count()  # a wrong setting is refused now, not in the middle of a step
@@ -63,6 +64,16 @@ class Native(Source):
         return tuple(call_from_graph(self.kernels.sketch, [vectors, seeds], shapes))
 
 
+class Later(NamedTuple):
+    """An argument of :func:`numpy_call` that is computed within the call: ``function(*arrays)``.
+
+    A call of its own would cost as much as a small basis.
+    """
+
+    function: Callable
+    tensors: Sequence[Any]
+
+
 class CompartmentSeeds:
     """The seeds of the compartments of a step, hashed by machine code: int32 [K, 2], in the order of ``members``.
 
@@ -75,9 +86,9 @@ class CompartmentSeeds:
 
     def __call__(self, seed: Any, step: Any, worker: Any) -> Any:
         """Of int32 tensors: the words of the run's seed [2], step and worker."""
-        return call_from_graph(self._hash, [seed, step, worker], [[len(self._members), 2]], tf.int32)[0]
+        return call_from_graph(self.hashed, [seed, step, worker], [[len(self._members), 2]], tf.int32)[0]
 
-    def _hash(self, seed: np.ndarray, step: np.ndarray, worker: np.ndarray) -> np.ndarray:
+    def hashed(self, seed: np.ndarray, step: np.ndarray, worker: np.ndarray) -> np.ndarray:
         out = np.empty((len(self._members), 2), np.int32)
         compartment_seeds(plain(seed), np.int32(step), np.int32(worker), self._names, self._members, out)
         return out
@@ -85,12 +96,25 @@ class CompartmentSeeds:
 
 def call_from_graph(function: Callable, arguments: Any, shapes: Any, dtype: Any = tf.float32) -> Any:
     """Applies a function of NumPy arrays to tensors; its results are tensors of these shapes."""
-    results = tf.numpy_function(function, arguments, [dtype] * len(shapes))
-    if not isinstance(results, (list, tuple)):  # one result, in eager mode
-        results = [results]
+    results = numpy_call(function, arguments, [dtype] * len(shapes))
     for result, shape in zip(results, shapes):
         result.set_shape(shape)
     return results
+
+
+def numpy_call(function: Callable, arguments: Sequence[Any], dtypes: Sequence[Any]) -> List[Any]:
+    """``tf.numpy_function`` of tensors and of what is computed from tensors :class:`Later`; a list of results."""
+    tensors = [tensor for own in arguments for tensor in (own.tensors if isinstance(own, Later) else [own])]
+
+    def from_arrays(*arrays: np.ndarray) -> Any:
+        rest = iter(arrays)
+        return function(
+            *[a.function(*[next(rest) for _ in a.tensors]) if isinstance(a, Later) else next(rest) for a in arguments]
+        )
+
+    plain = not any(isinstance(own, Later) for own in arguments)
+    results = tf.numpy_function(function if plain else from_arrays, tensors, dtypes)
+    return list(results) if isinstance(results, (list, tuple)) else [results]  # one alone, in eager mode
 
 
 class Fused:
@@ -117,7 +141,7 @@ class Fused:
         self.dim = int(ends[-1])
 
     def run(self, method: str, operand: Any, seeds: Any) -> List[Any]:
-        """One operation that calls a method below: tensors [D] or [d], int32 [K, 2] -> list of tensors."""
+        """One operation that calls a method below: tensors [D] or [d], int32 [K, 2] or ``Later`` -> tensors."""
         shapes = {"project": [[self.dim]], "expand": [[self.size]], "sketch": [[self.dim], [self.size]]}[method]
         operand = tf.cast(tf.convert_to_tensor(operand), tf.float32)
         return call_from_graph(getattr(self, method), [operand, seeds], shapes)
