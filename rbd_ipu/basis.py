@@ -32,7 +32,8 @@ class OneBasis(Subspace):
         self._rows = rows
         cut = Compartments([Compartment("global", 0, size, dim)])
         super().__init__(cut, distribution, normalize, source, orthogonalize)
-        self._seeds = self._seeds_or_later = self._own  # type: ignore[method-assign]
+        self._seeds = self._own
+        self._seeds_or_later = self._own  # type: ignore[method-assign, assignment]
 
     def _source_of(self, groups: int, size: int, dim: int) -> Source:
         kind = (self.distribution, self.normalize, self._rows, self.orthogonalize)

@@ -349,7 +349,7 @@ class Subspace:
 
     def _seeds_or_later(self, seed: Any, step: Any, worker: Any) -> List[Any]:
         """The same, or one group of all, hashed by the kernels that need them."""
-        if not self._later or inside_xla():
+        if self._on_host is None or not self._later or inside_xla():
             return self._seeds(seed, step, worker)
         hashed, source = self._on_host.hashed, self._groups[0][1]
 

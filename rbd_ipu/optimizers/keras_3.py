@@ -353,7 +353,7 @@ class Wrapper(keras.optimizers.Optimizer):
         weights = self._from_keras_2(list(weights))
         if len(weights) != len(self.variables):
             raise ValueError(
-                f"{type(self).__name__} has {len(self.variables)} variables, not {len(weights)}: this is the state of "
+                f"{type(self).__name__} has {len(self.variables)} variables, not {len(weights)}: it is the state of "
                 "another optimizer. Load the model with compile=False, and compile it anew"
             )
         for variable, weight in zip(self.variables, weights):

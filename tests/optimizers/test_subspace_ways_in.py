@@ -325,7 +325,7 @@ def test_an_h5_file_of_keras_3_is_exact(kind, tmp_path):
     assert int(other.optimizer.iterations) == 8
     stranger = compiled(adam(kind))
     stranger.optimizer.set_weights([np.int64(8), np.zeros(3, np.float32)])  # before there are variables
-    refused(stranger, lambda: fit(stranger), ValueError, "the state of another optimizer")
+    refused(stranger, lambda: fit(stranger), ValueError, "it is the state of another optimizer")
     for model in (whole, other):
         fit(model, 2)
     alike(other, whole)
