@@ -110,7 +110,7 @@ MOVED = {
     "steps": "step.step",
     "strict_yaml": "config.yaml",
     "tuning": "lab.trials",
-    "workers": "runs.workers",
+    "workers": "runs.train",
     "workers.errors": "errors",
 }
 

@@ -69,7 +69,7 @@ def run_replay(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--output {output}: accepted endings are .weights.h5, .keras and .h5")
     from rbd_ipu import replay
     from rbd_ipu.runs.callbacks import save_weights
-    from rbd_ipu.runs.replay import trainer_of
+    from rbd_ipu.runs.record import trainer_of
 
     try:
         log = replay.read_log(arguments.folder)

@@ -194,9 +194,7 @@ def _titled(shown: Grid, limits: presets.Budget) -> Grid:
 
 def drawn(preset: Preset, found: Sequence[Cell], index: Index, finding: Any = None) -> List[Any]:
     """The panels of a figure of any kind."""
-    from rbd_ipu.lab import figures
-
-    return analyses.panels(preset, finding) if preset.kind == "analysis" else figures.panels(preset, found, index)
+    return analyses.panels(preset, finding) if preset.kind == "analysis" else tables.panels(preset, found, index)
 
 
 def _known(arguments: argparse.Namespace, output: Path) -> List[results.Row]:
