@@ -90,7 +90,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     cases = _target_cases(arguments) if arguments.preset else _grid(arguments)
 
     from rbd_ipu import text_table
-    from rbd_ipu.lab.bench import report, rows
+    from rbd_ipu.lab.bench import report
 
     document, complete = report.measured(cases, arguments.rounds, arguments.seconds, say)
     document = {"command": command_line(arguments.words), **document}
@@ -98,17 +98,17 @@ def run_bench(arguments: argparse.Namespace) -> int:
     if complete and (arguments.memory or arguments.preset):
         wanted = cases
         if not arguments.memory:
-            wanted = [case for target in rows.TARGETS for case in rows.remembered(target) if case in cases]
+            wanted = [case for target in report.TARGETS for case in report.remembered(target) if case in cases]
         try:
             report.add_memory(document, wanted, say)
         except KeyboardInterrupt:
             complete = False
-    verdicts = rows.judge(document["rows"], document["machine"]["usable_cores"]) if arguments.preset else []
+    verdicts = report.judge(document["rows"], document["machine"]["usable_cores"]) if arguments.preset else []
     if verdicts:
         document["targets"] = verdicts
-    print(f"{report.machine_line(document)}\n\n{rows.render(document['rows'])}")
+    print(f"{report.machine_line(document)}\n\n{report.render(document['rows'])}")
     if verdicts:
-        print(f"\n{text_table.text(rows.lines(verdicts), left=2)}")
+        print(f"\n{text_table.text(report.lines(verdicts), left=2)}")
     _write(arguments, document)
     if not complete:
         return _interrupted(document["rounds"])
@@ -165,9 +165,9 @@ def _target_cases(arguments: argparse.Namespace) -> List[Case]:
     if given:
         raise ConfigError(f"--preset {arguments.preset} decides on all cases; leave out {', '.join(given)}")
     from rbd_ipu.directions import native
-    from rbd_ipu.lab.bench import rows
+    from rbd_ipu.lab.bench import report
 
-    return rows.cases(native.available(), KERAS_JIT in _keras_loops())
+    return report.cases(native.available(), KERAS_JIT in _keras_loops())
 
 
 def _keras_loops() -> Sequence[str]:

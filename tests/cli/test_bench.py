@@ -155,7 +155,7 @@ def test_ctrl_c_writes_what_was_measured(capsys, tmp_path, monkeypatch):
 
 
 def test_the_preset_prints_its_verdicts_and_a_missed_target_is_an_exit_status(capsys, tmp_path, monkeypatch):
-    from rbd_ipu.lab.bench import rows as targets
+    from rbd_ipu.lab.bench import report as targets
 
     small = [Case("fc-digits", "rbd", 8, "hadamard", "counter", "global"), Case("fc-digits", "sgd")]
     easy = targets.Target(small[0], targets.TIMES_SGD, 1e9)
