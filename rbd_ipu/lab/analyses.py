@@ -165,7 +165,7 @@ def _moved(job: Job, batches: int) -> Tuple[np.ndarray, np.ndarray, float, int, 
     from rbd_ipu.analysis import Surface
     from rbd_ipu.objective import default_loss
     from rbd_ipu.runs.experiment import prepare
-    from rbd_ipu.step.model_state import flatten
+    from rbd_ipu.step import flatten
 
     experiment, loss = prepare(job.config), default_loss()
     model, stream = experiment.model, experiment.batches

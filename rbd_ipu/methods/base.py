@@ -84,7 +84,7 @@ class Method:
         """What this worker sends after its mini-batch: float32 [m].
 
         Args:
-          state: the model at its present weights, a :class:`rbd_ipu.step.model_state.State`.
+          state: the model at its present weights, a :class:`rbd_ipu.step.State`.
           batch: (x, y), this worker's mini-batch.
           step: int32 scalar, the number of updates so far.
           worker: int32 scalar, the index of this worker.

@@ -24,7 +24,7 @@ from rbd_ipu.parallel.exchange import Alone, Exchange, Replicas
 from rbd_ipu.parallel.plan import Plan
 from rbd_ipu.parallel.task import running
 from rbd_ipu.placement import seed_words, settle
-from rbd_ipu.step.step import MEASURES, Step
+from rbd_ipu.step import MEASURES, Step
 
 
 def package() -> Any:

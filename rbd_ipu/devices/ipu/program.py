@@ -15,7 +15,7 @@ from rbd_ipu._compat import tensors, tf
 from rbd_ipu.data.batches import stored_form
 from rbd_ipu.directions.stream import FIRST, hash32
 from rbd_ipu.objective import REPORTED, Objective
-from rbd_ipu.step.step import MEASURES, Step
+from rbd_ipu.step import MEASURES, Step
 
 
 def fingerprint(variables: Sequence[Any]) -> Any:
@@ -133,7 +133,7 @@ def train_program(
     constant length cannot stop: after a step whose loss or update is not finite, the others change no weights.
 
     Args:
-      step: one update, :func:`rbd_ipu.step.step.one_step`.
+      step: one update, :func:`rbd_ipu.step.one_step`.
       steps: how many.
       enqueue: called once, with what every step tells the host: a dict of ``measures``, float32 in the order of
         TOLD, and, where there are ``compared``, their ``fingerprint`` after the step, int32.
