@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 from rbd_ipu import text_table
-from rbd_ipu.config import rates
+from rbd_ipu.config.resolve import rates_on_record
 from rbd_ipu.lab import analyses, noise, paper, presets, results, tables
 from rbd_ipu.lab.claims import VERDICTS, Known, Verdict, verdicts
 from rbd_ipu.lab.measures import Index
@@ -120,7 +120,7 @@ _NAMES = {"digits": "digits", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"
 def _learning_rates(found: Known) -> str:
     """The rates on record; they come with the package, not from the rows of runs."""
     lines = [["data", "network", "method", "from", "d", "learning rate"]]
-    for row in rates.rates().values():
+    for row in rates_on_record().values():
         dim = "" if row.dim is None else f"{row.dim:,}"
         rate = f"2^{exponent(row.learning_rate)}"
         lines.append([_NAMES[row.dataset], row.network, row.method, row.source, dim, rate])

@@ -22,7 +22,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 from rbd_ipu import files
 from rbd_ipu.cli.train import add_search, count, settings_of
 from rbd_ipu.config import Config, resolve
-from rbd_ipu.config.kinds import Real
+from rbd_ipu.config.schema import Real
 from rbd_ipu.config.yaml import YamlError, scalar
 from rbd_ipu.errors import ConfigError, say
 from rbd_ipu.files import missing

@@ -7,7 +7,7 @@ from typing import Any, Optional, Union
 
 from rbd_ipu import checks
 from rbd_ipu.checks import Registry
-from rbd_ipu.config.kinds import counted
+from rbd_ipu.config.schema import counted
 from rbd_ipu.devices.local import Device, processor
 from rbd_ipu.parallel.exchange import Simulated
 from rbd_ipu.parallel.plan import Plan, plan

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from rbd_ipu.config import Config, ConfigError, rates, resolve, takes
+from rbd_ipu.config import Config, ConfigError, resolve, takes
+from rbd_ipu.config.resolve import rates_on_record
 from rbd_ipu.dimension import report
 from rbd_ipu.dimension.keras_model import METHODS, dimensions
 from rbd_ipu.dimension.search import FINISHED, NOT_FINITE, START, Order, Run, search
@@ -214,7 +215,7 @@ def _seconds(config: Config) -> float:
 
 def _start(config: Config) -> float:
     """Where the walk over the rates of SGD begins: at the one on record, if there is one for data and network."""
-    row = rates.rates().get((config.dataset, config.network, "sgd", None))
+    row = rates_on_record().get((config.dataset, config.network, "sgd", None))
     return START if row is None else 2.0 ** round(math.log2(row.learning_rate))
 
 

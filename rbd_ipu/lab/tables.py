@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 import numpy as np
 
 from rbd_ipu import text_table as tables
-from rbd_ipu.config import rates
+from rbd_ipu.config.resolve import rates_on_record
 from rbd_ipu.lab.measures import Index, Measured, brackets, measure
 from rbd_ipu.lab.presets import Cell, Preset
 from rbd_ipu.lab.results import VALUES, Mean, Row, merge, ours, printed
@@ -282,7 +282,7 @@ def _ours_of_rates(search: Optional[Search], settings: Mapping[str, Any]) -> Tup
         epochs = f"{config.epochs} epoch{'' if config.epochs == 1 else 's'}"
         return choice["learning_rate"], f"rbd-ipu tune{tiny}, {epochs}, seed {config.seed}"
     place = tuple(settings.get(key) for key in ("dataset", "network", "method", "dim"))
-    rate = rates.rates().get(place)  # type: ignore[arg-type]
+    rate = rates_on_record().get(place)  # type: ignore[arg-type]
     return (None, "") if rate is None else (float(rate.learning_rate), rate.source)
 
 

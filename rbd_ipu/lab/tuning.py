@@ -40,7 +40,8 @@ from typing import (
 )
 
 from rbd_ipu import files, provenance
-from rbd_ipu.config import FIELDS, Config, from_assignments, rates, resolve
+from rbd_ipu.config import FIELDS, Config, from_assignments, resolve
+from rbd_ipu.config.resolve import likely_exponent
 from rbd_ipu.errors import ConfigError, exit_status
 from rbd_ipu.files import locked
 from rbd_ipu.lab.jobs import REFUSED, job, last_words
@@ -465,7 +466,7 @@ def search(config: Config, output: Optional[Path], command: str, say: Callable[[
       ConfigError: no rate could be finished, or the folder holds something else.
     """
     trials = shortened(config)
-    start = rates.likely_exponent(config.as_dict())
+    start = likely_exponent(config.as_dict())
     wanted = Wanted(start=start)
     with opened(output, trials, wanted.facts(), command) as folder:
         say(f"learning_rate=auto: rates are tried for {trials.epochs} epochs each, from {written(start)} outwards")

@@ -5,7 +5,7 @@ import math
 import pytest
 from fake_runs import result
 
-from rbd_ipu.config.rates import lookup
+from rbd_ipu.config.resolve import lookup
 from rbd_ipu.lab import noise, presets
 from rbd_ipu.lab.measures import Index
 from rbd_ipu.lab.presets import budget, cells

@@ -8,7 +8,7 @@ import pytest
 
 from rbd_ipu import files
 from rbd_ipu.config import resolve
-from rbd_ipu.config.rates import Rate
+from rbd_ipu.config.resolve import Rate
 from rbd_ipu.config.yaml import loads
 from rbd_ipu.lab import tuning
 from rbd_ipu.lab.trials import (
