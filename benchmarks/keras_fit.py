@@ -13,7 +13,7 @@ from typing import List
 
 from documents import heading, write
 
-from rbd_ipu.lab.bench.cases import KERAS, KERAS_JIT, Case
+from rbd_ipu.lab.bench.runners import KERAS, KERAS_JIT, Case
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ARGUMENTS.add_argument("--networks", nargs="+", default=["cnn-cifar10", "cnn-mnist", "fc-mnist"])

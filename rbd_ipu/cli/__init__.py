@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Optional, Sequence
 from rbd_ipu import __version__
 from rbd_ipu.errors import ConfigError, exit_status, prepare_streams
 from rbd_ipu.parallel import ranks
-from rbd_ipu.parallel.task import task
+from rbd_ipu.parallel.workers import task
 
 
 class Command(NamedTuple):

@@ -27,7 +27,7 @@ from rbd_ipu.config.yaml import YamlError, scalar
 from rbd_ipu.errors import ConfigError, say
 from rbd_ipu.files import missing
 from rbd_ipu.lab import paper
-from rbd_ipu.lab.bench.cases import DEFAULT_DIMS, KERAS, KERAS_JIT, WORKLOADS, Case, Choices, grid
+from rbd_ipu.lab.bench.runners import DEFAULT_DIMS, KERAS, KERAS_JIT, WORKLOADS, Case, Choices, grid
 from rbd_ipu.lab.trials import HIGHEST, LOWEST, Wanted, exponents, read_exponent, written
 from rbd_ipu.provenance import command_line
 from rbd_ipu.runs import check_free, new_folder

@@ -14,7 +14,7 @@ from rbd_ipu.config import Config, describe_keys, from_assignments, from_file, r
 from rbd_ipu.config.resolve import Given
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import tuning
-from rbd_ipu.parallel.task import running, task
+from rbd_ipu.parallel.workers import running, task
 from rbd_ipu.provenance import command_line
 from rbd_ipu.runs import resume
 from rbd_ipu.runs.train import free, go_on, goes_on, train, with_all_ranks

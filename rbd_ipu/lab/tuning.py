@@ -62,7 +62,7 @@ from rbd_ipu.lab.trials import (
     prepared,
     written,
 )
-from rbd_ipu.parallel.task import task
+from rbd_ipu.parallel.workers import task
 from rbd_ipu.process import keep_to
 from rbd_ipu.provenance import command_line, now
 from rbd_ipu.runs import check_free, check_search, facts_of, new_folder

@@ -7,7 +7,7 @@ from rbd_ipu import checks
 from rbd_ipu._compat import tf
 from rbd_ipu.checks import Registry
 from rbd_ipu.compartments import Compartments
-from rbd_ipu.parallel.groups import Groups
+from rbd_ipu.parallel.workers import Groups
 
 METHODS = Registry("method")
 

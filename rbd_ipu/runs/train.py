@@ -14,7 +14,7 @@ from rbd_ipu.config.resolve import Given
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.files import locked, missing
 from rbd_ipu.parallel.ranks import TIMEOUT, connect, connected
-from rbd_ipu.parallel.task import running, task
+from rbd_ipu.parallel.workers import running, task
 from rbd_ipu.process import deferred
 from rbd_ipu.provenance import command_line
 from rbd_ipu.runs import RunFolder, check_free, new_folder, resume

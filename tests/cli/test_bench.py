@@ -9,7 +9,7 @@ import pytest
 from rbd_ipu.cli import main
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab.bench import report, team
-from rbd_ipu.lab.bench.cases import WORKLOADS, Case, Choices, grid
+from rbd_ipu.lab.bench.runners import WORKLOADS, Case, Choices, grid
 from rbd_ipu.lab.bench.team import Team, TeamSteps
 from rbd_ipu.process import divided, usable
 

@@ -22,7 +22,7 @@ from rbd_ipu.devices.local import Device
 from rbd_ipu.objective import REPORTED, Objective
 from rbd_ipu.parallel.exchange import Alone, Exchange, Replicas
 from rbd_ipu.parallel.plan import Plan
-from rbd_ipu.parallel.task import running
+from rbd_ipu.parallel.workers import running
 from rbd_ipu.placement import seed_words, settle
 from rbd_ipu.step import MEASURES, Step
 

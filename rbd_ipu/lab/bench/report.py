@@ -14,8 +14,7 @@ import numpy as np
 from rbd_ipu import plots, provenance
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab.bench import runners as ceiling
-from rbd_ipu.lab.bench.cases import KERAS, KERAS_JIT, TRAINER, Case
-from rbd_ipu.lab.bench.runners import Kernel, Runner, Times, make, measure, peak_of
+from rbd_ipu.lab.bench.runners import KERAS, KERAS_JIT, TRAINER, Case, Kernel, Runner, Times, make, measure, peak_of
 from rbd_ipu.plots import Panel, draw
 from rbd_ipu.text_table import figures, text
 

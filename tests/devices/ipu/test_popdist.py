@@ -10,7 +10,7 @@ from rbd_ipu._compat import tf
 from rbd_ipu.devices.ipu import description, popdist
 from rbd_ipu.devices.ipu.popdist import Instance
 from rbd_ipu.errors import ConfigError
-from rbd_ipu.parallel.task import running
+from rbd_ipu.parallel.workers import running
 
 
 def stand_in(instances=4, index=1, replicas=16, ipus=1, started=True):

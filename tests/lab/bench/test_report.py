@@ -4,8 +4,7 @@ import pytest
 
 from rbd_ipu import text_table
 from rbd_ipu.lab.bench import report
-from rbd_ipu.lab.bench.cases import KERAS, KERAS_JIT, Case
-from rbd_ipu.lab.bench.runners import Kernel, Runner, Times
+from rbd_ipu.lab.bench.runners import KERAS, KERAS_JIT, Case, Kernel, Runner, Times
 
 SGD = Case("fc-mnist", "sgd")
 RBD = Case("fc-mnist", "rbd", 250, "normal", "native", "global")
