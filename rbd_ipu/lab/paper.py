@@ -96,7 +96,7 @@ def summary(plan: Plan, budget: str) -> str:
 
 def absent(configs: Sequence[Config]) -> Dict[str, str]:
     """Data sets that are not here, and what to do about it: said once, not by every run."""
-    from rbd_ipu.data.tfds import data_folder
+    from rbd_ipu.data.datasets import data_folder
     from rbd_ipu.errors import MissingDataError
 
     reasons: Dict[str, str] = {}
