@@ -106,7 +106,7 @@ MOVED = {
     "report": "lab.report",
     "scaling": "parallel.cost_model",
     "state": "step",
-    "statistics": "vectors",
+    "statistics": "methods.base",
     "steps": "step",
     "strict_yaml": "config.yaml",
     "tuning": "lab.trials",

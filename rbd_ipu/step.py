@@ -11,11 +11,11 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 from rbd_ipu import objective
 from rbd_ipu._compat import apply_update, rate_of, tensors, tf
 from rbd_ipu.methods import Method
+from rbd_ipu.methods.base import likeness
 from rbd_ipu.objective import REPORTED, Objective
 from rbd_ipu.parallel.exchange import Exchange
 from rbd_ipu.parallel.plan import Plan
 from rbd_ipu.parallel.round import OutsideWeights, Received, follow, form_of, receive, send, settle
-from rbd_ipu.vectors import likeness
 
 
 class Evaluation(NamedTuple):

@@ -16,7 +16,7 @@ from rbd_ipu.dimension.keras_model import METHODS, dimensions
 from rbd_ipu.dimension.search import FINISHED, NOT_FINITE, START, Order, Run, search
 from rbd_ipu.errors import say
 from rbd_ipu.lab import pool
-from rbd_ipu.lab.jobs import Job, job
+from rbd_ipu.lab.pool import Job, job
 from rbd_ipu.lab.results import IMAGES, Costs, essence, from_folder, merge
 from rbd_ipu.runs import new_folder
 

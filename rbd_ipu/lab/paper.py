@@ -9,9 +9,8 @@ from rbd_ipu.config import Config
 from rbd_ipu.errors import ConfigError, say
 from rbd_ipu.files import installed
 from rbd_ipu.lab import analyses, pool, presets, results, tables, tuning
-from rbd_ipu.lab.jobs import Job, job
 from rbd_ipu.lab.measures import Index
-from rbd_ipu.lab.pool import Failure
+from rbd_ipu.lab.pool import Failure, Job, job
 from rbd_ipu.lab.presets import Cell, Preset, cells
 from rbd_ipu.lab.results import Costs, duration, key, stem
 from rbd_ipu.lab.tables import Grid, grid
@@ -256,7 +255,6 @@ def _analysed(
     finding = analyses.latest(rows, preset, limits)
     if arguments.only_show or finding is not None and finding["options"] == preset.options:
         return finding
-    from rbd_ipu.lab.jobs import job
     from rbd_ipu.provenance import command_line
 
     runs = to_run(found).values()

@@ -44,8 +44,7 @@ from rbd_ipu.config import FIELDS, Config, from_assignments, resolve
 from rbd_ipu.config.resolve import likely_exponent
 from rbd_ipu.errors import ConfigError, exit_status
 from rbd_ipu.files import locked
-from rbd_ipu.lab.jobs import REFUSED, job, last_words
-from rbd_ipu.lab.pool import Pool, Running
+from rbd_ipu.lab.pool import REFUSED, Pool, Running, job, last_words
 from rbd_ipu.lab.presets import Budget, Cell
 from rbd_ipu.lab.results import Costs, Total, essence
 from rbd_ipu.lab.trials import (

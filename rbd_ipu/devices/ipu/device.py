@@ -15,9 +15,8 @@ from rbd_ipu._compat import tf
 from rbd_ipu.data.batches import stored_form
 from rbd_ipu.devices.ipu import description as rules
 from rbd_ipu.devices.ipu import ipu_config, options, popdist
-from rbd_ipu.devices.ipu.codelet import Hash
 from rbd_ipu.devices.ipu.description import Description, check
-from rbd_ipu.devices.ipu.program import Evaluation, Infeed, Stream, train_program
+from rbd_ipu.devices.ipu.program import Evaluation, Hash, Infeed, Stream, train_program
 from rbd_ipu.devices.local import Device
 from rbd_ipu.objective import REPORTED, Objective
 from rbd_ipu.parallel.exchange import Alone, Exchange, Replicas

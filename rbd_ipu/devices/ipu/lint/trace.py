@@ -85,7 +85,7 @@ def collectives(noted: List[Operation]) -> Any:
 
 
 class Hashing:
-    """Stands for :class:`rbd_ipu.devices.ipu.codelet.Hash`: the same words, by TensorFlow's operations."""
+    """Stands for :class:`rbd_ipu.devices.ipu.program.Hash`: the same words, by TensorFlow's operations."""
 
     def __init__(self, noted: List[Operation]):
         self._noted = noted
