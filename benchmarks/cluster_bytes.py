@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-from rbd_ipu.parallel.task import tf_config
+from rbd_ipu.parallel.workers import tf_config
 
 METHODS = {"rbd": ["method=rbd", "dim=250", "exchange=coordinates"], "sgd": ["method=sgd"]}
 ENDLESS = ["workers=2", "epochs=100000", "learning_rate=0.01"]

@@ -133,7 +133,7 @@ METHODS: Dict[str, Method] = {
 def sst2(split: str, data_dir: Any = None) -> Tuple[List[str], np.ndarray]:
     """Sentences and labels (0 bad, 1 good) of a split, as TensorFlow Datasets left them."""
     from rbd_ipu._compat import tf
-    from rbd_ipu.data.tfds import data_folder
+    from rbd_ipu.data.datasets import data_folder
 
     place = data_folder("glue/sst2", data_dir)
     features = {"sentence": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}

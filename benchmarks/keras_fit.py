@@ -13,7 +13,7 @@ from typing import List
 
 from documents import heading, write
 
-from rbd_ipu.lab.bench.cases import KERAS, KERAS_JIT, Case
+from rbd_ipu.lab.bench.runners import KERAS, KERAS_JIT, Case
 
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ARGUMENTS.add_argument("--networks", nargs="+", default=["cnn-cifar10", "cnn-mnist", "fc-mnist"])
@@ -42,13 +42,13 @@ def cases(options: argparse.Namespace) -> List[Case]:
 def main() -> None:
     """Measure, print a table, write the numbers."""
     options = ARGUMENTS.parse_args()
-    from rbd_ipu.lab.bench import report, rows
+    from rbd_ipu.lab.bench import report
 
     first = heading("keras_fit.py", sys.argv[1:])
     document, _ = report.measured(
         cases(options), options.rounds, options.seconds, lambda text: print(text, flush=True)
     )
-    print(f"\n{report.machine_line(document)}\n\n{rows.render(document['rows'])}")
+    print(f"\n{report.machine_line(document)}\n\n{report.render(document['rows'])}")
     if options.output:
         write(options.output, {**document, "command": first["command"]})
 

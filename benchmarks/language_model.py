@@ -379,7 +379,7 @@ def prepare(
 
     from rbd_ipu import models
     from rbd_ipu._compat import keras
-    from rbd_ipu.parallel.groups import groups
+    from rbd_ipu.parallel.workers import groups
 
     keras.backend.clear_session()
     sizes = {"layers": options.layers, "width": options.width, "heads": options.heads}

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 from rbd_ipu import text_table
-from rbd_ipu.config import rates
-from rbd_ipu.lab import analyses, noise, paper, presets, results, tables
+from rbd_ipu.config.resolve import rates_on_record
+from rbd_ipu.lab import analyses, paper, presets, results, tables
 from rbd_ipu.lab.claims import VERDICTS, Known, Verdict, verdicts
 from rbd_ipu.lab.measures import Index
 from rbd_ipu.lab.presets import NAMED, cells
@@ -47,7 +47,7 @@ def _cell(text: str) -> str:
 
 def _noise(found: Known) -> str:
     index = Index(found.rows)
-    grids = [noise.grid(index), noise.by_epoch(index)]
+    grids = [tables.grid_of_noise(index), tables.grid_of_noise_by_epoch(index)]
     texts = [tables.markdown(one).partition("\n")[2].strip() for one in grids if len(one.lines) > 1]
     return "\n\n".join(texts)
 
@@ -62,7 +62,7 @@ def _analysis(name: str) -> Callable[[Known], str]:
 
 
 def _rates(found: Known) -> str:
-    return "\n".join(f"- {sentence}" for sentence in noise.best_rates(Index(found.rows)))
+    return "\n".join(f"- {sentence}" for sentence in tables.best_rates(Index(found.rows)))
 
 
 def _table(name: str) -> Callable[[Known], str]:
@@ -120,7 +120,7 @@ _NAMES = {"digits": "digits", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"
 def _learning_rates(found: Known) -> str:
     """The rates on record; they come with the package, not from the rows of runs."""
     lines = [["data", "network", "method", "from", "d", "learning rate"]]
-    for row in rates.rates().values():
+    for row in rates_on_record().values():
         dim = "" if row.dim is None else f"{row.dim:,}"
         rate = f"2^{exponent(row.learning_rate)}"
         lines.append([_NAMES[row.dataset], row.network, row.method, row.source, dim, rate])

@@ -61,7 +61,7 @@ def main() -> None:
         keep_to(usable()[: options.cores])
     from rbd_ipu._compat import tf
     from rbd_ipu.compartments import Compartments
-    from rbd_ipu.lab.bench.rows import ratio, spread
+    from rbd_ipu.lab.bench.report import ratio, spread
     from rbd_ipu.lab.bench.runners import measure
     from rbd_ipu.subspace import Subspace
 

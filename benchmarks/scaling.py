@@ -25,7 +25,7 @@ from rbd_ipu.parallel.cost_model import (
     throughput,
     traffic,
 )
-from rbd_ipu.parallel.groups import Groups
+from rbd_ipu.parallel.workers import Groups
 
 SIZE, BATCH = 122_570, 32
 WORKERS = (2, 4, 8, 16, 64, 256, 1024, 4096)

@@ -10,7 +10,7 @@ from typing import Any, List, Sequence
 from rbd_ipu import compression
 from rbd_ipu._compat import tf
 from rbd_ipu.compartments import describe
-from rbd_ipu.parallel.groups import Groups
+from rbd_ipu.parallel.workers import Groups
 
 ALONE = Groups()  # no groups
 

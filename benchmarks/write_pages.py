@@ -24,8 +24,8 @@ import roofline
 import scaling
 
 from rbd_ipu import files, text_table
-from rbd_ipu.lab.bench import rows as targets
-from rbd_ipu.lab.bench.rows import render as rendered
+from rbd_ipu.lab.bench import report as targets
+from rbd_ipu.lab.bench.report import render as rendered
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 ARGUMENTS = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

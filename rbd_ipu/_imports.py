@@ -105,12 +105,12 @@ MOVED = {
     "registry": "checks",
     "report": "lab.report",
     "scaling": "parallel.cost_model",
-    "state": "step.model_state",
-    "statistics": "vectors",
-    "steps": "step.step",
+    "state": "step",
+    "statistics": "methods.base",
+    "steps": "step",
     "strict_yaml": "config.yaml",
     "tuning": "lab.trials",
-    "workers": "runs.workers",
+    "workers": "runs.train",
     "workers.errors": "errors",
 }
 

@@ -21,7 +21,7 @@ class Placement(NamedTuple):
     Attributes:
       entries: the largest block of directions.
       replicas: how many replicas the program has; None where nobody said.
-      hashing: the integer hash as an operation of the device, :class:`rbd_ipu.devices.ipu.codelet.Hash`; None where
+      hashing: the integer hash as an operation of the device, :class:`rbd_ipu.devices.ipu.program.Hash`; None where
         TensorFlow's operations do it.
       seeds: the variables from which programs take seeds, by the number that each holds; None where a program may
         have them as constants.

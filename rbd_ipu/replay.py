@@ -40,8 +40,7 @@ from rbd_ipu.delta import fingerprint, layout
 from rbd_ipu.parallel.exchange import MPI, Alone, Simulated
 from rbd_ipu.parallel.plan import Plan
 from rbd_ipu.parallel.round import Form, form_of
-from rbd_ipu.step.loop import replay_steps
-from rbd_ipu.step.step import one_replayed
+from rbd_ipu.step import one_replayed, replay_steps
 
 MAGIC, FORMAT = b"rbd-ipu replay", 1
 METHODS = ("rbd", "fpd", "compressed")

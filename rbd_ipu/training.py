@@ -19,7 +19,7 @@ from rbd_ipu.methods import Method
 from rbd_ipu.objective import Objective
 from rbd_ipu.objective import means as examined
 from rbd_ipu.parallel.round import check_groups
-from rbd_ipu.step.step import MEASURES, Progress, means, one_step
+from rbd_ipu.step import MEASURES, Progress, means, one_step
 
 
 class Applies:

@@ -6,7 +6,7 @@ from nets import blobs, crossentropy, dense
 from rbd_ipu import methods
 from rbd_ipu._compat import keras, tf
 from rbd_ipu.objective import Objective
-from rbd_ipu.step.model_state import State
+from rbd_ipu.step import State
 
 
 def batch(seed=0, n=16):

@@ -9,7 +9,7 @@ from rbd_ipu import checks
 from rbd_ipu._compat import tensors, tf
 from rbd_ipu.basis import RandomBasis
 from rbd_ipu.objective import default_loss, per_batch
-from rbd_ipu.step.model_state import flatten, unflatten
+from rbd_ipu.step import flatten, unflatten
 
 
 class Surface:

@@ -10,9 +10,9 @@ from rbd_ipu._compat import tf
 from rbd_ipu.analysis.loss import Surface
 from rbd_ipu.basis import RandomBasis
 from rbd_ipu.compartments import Compartments
+from rbd_ipu.methods.base import likeness
 from rbd_ipu.seeds import fold_in_numpy
 from rbd_ipu.subspace import Subspace, subspace
-from rbd_ipu.vectors import likeness
 
 
 class Correlation(NamedTuple):

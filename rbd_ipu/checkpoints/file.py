@@ -146,7 +146,7 @@ class Checkpoint(NamedTuple):
     Attributes:
       path: the file it is from.
       step: the number of updates.
-      progress: a :class:`rbd_ipu.step.step.Progress`, the place in the run.
+      progress: a :class:`rbd_ipu.step.Progress`, the place in the run.
       method: name, d, D and hyper-parameters.
       variables: for each group ("model", "optimizer", "method") the (name, dtype, shape) of its arrays.
       arrays: for each group the values, in that order.
@@ -196,7 +196,7 @@ def load(path: Union[str, Path]) -> Checkpoint:
       ...     load(f"{folder}/a").place
       'step 0, after 0 epochs'
     """
-    from rbd_ipu.step.step import Progress  # late: it needs TensorFlow
+    from rbd_ipu.step import Progress  # late: it needs TensorFlow
 
     facts, arrays = read(path)
     try:

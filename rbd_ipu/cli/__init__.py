@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Optional, Sequence
 from rbd_ipu import __version__
 from rbd_ipu.errors import ConfigError, exit_status, prepare_streams
 from rbd_ipu.parallel import ranks
-from rbd_ipu.parallel.task import task
+from rbd_ipu.parallel.workers import task
 
 
 class Command(NamedTuple):
@@ -44,15 +44,15 @@ def add_commands(parser: argparse.ArgumentParser, commands: Sequence[Command], c
 
 COMMANDS = (
     Command("train", "train", "train a network and keep everything about it in a new folder"),
-    Command("tune", "tune", "find the learning rate of some settings, on a quarter of the training images held out"),
-    Command("dimension", "dimension", "find the smallest d that reaches a share of the full space's accuracy"),
-    Command("demo", "demo", "compare SGD, RBD and FPD on real digits; a table and a picture"),
-    Command("bench", "bench", "measure what a step costs, beside a plain SGD step"),
-    Command("table", "paper", "a table of the paper: its numbers beside those of this package"),
-    Command("figure", "paper", "a figure of the paper, from runs of this package"),
-    Command("report", "paper", "one HTML page of all results, to open in a browser"),
+    Command("tune", "lab", "find the learning rate of some settings, on a quarter of the training images held out"),
+    Command("dimension", "lab", "find the smallest d that reaches a share of the full space's accuracy"),
+    Command("demo", "lab", "compare SGD, RBD and FPD on real digits; a table and a picture"),
+    Command("bench", "lab", "measure what a step costs, beside a plain SGD step"),
+    Command("table", "lab", "a table of the paper: its numbers beside those of this package"),
+    Command("figure", "lab", "a figure of the paper, from runs of this package"),
+    Command("report", "lab", "one HTML page of all results, to open in a browser"),
     Command("delta", "delta", "a fine-tune in a fixed subspace as a small file: show it, apply it to its base"),
-    Command("replay", "replay", "make the weights of any step of a run again, from its replay log, without data"),
+    Command("replay", "delta", "make the weights of any step of a run again, from its replay log, without data"),
     Command("devices", "devices", "validate device configurations, without the devices"),
 )
 

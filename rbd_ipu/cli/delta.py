@@ -1,12 +1,17 @@
-"""``rbd-ipu delta show|apply``: files of fine-tunes in a fixed subspace."""
+"""``rbd-ipu delta show|apply`` and ``rbd-ipu replay``: weights from small files.
+
+A delta is a fine-tune in a fixed subspace; a replay log gives the weights of any step of a run again.
+"""
 
 import argparse
+import os
 from pathlib import Path
 
+from rbd_ipu import files
 from rbd_ipu.errors import ConfigError
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
+def configure_delta(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.add_argument("what", choices=("show", "apply"), help="print what a file holds; or apply it to a model")
     parser.add_argument("file", type=Path, metavar="FILE", help="of rbd_ipu.save_delta")
@@ -14,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="apply: where the fine-tuned model goes")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run_delta(arguments: argparse.Namespace) -> int:
     """Shows or applies; returns the exit status."""
     if arguments.what == "apply" and not (arguments.model and arguments.output):
         raise ConfigError("rbd-ipu delta apply needs --model BASE and --output FILE")
@@ -35,4 +40,55 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(str(error)) from None
     model.save(str(arguments.output))
     print(f"{arguments.output}: {arguments.model} with {arguments.file}")
+    return 0
+
+
+def configure_replay(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments."""
+    parser.add_argument(
+        "folder", type=Path, metavar="RUN", help="the folder of a run with replay_log=true, or its file replay.log"
+    )
+    parser.add_argument("--step", type=int, metavar="N", help="after how many updates; default: all of the log")
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE",
+        help="the starting weights, or a model with them; default: those of the run's seed",
+    )  # fmt: skip
+    parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"), help="where to compute; default cpu")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE",
+        help="a new file: *.weights.h5 for the weights, .keras or .h5 for the model; without it nothing is written",
+    )  # fmt: skip
+
+
+def run_replay(arguments: argparse.Namespace) -> int:
+    """Makes the weights, says what it took, writes the file; returns the exit status."""
+    output = arguments.output
+    if output is not None and os.path.lexists(output):
+        raise ConfigError(f"--output {output}: is there already, and is not written over")
+    if output is not None and not output.name.endswith((".keras", ".h5")):
+        raise ConfigError(f"--output {output}: accepted endings are .weights.h5, .keras and .h5")
+    from rbd_ipu import replay
+    from rbd_ipu.runs.callbacks import save_weights
+    from rbd_ipu.runs.record import trainer_of
+
+    try:
+        log = replay.read_log(arguments.folder)
+        trainer = trainer_of(log, arguments.device, arguments.weights)
+        found = replay.replay_weights(trainer, log.path, arguments.step)
+    except replay.ReplayError as error:
+        more = "; give them with --weights FILE" if "starting weights" in str(error) else ""
+        raise ConfigError(f"{error}{more}") from None
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise ConfigError(str(error)) from None
+    print(f"{log.path}: {log}")
+    if log.rest:
+        print(f"{log.rest} bytes at the end are of a step that was not finished")
+    print(found)
+    if output is not None:
+        if output.name.endswith(".weights.h5"):
+            save_weights(trainer.model, output)
+        else:
+            with files.replacing(output) as draft:
+                trainer.model.save(str(draft))
+        print(f"{output}: the weights after step {found.step:,}")
     return 0

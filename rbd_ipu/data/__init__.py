@@ -12,7 +12,7 @@ from rbd_ipu.data.text import Text, TextData
 from rbd_ipu.errors import DamagedDataError, MissingDataError
 
 # Names whose modules import TensorFlow, which is why they are looked up late.
-_LATE = {"AUGMENTATIONS": "augment", "Batches": "batches", "evaluation": "batches", "Windows": "windows"}
+_LATE = {"AUGMENTATIONS": "augment", "Batches": "batches", "evaluation": "batches", "Windows": "batches"}
 
 __all__ = [
     "AUGMENTATIONS",

@@ -209,8 +209,8 @@ class TextData:
         )
 
     def batches(self, batch_size: int, seed: Any = 0, augment: Any = True) -> Any:
-        """:class:`rbd_ipu.data.windows.Windows` over the training text; ``augment`` has nothing to do."""
-        from rbd_ipu.data.windows import Windows
+        """:class:`rbd_ipu.data.batches.Windows` over the training text; ``augment`` has nothing to do."""
+        from rbd_ipu.data.batches import Windows
 
         return Windows(self.train, batch_size, seed=seed)
 

@@ -14,8 +14,8 @@ from rbd_ipu.parallel.cost_model import reduced
 from rbd_ipu.parallel.exchange import MPI, Collective
 from rbd_ipu.parallel.plan import Plan
 from rbd_ipu.parallel.ranks import Ranks, connect
-from rbd_ipu.parallel.task import Task
-from rbd_ipu.step.step import Step
+from rbd_ipu.parallel.workers import Task
+from rbd_ipu.step import Step
 
 
 class Cluster(Device):

@@ -7,8 +7,7 @@ import numpy as np
 from rbd_ipu._compat import apply_update, tf
 from rbd_ipu.objective import Objective
 from rbd_ipu.parallel.exchange import Alone, Exchange
-from rbd_ipu.step.loop import evaluate_all, train_steps
-from rbd_ipu.step.step import Step
+from rbd_ipu.step import Step, evaluate_all, train_steps
 
 
 class Device:
@@ -75,7 +74,7 @@ class Device:
         return iter(dataset)
 
     def loop(self, step: Step) -> Callable[[Any, int, int, Sequence[float]], List[float]]:
-        """``(iterator, n, done, sums) -> sums``: n steps on the device; see :func:`rbd_ipu.step.loop.train_steps`."""
+        """``(iterator, n, done, sums) -> sums``: n steps on the device; see :func:`rbd_ipu.step.train_steps`."""
         compiled = train_steps(step.run, step.log is not None)
 
         def run(iterator: Any, n: int, done: int, sums: Sequence[float]) -> List[float]:
@@ -98,7 +97,7 @@ class Device:
         return max(1, wanted)
 
     def evaluation(self, objective: Objective) -> Callable[[Any], Any]:
-        """``dataset -> sums`` in the order of REPORTED; see :func:`rbd_ipu.step.loop.evaluate_all`."""
+        """``dataset -> sums`` in the order of REPORTED; see :func:`rbd_ipu.step.evaluate_all`."""
         return evaluate_all(objective)
 
     # --- the variables of Keras' metrics ----------------------------------------------------------------

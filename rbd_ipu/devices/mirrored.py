@@ -14,8 +14,7 @@ from rbd_ipu.errors import WorkersError
 from rbd_ipu.objective import Objective
 from rbd_ipu.parallel.exchange import Exchange, Mirrored, replica
 from rbd_ipu.parallel.plan import Plan
-from rbd_ipu.step.loop import evaluate_all, train_steps
-from rbd_ipu.step.step import Step
+from rbd_ipu.step import Step, evaluate_all, train_steps
 
 _FIRST = tf.VariableAggregation.ONLY_FIRST_REPLICA
 _SHARED = (None, tf.VariableAggregation.NONE, tf.VariableAggregation.MEAN)

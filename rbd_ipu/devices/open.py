@@ -7,12 +7,12 @@ from typing import Any, Optional, Union
 
 from rbd_ipu import checks
 from rbd_ipu.checks import Registry
-from rbd_ipu.config.kinds import counted
+from rbd_ipu.config.schema import counted
 from rbd_ipu.devices.local import Device, processor
 from rbd_ipu.parallel.exchange import Simulated
 from rbd_ipu.parallel.plan import Plan, plan
 from rbd_ipu.parallel.ranks import TIMEOUT
-from rbd_ipu.parallel.task import task
+from rbd_ipu.parallel.workers import task
 
 IPU = "rbd_ipu.devices.ipu"  # imported where an IPU is asked for, and not before
 

@@ -12,7 +12,7 @@ so that no normalised copy of the block is ever made.
 
 Direction i has the key ``fold_in(seed, i)``, and its entries are those of the stream in ``stream.py``: nothing
 depends on the block size, on the device, or on what was drawn before. On an IPU a codelet hashes, see
-``devices/ipu/codelet.py``.
+``devices/ipu/program.py``.
 
 Many compartments of different sizes are one program.
 

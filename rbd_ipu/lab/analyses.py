@@ -11,7 +11,7 @@ import numpy as np
 
 from rbd_ipu import provenance
 from rbd_ipu.config import resolve
-from rbd_ipu.lab.jobs import Job, attempts
+from rbd_ipu.lab.pool import Job, attempts
 from rbd_ipu.lab.presets import Budget, Preset
 from rbd_ipu.lab.tables import NOT_MEASURED, Grid
 from rbd_ipu.plots import PAPER, Line, Panel
@@ -107,9 +107,9 @@ def _correlations(
     """By d, for each draw: Pearson over the flat vector, its theory, the mean cosine of variables, its theory."""
     from rbd_ipu import Compartments, analysis
     from rbd_ipu._compat import tf
+    from rbd_ipu.methods.base import likeness
     from rbd_ipu.runs.experiment import prepare
     from rbd_ipu.subspace import subspace
-    from rbd_ipu.vectors import likeness
 
     config = resolve({**settings, "method": "sgd", "learning_rate": 1.0})
     experiment = prepare(config)
@@ -165,7 +165,7 @@ def _moved(job: Job, batches: int) -> Tuple[np.ndarray, np.ndarray, float, int, 
     from rbd_ipu.analysis import Surface
     from rbd_ipu.objective import default_loss
     from rbd_ipu.runs.experiment import prepare
-    from rbd_ipu.step.model_state import flatten
+    from rbd_ipu.step import flatten
 
     experiment, loss = prepare(job.config), default_loss()
     model, stream = experiment.model, experiment.batches

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from rbd_ipu.config import Config, ConfigError, rates, resolve, takes
+from rbd_ipu.config import Config, ConfigError, resolve, takes
+from rbd_ipu.config.resolve import rates_on_record
 from rbd_ipu.dimension import report
 from rbd_ipu.dimension.keras_model import METHODS, dimensions
 from rbd_ipu.dimension.search import FINISHED, NOT_FINITE, START, Order, Run, search
 from rbd_ipu.errors import say
 from rbd_ipu.lab import pool
-from rbd_ipu.lab.jobs import Job, job
+from rbd_ipu.lab.pool import Job, job
 from rbd_ipu.lab.results import IMAGES, Costs, essence, from_folder, merge
 from rbd_ipu.runs import new_folder
 
@@ -214,7 +215,7 @@ def _seconds(config: Config) -> float:
 
 def _start(config: Config) -> float:
     """Where the walk over the rates of SGD begins: at the one on record, if there is one for data and network."""
-    row = rates.rates().get((config.dataset, config.network, "sgd", None))
+    row = rates_on_record().get((config.dataset, config.network, "sgd", None))
     return START if row is None else 2.0 ** round(math.log2(row.learning_rate))
 
 

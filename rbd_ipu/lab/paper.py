@@ -9,9 +9,8 @@ from rbd_ipu.config import Config
 from rbd_ipu.errors import ConfigError, say
 from rbd_ipu.files import installed
 from rbd_ipu.lab import analyses, pool, presets, results, tables, tuning
-from rbd_ipu.lab.jobs import Job, job
 from rbd_ipu.lab.measures import Index
-from rbd_ipu.lab.pool import Failure
+from rbd_ipu.lab.pool import Failure, Job, job
 from rbd_ipu.lab.presets import Cell, Preset, cells
 from rbd_ipu.lab.results import Costs, duration, key, stem
 from rbd_ipu.lab.tables import Grid, grid
@@ -96,7 +95,7 @@ def summary(plan: Plan, budget: str) -> str:
 
 def absent(configs: Sequence[Config]) -> Dict[str, str]:
     """Data sets that are not here, and what to do about it: said once, not by every run."""
-    from rbd_ipu.data.tfds import data_folder
+    from rbd_ipu.data.datasets import data_folder
     from rbd_ipu.errors import MissingDataError
 
     reasons: Dict[str, str] = {}
@@ -194,9 +193,7 @@ def _titled(shown: Grid, limits: presets.Budget) -> Grid:
 
 def drawn(preset: Preset, found: Sequence[Cell], index: Index, finding: Any = None) -> List[Any]:
     """The panels of a figure of any kind."""
-    from rbd_ipu.lab import figures
-
-    return analyses.panels(preset, finding) if preset.kind == "analysis" else figures.panels(preset, found, index)
+    return analyses.panels(preset, finding) if preset.kind == "analysis" else tables.panels(preset, found, index)
 
 
 def _known(arguments: argparse.Namespace, output: Path) -> List[results.Row]:
@@ -258,7 +255,6 @@ def _analysed(
     finding = analyses.latest(rows, preset, limits)
     if arguments.only_show or finding is not None and finding["options"] == preset.options:
         return finding
-    from rbd_ipu.lab.jobs import job
     from rbd_ipu.provenance import command_line
 
     runs = to_run(found).values()

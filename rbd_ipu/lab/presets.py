@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from rbd_ipu.config import FIELDS, Config, resolve
-from rbd_ipu.config.rates import lookup
+from rbd_ipu.config.resolve import lookup
 from rbd_ipu.config.yaml import YamlError, load_mapping
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab.results import VALUES, parameters

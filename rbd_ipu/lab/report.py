@@ -14,9 +14,9 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Opt
 from rbd_ipu import __version__
 from rbd_ipu.config import OF_TEXT
 from rbd_ipu.files import installed
-from rbd_ipu.lab import analyses, noise, presets
+from rbd_ipu.lab import analyses, presets, tables
 from rbd_ipu.lab import paper as show
-from rbd_ipu.lab.bench import rows as bench
+from rbd_ipu.lab.bench import report as bench
 from rbd_ipu.lab.claims import VERDICTS, Known, Verdict, verdicts
 from rbd_ipu.lab.measures import Index
 from rbd_ipu.lab.presets import NAMED, Budget, budget, cells
@@ -231,10 +231,10 @@ def _claim(one: Verdict) -> str:
 
 def of_noise(index: Index) -> str:
     """What RBD is: the formula, SGD at lr d/D beside it, the best rates."""
-    shown = noise.grid(index)
-    rates = element("details", element("summary", "best learning rates"), notes(noise.best_rates(index)))
-    along = noise.by_epoch(index)
-    parts = [element("p", escaped(noise.SUMMARY)), table(shown.lines), notes(shown.notes)]
+    shown = tables.grid_of_noise(index)
+    rates = element("details", element("summary", "best learning rates"), notes(tables.best_rates(index)))
+    along = tables.grid_of_noise_by_epoch(index)
+    parts = [element("p", escaped(tables.NOISE)), table(shown.lines), notes(shown.notes)]
     parts += [table(along.lines), notes(along.notes)] if len(along.lines) > 1 else []
     parts.append(rates)
     return section("What RBD is", "rbd", *parts)
@@ -389,7 +389,7 @@ def of_speed(folder: Path) -> str:
         rows = document["rows"]
         parts.append(element("h3", escaped("The project's targets" if name == "targets" else "The cost of a step")))
         if name == "targets" and document.get("targets"):
-            from rbd_ipu.lab.bench.rows import lines
+            from rbd_ipu.lab.bench.report import lines
 
             parts.append(table(lines(document["targets"]), left=2))
         else:

@@ -1,18 +1,26 @@
-"""Tables of the paper: numbers beside ours, as text, Markdown, LaTeX and CSV."""
+"""Tables and figures of the paper: numbers beside ours, as text, Markdown, LaTeX and CSV, and in panels of curves.
+
+A figure shows a value by epoch, or by a setting on the axis, with the deviation of the seeds. One table is of this
+package alone: what RBD is, SGD at the rate lr d/D, less what the noise of the projection costs.
+"""
 
 import csv
 import io
 import math
 import re
 import textwrap
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
 
 from rbd_ipu import text_table as tables
-from rbd_ipu.config import rates
+from rbd_ipu.config.resolve import rates_on_record
+from rbd_ipu.lab import presets
 from rbd_ipu.lab.measures import Index, Measured, brackets, measure
-from rbd_ipu.lab.presets import Cell, Preset
-from rbd_ipu.lab.results import VALUES, Row, merge, ours, printed
+from rbd_ipu.lab.presets import NAMED, Cell, Preset, cells
+from rbd_ipu.lab.results import VALUES, Mean, Row, merge, ours, parameters, printed
 from rbd_ipu.lab.tuning import Search
+from rbd_ipu.plots import PAPER, Line, Panel, statistics_of
 
 NOT_MEASURED = "not measured"
 Found = Mapping[Tuple[str, str], Tuple[Cell, Measured]]
@@ -276,7 +284,7 @@ def _ours_of_rates(search: Optional[Search], settings: Mapping[str, Any]) -> Tup
         epochs = f"{config.epochs} epoch{'' if config.epochs == 1 else 's'}"
         return choice["learning_rate"], f"rbd-ipu tune{tiny}, {epochs}, seed {config.seed}"
     place = tuple(settings.get(key) for key in ("dataset", "network", "method", "dim"))
-    rate = rates.rates().get(place)  # type: ignore[arg-type]
+    rate = rates_on_record().get(place)  # type: ignore[arg-type]
     return (None, "") if rate is None else (float(rate.learning_rate), rate.source)
 
 
@@ -295,3 +303,172 @@ def _printed(printed: Any, column: str) -> str:
     if printed is None:
         return "-"
     return f"{printed} (in use: {printed + _BATCH})" if column == "SGD" else str(printed)
+
+
+def panels(preset: Preset, cells: Sequence[Cell], index: Index) -> List[Panel]:
+    """What a figure shows, in numbers: for curves a panel a row, for points a panel a value."""
+    found = [(cell, measure(cell, index)) for cell in cells]
+    if preset.kind == "points":
+        return [_points(preset, found, value) for value in preset.values]
+    value = preset.values[0]
+    rows = {row: [pair for pair in found if pair[0].row == row] for row in preset.rows}
+    label = VALUES[value].label
+    return [Panel(row, "epoch", label, _curves(own, value)) for row, own in rows.items()]
+
+
+def _curves(found: Sequence[Tuple[Cell, Measured]], value: str) -> List[Line]:
+    lines = []
+    for cell, measured in found:
+        theirs = cell.paper.get(value)
+        if theirs is not None:
+            printed, deviation = map(float, theirs if isinstance(theirs, list) else [theirs, 0.0])
+            end = [float(cell.full[0].epochs)]
+            lines.append(Line(cell.column + PAPER, end, [printed], [deviation], None, 0))
+        runs = [row["curves"][value] for row in measured.rows if value in row["curves"]]
+        if runs:
+            mean, std = statistics_of(VALUES[value].scale * np.array(runs, dtype=float))
+            x = [float(epoch) for epoch in range(1, len(mean) + 1)]
+            switch = getattr(cell.configs[0], "switch_epoch", None)
+            lines.append(Line(cell.column, x, mean, std, switch, len(runs)))
+    return lines if any(line.n for line in lines) else []
+
+
+def _points(preset: Preset, found: Sequence[Tuple[Cell, Measured]], value: str) -> Panel:
+    """A line for each row; points of other numbers of epochs or seeds are no points of one line."""
+    lines = []
+    for row in preset.rows:
+        groups: Dict[Tuple[int, int], List[Tuple[float, Mean]]] = {}
+        for cell, m in found:
+            if cell.row == row and value in m.means:
+                mean = m.means[value]
+                groups.setdefault((m.epochs, mean.n), []).append((float(cell.column), mean))
+        for (epochs, n), own in sorted(groups.items(), reverse=True):
+            budget = f", {epochs} epoch{'' if epochs == 1 else 's'}, n = {n}" if len(groups) > 1 else ""
+            std = [mean.std or 0.0 for _, mean in own]
+            lines.append(Line(row + budget, [x for x, _ in own], [mean.mean for _, mean in own], std, None, n))
+        theirs = [
+            (float(cell.column), cell.paper[value]) for cell, _ in found if cell.row == row and value in cell.paper
+        ]
+        if groups and theirs:
+            numbers = [list(map(float, one if isinstance(one, list) else [one, 0.0])) for _, one in theirs]
+            means, deviations = [mean for mean, _ in numbers], [std for _, std in numbers]
+            lines.append(Line(row + PAPER, [x for x, _ in theirs], means, deviations, None, 0))
+    return Panel(VALUES[value].label, preset.axis, VALUES[value].label, lines, log_x=preset.log, dots=True)
+
+
+NOISE = (
+    "With d orthonormal directions the update P P'g is d/D of the gradient in the mean, and has d/D of its squared "
+    "length: a step of SGD at the rate a = lr d/D, and noise at right angles to it. The noise adds up to a random "
+    "walk, lr sqrt((d/D) (1 - d/D) T) |g| long after T steps, which nothing holds back where the loss is flat. It is "
+    "the walk, not the single step, that limits lr: the longer the training, the smaller (Figure X4)."
+)
+_NOISE_COLUMNS = (
+    ("SGD at lr d/D", ("tableX1", "SGD at lr d/D")),
+    ("RBD", ("table1", "RBD")),
+    ("RBD, hadamard", ("tableX1", "RBD, hadamard")),
+    ("SGD at its own rate", ("table1", "SGD")),
+)
+_Compared = Dict[str, Tuple[Cell, Measured]]
+
+
+def grid_of_noise(index: Index) -> Grid:
+    """The table: for each network SGD at lr d/D beside RBD, after equally many epochs, and what lies between."""
+    heading = ["", "lr", "lr d/D", *(name for name, _ in _NOISE_COLUMNS)]
+    lines = [[*heading, "cost of the noise", "correlation", "in theory"]]
+    records: List[Dict[str, object]] = []
+    for row, found in _noise_all(index):
+        lines.append([row, *_line_of_noise(found)])
+        for name, (cell, known) in found.items():
+            mean = known.means.get("val_accuracy")
+            records.append(
+                {"preset": "noise", "row": row, "column": name, "n": known.n, "state": _state_of_noise(known)}
+            )
+            records[-1].update(mean=mean.mean if mean else None, learning_rate=cell.configs[0].learning_rate)
+    notes = [
+        "Accuracy on the held-out images, in percent, after 100 epochs, d = 250. The cost is what RBD stays behind "
+        "SGD at lr d/D, by normal directions where they were run, else by hadamard ones; in theory the correlation "
+        "is sqrt(d / (d + D - 1)).",
+    ]
+    return Grid("What RBD is: SGD at the rate lr d/D, and the cost of the noise", lines, notes, records)
+
+
+def grid_of_noise_by_epoch(index: Index) -> Grid:
+    """The same along the training, where SGD at lr d/D has been run: at first the two are alike."""
+    lines = [["", *(f"epoch {epoch}" for epoch in _NOISE_EPOCHS)]]
+    records: List[Dict[str, object]] = []
+    for row, found in _noise_pairs(index):
+        for name, (_, measured) in found.items():
+            if not measured.rows or name == "SGD at its own rate":
+                continue
+            curves = np.array([one["curves"]["val_accuracy"] for one in measured.rows], float)
+            means = VALUES["val_accuracy"].scale * curves.mean(axis=0)
+            lines.append(
+                [f"{row}: {name} (n = {measured.n})", *(f"{means[epoch - 1]:.1f}" for epoch in _NOISE_EPOCHS)]
+            )
+            records.append({"preset": "noise by epoch", "row": row, "column": name, "state": "measured"})
+    notes = ["Accuracy on the held-out images, in percent, mean over the seeds."]
+    return Grid("SGD at the rate lr d/D and RBD, by epoch", lines, notes, records)
+
+
+_NOISE_EPOCHS = (1, 2, 5, 10, 20, 50, 100)
+
+
+def _noise_pairs(index: Index) -> Iterator[Tuple[str, _Compared]]:
+    """Rows with SGD at lr d/D and RBD in full."""
+    for row, found in _noise_all(index):
+        if found["SGD at lr d/D"][1].rows and (found["RBD"][1].rows or found["RBD, hadamard"][1].rows):
+            yield row, found
+
+
+def _noise_all(index: Index) -> Iterator[Tuple[str, _Compared]]:
+    by_preset = {
+        name: {(cell.row, cell.column): cell for cell in cells(presets.load(name), NAMED["full"])}
+        for name in ("table1", "tableX1")
+    }
+    for row in presets.load("table1").rows:
+        yield (
+            row,
+            {
+                name: _measured_in_full(by_preset[preset][row, column], index)
+                for name, (preset, column) in _NOISE_COLUMNS
+            },
+        )
+
+
+def _measured_in_full(cell: Cell, index: Index) -> Tuple[Cell, Measured]:
+    measured = measure(cell, index)
+    whole: List[Row] = measured.rows if measured.epochs == cell.full[0].epochs else []
+    return cell, measured if whole else measured._replace(means={}, rows=[])
+
+
+def _state_of_noise(measured: Measured) -> str:
+    return "measured" if measured.rows else NOT_MEASURED
+
+
+def _line_of_noise(found: _Compared) -> List[str]:
+    cell, rbd = found["RBD"]
+    config = cell.configs[0]
+    size, d = parameters(config.dataset, config.network), config.dim or 0
+    line = [f"{config.learning_rate:g}", f"{config.learning_rate * d / size:.2g}"]
+    line += [_text_of_noise(measured) for _, measured in found.values()]
+    noisy = rbd if rbd.rows else found["RBD, hadamard"][1]
+    plain = found["SGD at lr d/D"][1]
+    cost = "-"
+    if noisy.rows and plain.rows:
+        cost = f"{plain.means['val_accuracy'].mean - noisy.means['val_accuracy'].mean:.2f}"
+    correlation = f"{noisy.means['correlation'].mean:.4f}" if "correlation" in noisy.means else "-"
+    return [*line, cost, correlation, f"{math.sqrt(d / (d + size - 1)):.4f}"]
+
+
+def _text_of_noise(measured: Measured) -> str:
+    if not measured.rows:
+        return NOT_MEASURED
+    mean = measured.means["val_accuracy"]
+    return f"{ours('val_accuracy', mean)} (n = {mean.n})"
+
+
+def best_rates(index: Index) -> Sequence[str]:
+    """For every row of figures X1 and X3 a sentence: the best rate, and whether worse ones stand on both sides."""
+    every = [presets.load(name) for name in ("figureX1", "figureX3")]
+    found = [one for preset in every for one in brackets(preset, cells(preset, NAMED["full"]), index)]
+    return [one.words() for one in found]

@@ -9,7 +9,7 @@ from rbd_ipu._compat import tf
 from rbd_ipu.compartments import describe
 from rbd_ipu.methods.base import METHODS, Method
 from rbd_ipu.parallel import wire as wires
-from rbd_ipu.parallel.groups import groups
+from rbd_ipu.parallel.workers import groups
 
 
 @METHODS.register("compressed")

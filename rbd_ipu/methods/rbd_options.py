@@ -17,7 +17,7 @@ from rbd_ipu._compat import tf
 from rbd_ipu.checks import Registry
 from rbd_ipu.compartments import describe
 from rbd_ipu.directions import DISTRIBUTIONS
-from rbd_ipu.vectors import likeness
+from rbd_ipu.methods.base import likeness
 
 
 def gathered(total: Any, c: Any, due: Any) -> Tuple[Any, Any]:

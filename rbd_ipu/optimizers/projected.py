@@ -27,7 +27,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 from rbd_ipu._compat import inside_xla, tensors, tf
 from rbd_ipu.directions import resolve
 from rbd_ipu.placement import here, on_ipu
-from rbd_ipu.step.model_state import flatten, unflatten
+from rbd_ipu.step import flatten, unflatten
 
 Pairs = List[Tuple[Any, Any]]
 

@@ -9,7 +9,7 @@ from rbd_ipu.checks import Registry
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.optimizers import projected
 from rbd_ipu.optimizers.projected import Pairs
-from rbd_ipu.step.model_state import flatten, unflatten
+from rbd_ipu.step import flatten, unflatten
 from rbd_ipu.subspace import BasisSpec, Subspace, rbd_update, subspace_of
 
 if KERAS_3:

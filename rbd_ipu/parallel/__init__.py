@@ -6,7 +6,7 @@ wire.py          how coordinates become bits
 round.py         a step of K workers: what each one sends, and the update that follows
 exchange.py      who sends to whom: one worker, simulated ones, replicas, TensorFlow's collectives, ranks of MPI
 cost_model.py    how long a step takes, behind ``exchange="auto"``
-task.py          who this process is, by its launcher
+workers.py       who this process is, by its launcher; who leads whom in groups
 ranks.py         ranks of MPI: what they say to each other, with deadlines
 launch.py        ranks on this machine, started and watched
 ===============  ===========================================================================================

@@ -30,7 +30,7 @@ random bases are faster than data-parallel SGD.
 import math
 from typing import Any, Dict, NamedTuple, Optional
 
-from rbd_ipu.parallel.groups import Groups, tree
+from rbd_ipu.parallel.workers import Groups, tree
 
 
 class Machine(NamedTuple):

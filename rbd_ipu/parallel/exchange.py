@@ -15,9 +15,9 @@ from rbd_ipu import checks
 from rbd_ipu._compat import program, tf
 from rbd_ipu.errors import WorkersError
 from rbd_ipu.parallel.cost_model import gathered, reduced, traffic
-from rbd_ipu.parallel.groups import Groups
 from rbd_ipu.parallel.plan import Plan, shard_of
 from rbd_ipu.parallel.ranks import Ranks
+from rbd_ipu.parallel.workers import Groups
 
 Volume = Callable[
     [float, int], float

@@ -23,8 +23,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from rbd_ipu.errors import STATUS, ConfigError, WorkersError
-from rbd_ipu.parallel.groups import Groups, tree
-from rbd_ipu.parallel.task import launched, task
+from rbd_ipu.parallel.workers import Groups, launched, task, tree
 from rbd_ipu.process import divided, keep_to, usable
 
 TIMEOUT = 300.0  # seconds that a rank waits for the others, by default

@@ -1,4 +1,7 @@
-"""One recorded run: trains an experiment; its folder is complete however the training ends."""
+"""One recorded run: trains an experiment; its folder is complete however the training ends.
+
+What `rbd-ipu replay` needs is here too: where a run keeps its replay log, and the model and Trainer of a log again.
+"""
 
 import contextlib
 import signal
@@ -7,12 +10,16 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from rbd_ipu import files, plots
 from rbd_ipu.checkpoints import Checkpoint
+from rbd_ipu.config import resolve
+from rbd_ipu.delta import weights_of
 from rbd_ipu.errors import Dismissed
 from rbd_ipu.files import installed
 from rbd_ipu.process import SIGNALS, deferred
+from rbd_ipu.replay import Log, ReplayError
 from rbd_ipu.runs import metrics, resume
 from rbd_ipu.runs.experiment import Experiment
 from rbd_ipu.runs.folder import RunFolder, summarise
+from rbd_ipu.runs.resume import MAY_CHANGE
 
 
 class Outcome(NamedTuple):
@@ -43,7 +50,6 @@ def record(
       as they are, once the folder is complete.
     """
     from rbd_ipu.errors import NonFiniteError
-    from rbd_ipu.runs import replay
     from rbd_ipu.runs.callbacks import recorders
 
     with deferred() as interrupt:
@@ -57,7 +63,7 @@ def record(
                 place = {"step": start.step, "epochs": start.progress.epoch}
                 folder.go_on(experiment.config, facts, command, place)
                 rows = resume.rewind(experiment, folder, start)
-            replay.keep(experiment, folder)
+            _keep_messages(experiment, folder)
             monitor = "val_loss" if experiment.data.of_text else "val_accuracy"
             callbacks = recorders(folder.path, interrupt, rows, [resume.keeper(experiment, folder)], monitor)
             experiment.fit(callbacks=callbacks, verbose=verbose, start=start and start.progress)
@@ -154,3 +160,42 @@ class _Ending:
 
     def _facts(self) -> None:
         self.folder.end(self.outcome.name, self.outcome.message)
+
+
+def _keep_messages(experiment: Experiment, folder: RunFolder) -> None:
+    """Lets the training write its messages into ``replay.log`` of the folder, where its settings want it."""
+    log = experiment.trainer.replay_log
+    if log is not None:
+        settings = {k: v for k, v in experiment.config.as_dict().items() if k not in MAY_CHANGE}
+        data = experiment.data
+        log.path = folder / "replay.log"
+        log.about = {"settings": settings, "shape": list(data.shape), "classes": data.classes}
+
+
+def trainer_of(log: Log, device: str = "cpu", weights: Optional[Path] = None) -> Any:
+    """A new Trainer of the network and method of a run, at its starting weights.
+
+    Args:
+      log: of ``rbd-ipu train --set replay_log=true``.
+      device: where to compute.
+      weights: a file of the starting weights, or of a model with them; None: those of the run's seed.
+
+    Raises:
+      ReplayError: the log is not of such a run.
+      ConfigError: its settings are unknown to this version.
+      ValueError, OSError: the device, or the file of weights, is not as it must be.
+    """
+    from rbd_ipu import devices, methods, models, training
+
+    about: Dict[str, Any] = log.header["about"]
+    if not {"settings", "shape", "classes"} <= set(about):
+        raise ReplayError(
+            f"{log.path}: is not of a run of `rbd-ipu train`: use rbd_ipu.replay_weights with its Trainer"
+        )
+    config = resolve(about["settings"])
+    opened = devices.open_device(device)
+    with opened:
+        model = models.build(config.network, tuple(about["shape"]), about["classes"], config.seed, **config.sizes())
+        if weights is not None:
+            model.set_weights(weights_of(weights, model))
+    return training.Trainer(model, methods.create(config.method, **config.options()), opened)

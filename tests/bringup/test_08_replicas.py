@@ -9,7 +9,7 @@ import pytest
 import rbd_ipu
 from rbd_ipu import data, methods, models
 from rbd_ipu._compat import tf
-from rbd_ipu.step.model_state import flatten
+from rbd_ipu.step import flatten
 
 pytestmark = pytest.mark.ipu
 

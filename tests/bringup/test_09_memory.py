@@ -5,7 +5,7 @@ import pytest
 
 from rbd_ipu import models
 from rbd_ipu.compartments import Compartments
-from rbd_ipu.step.model_state import flatten
+from rbd_ipu.step import flatten
 from rbd_ipu.subspace import Subspace
 
 pytestmark = pytest.mark.ipu

@@ -9,7 +9,7 @@ import pytest
 from rbd_ipu.cli import main
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab.bench import report, team
-from rbd_ipu.lab.bench.cases import WORKLOADS, Case, Choices, grid
+from rbd_ipu.lab.bench.runners import WORKLOADS, Case, Choices, grid
 from rbd_ipu.lab.bench.team import Team, TeamSteps
 from rbd_ipu.process import divided, usable
 
@@ -155,7 +155,7 @@ def test_ctrl_c_writes_what_was_measured(capsys, tmp_path, monkeypatch):
 
 
 def test_the_preset_prints_its_verdicts_and_a_missed_target_is_an_exit_status(capsys, tmp_path, monkeypatch):
-    from rbd_ipu.lab.bench import rows as targets
+    from rbd_ipu.lab.bench import report as targets
 
     small = [Case("fc-digits", "rbd", 8, "hadamard", "counter", "global"), Case("fc-digits", "sgd")]
     easy = targets.Target(small[0], targets.TIMES_SGD, 1e9)

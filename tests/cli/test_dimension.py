@@ -8,7 +8,7 @@ import fake_runs
 import pytest
 
 from rbd_ipu.cli import main
-from rbd_ipu.cli.dimension import METHODS
+from rbd_ipu.cli.lab import METHODS
 from rbd_ipu.config import from_assignments, resolve
 from rbd_ipu.dimension import keras_model
 from rbd_ipu.files import installed

@@ -8,7 +8,7 @@ import pytest
 from rbd_ipu.cli import main
 from rbd_ipu.files import installed
 from rbd_ipu.lab import presets
-from rbd_ipu.lab.jobs import attempts
+from rbd_ipu.lab.pool import attempts
 
 # Table 4 makes six trainings that nothing else needs; those beside the paper go through the same code.
 SLOW = ("table3", "table4", "tableX1", "tableX3", "figureX1", "figureX3")

@@ -20,8 +20,7 @@ from rbd_ipu.data import load
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import trials
 from rbd_ipu.lab.trials import FINISHED, NOT_FINITE, STOPPED, Trial, prepared, train
-from rbd_ipu.lab.tuning import Order, at_once
-from rbd_ipu.lab.tuning_folder import opened
+from rbd_ipu.lab.tuning import Order, at_once, opened
 
 SGD = ("--set", "method=sgd", "--epochs", "2")
 CONFIG = resolve({"method": "sgd", "epochs": 2, "learning_rate": 1.0})

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from rbd_ipu.config import FIELDS, TEXTS, describe_keys, from_assignments, from_file, rates, resolve, yaml
+from rbd_ipu.config import FIELDS, TEXTS, describe_keys, from_assignments, from_file, resolve, yaml
+from rbd_ipu.config.resolve import rates_on_record
 from rbd_ipu.errors import ConfigError
 
 # --- what a plain word means ---------------------------------------------------------------------
@@ -369,7 +370,7 @@ def test_errors_name_the_place_that_the_value_comes_from(tmp_path):
 
 
 def test_rates_on_record_are_powers_of_two_with_a_source():
-    for key, rate in rates.rates().items():
+    for key, rate in rates_on_record().items():
         exponent = math.log2(rate.learning_rate)
         assert exponent == int(exponent) and -19 <= exponent <= 7, key
         assert rate.source, key
@@ -377,7 +378,7 @@ def test_rates_on_record_are_powers_of_two_with_a_source():
 
 
 def test_rates_on_record_are_for_settings_that_exist():
-    for rate in rates.rates().values():
+    for rate in rates_on_record().values():
         values = {"dataset": rate.dataset, "network": rate.network, "method": rate.method}
         config = resolve({**values, **({"dim": rate.dim} if rate.dim else {})})
         assert config.learning_rate == rate.learning_rate
@@ -390,7 +391,7 @@ def test_the_sgd_column_is_multiplied_by_the_batch_size():
         ("mnist", "cnn"): -10, ("fashion_mnist", "cnn"): -9, ("cifar10", "cnn"): -11,
     }  # fmt: skip
     for (dataset, network), exponent in table_4.items():
-        rate = rates.rates()[(dataset, network, "sgd", None)]
+        rate = rates_on_record()[(dataset, network, "sgd", None)]
         if rate.source.startswith("paper"):
             assert rate.learning_rate == 2.0 ** (exponent + 5)
 

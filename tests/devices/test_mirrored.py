@@ -14,7 +14,7 @@ from rbd_ipu._compat import tf
 from rbd_ipu.config import resolve
 from rbd_ipu.devices import mirrored
 from rbd_ipu.errors import ConfigError
-from rbd_ipu.parallel.task import tf_config
+from rbd_ipu.parallel.workers import tf_config
 
 TIMES = ("seconds", "images_per_second")
 

@@ -9,10 +9,10 @@ from fake_runs import result
 
 from rbd_ipu import files
 from rbd_ipu.lab import analyses, presets
-from rbd_ipu.lab.figures import panels
-from rbd_ipu.lab.jobs import Job
 from rbd_ipu.lab.measures import Index
+from rbd_ipu.lab.pool import Job
 from rbd_ipu.lab.presets import budget, cells
+from rbd_ipu.lab.tables import panels
 from rbd_ipu.plots import _colours, svgs
 
 FULL = budget("full")

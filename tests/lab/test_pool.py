@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from rbd_ipu.config import from_assignments, resolve
-from rbd_ipu.lab import jobs, pool
-from rbd_ipu.lab.jobs import Taken, attempts, claimed, is_claimed, job, note_cores
+from rbd_ipu.lab import pool
+from rbd_ipu.lab.pool import Taken, attempts, claimed, is_claimed, job, note_cores
 from rbd_ipu.lab.results import Costs, rough_epoch
 from rbd_ipu.process import divided, usable
 
@@ -27,7 +27,7 @@ import json, os, sys, time
 from pathlib import Path
 import rbd_ipu.cli
 from rbd_ipu.config import from_assignments, from_file, resolve
-from rbd_ipu.lab import jobs
+from rbd_ipu.lab import pool
 from rbd_ipu.config.yaml import dumps
 
 def go_on(given, words, output, quiet):
@@ -56,8 +56,8 @@ def train(given, words, output, quiet):
     (folder / "run.json").write_text(json.dumps({"outcome": "finished"}))
     return 0
 
-jobs.train_run, jobs.go_on = train, go_on
-sys.exit(jobs.main())
+pool.train_run, pool.go_on = train, go_on
+sys.exit(pool.main())
 """
 
 # A queue in a process of its own, to be killed.
@@ -66,7 +66,7 @@ import sys
 from pathlib import Path
 from rbd_ipu.config import resolve
 from rbd_ipu.lab import pool as queue
-from rbd_ipu.lab.jobs import job
+from rbd_ipu.lab.pool import job
 
 folder, fake, settings = Path(sys.argv[1]), sys.argv[2], [eval(text) for text in sys.argv[3:]]
 if fake != "-":
@@ -245,7 +245,7 @@ def test_of_two_processes_one_has_a_run(tmp_path):
         assert is_claimed(folder)
         with pytest.raises(Taken), claimed(folder, patience=0.0):
             pass
-        assert jobs.main([",".join(map(str, usable())), str(folder), "seed=0"]) == jobs.TAKEN
+        assert pool.main([",".join(map(str, usable())), str(folder), "seed=0"]) == pool.TAKEN
     assert not is_claimed(folder)
 
 
@@ -254,7 +254,7 @@ def test_an_ended_run_is_not_made_again(tmp_path):
     (one.folder / "1").mkdir(parents=True)
     (one.folder / "1" / "run.json").write_text('{"outcome": "not finite"}')
     assert one.ended() and pool.run([one], 2, lambda config: 1.0, print) == []
-    assert jobs.train(one.folder, one.words()) == 0 and len(attempts(one.folder)) == 1
+    assert pool.train(one.folder, one.words()) == 0 and len(attempts(one.folder)) == 1
 
 
 @pytest.mark.parametrize("parts", range(1, 9))
@@ -309,7 +309,7 @@ def test_a_real_training_killed_in_the_middle_has_the_numbers_of_one_that_was_no
     for each in settings:
         whole = job(resolve(each), "", clean)
         names = ",".join(map(str, divided(sorted(os.sched_getaffinity(0)), 2)[0]))
-        words = [sys.executable, "-m", "rbd_ipu.lab.jobs", str(whole.folder), names, *whole.words()]
+        words = [sys.executable, "-m", "rbd_ipu.lab.pool", str(whole.folder), names, *whole.words()]
         subprocess.run(words, env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
         killed = job(resolve(each), "", tmp_path / "runs")
         assert numbers(attempts(killed.folder)[-1]) == numbers(attempts(whole.folder)[-1])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rbd_ipu.config.rates import lookup
+from rbd_ipu.config.resolve import lookup
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import presets
 from rbd_ipu.lab.presets import budget, cells, cut

@@ -8,9 +8,9 @@ import pytest
 
 from rbd_ipu import files
 from rbd_ipu.config import resolve
-from rbd_ipu.config.rates import Rate
+from rbd_ipu.config.resolve import Rate
 from rbd_ipu.config.yaml import loads
-from rbd_ipu.lab import tuning_folder
+from rbd_ipu.lab import tuning
 from rbd_ipu.lab.trials import (
     FINISHED,
     NOT_FINITE,
@@ -190,7 +190,7 @@ def test_numbers_that_are_none_come_back_as_nan():
 
 
 def test_the_table_marks_the_lowest_loss():
-    text = tuning_folder.table({0: trial(0, 0.5), 1: trial(1, 12345.0), 2: trial(2, outcome=NOT_FINITE)}).splitlines()
+    text = tuning.table_of({0: trial(0, 0.5), 1: trial(1, 12345.0), 2: trial(2, outcome=NOT_FINITE)}).splitlines()
     assert [line.split()[0] for line in text] == ["rate", "2**2", "2**1", "2**0"]
     assert text[3].endswith("finished  <- lowest") and "0.5000" in text[3] and "50.00" in text[3]
     assert "1.2e+04" in text[2] and text[1].split()[1] == "-" and text[1].endswith("not finite")
@@ -200,10 +200,10 @@ def test_the_table_marks_the_lowest_loss():
 def test_the_row_is_one_of_the_rates_on_record():
     config = resolve({"method": "fpd", "dim": 32, "momentum": 0.5, "epochs": 1, "learning_rate": 1.0})
     trials = {-2: trial(-2, 0.75), -1: trial(-1, 0.5), 0: trial(0, outcome=NOT_FINITE), 1: trial(1, 0.9)}
-    (row,) = loads(tuning_folder.row(config, trials))
+    (row,) = loads(tuning.row_of(config, trials))
     rate = Rate(**row)
     assert rate[:4] == ("digits", "fc", "fpd", 0.5) and rate.dim == 32 and rate.source == "rbd-ipu tune"
     assert rate.note == "2**-2: 0.7500, 2**-1: 0.5000, 2**0 not finite; 1 epoch, seed 0; momentum 0.5"
-    (row,) = loads(tuning_folder.row(resolve({"method": "sgd", "learning_rate": 1.0}), {7: trial(7, 0.1)}))
+    (row,) = loads(tuning.row_of(resolve({"method": "sgd", "learning_rate": 1.0}), {7: trial(7, 0.1)}))
     assert Rate(**row).dim is None and row["learning_rate"] == 128
-    assert tuning_folder.row(config, {0: trial(0, outcome=NOT_FINITE)}) is None
+    assert tuning.row_of(config, {0: trial(0, outcome=NOT_FINITE)}) is None

@@ -11,7 +11,7 @@ from rbd_ipu.config import from_assignments, from_file, resolve
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import tuning
 from rbd_ipu.lab.trials import Trial
-from rbd_ipu.runs import workers
+from rbd_ipu.runs import train
 
 SETTINGS = ["--set", "dim=50", "--set", "epochs=1", "--set", "learning_rate=auto"]
 
@@ -100,7 +100,7 @@ def test_workers_are_started_after_the_search_with_what_was_found(tmp_path, sear
         started.append((config.learning_rate, words))
         return 0
 
-    monkeypatch.setattr(workers, "elsewhere", elsewhere)
+    monkeypatch.setattr(train, "elsewhere", elsewhere)
     assert cli.main(["train", *SETTINGS, "--workers", "2", "--output", str(tmp_path / "run")]) == 0
     ((rate, words),) = started
     assert rate == 0.5 and "learning_rate=2**-1" in words and "learning_rate=auto" not in words

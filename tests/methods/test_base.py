@@ -1,4 +1,4 @@
-"""Methods as pure functions: one step of each against NumPy, one worker and several."""
+"""Methods as pure functions: one step of each against NumPy, one worker and several; likeness in float64."""
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from steps import batch
 from rbd_ipu import methods
 from rbd_ipu._compat import tf
 from rbd_ipu.methods import METHODS
+from rbd_ipu.methods.base import likeness
 
 BASES = {
     "sgd": {},
@@ -146,3 +147,18 @@ def test_what_depends_on_the_model_is_refused_when_it_is_known():
         methods.create("rbd", learning_rate=1.0).build([(10,)])
     with pytest.raises(ValueError, match="no trainable variables"):
         methods.create("rbd", learning_rate=1.0, dim=2).build([])
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+@pytest.mark.parametrize("size", [2, 17, 10_000])
+def test_the_likeness_of_two_vectors_against_numpy(size, shift):
+    rng = np.random.default_rng(size)
+    u, g = rng.standard_normal(size) + shift, rng.standard_normal(size) + shift
+    cosine, pearson = likeness(tf.constant(u, tf.float32), tf.constant(g, tf.float32))
+    np.testing.assert_allclose(cosine, u @ g / np.linalg.norm(u) / np.linalg.norm(g), atol=2e-6)
+    np.testing.assert_allclose(pearson, np.corrcoef(u, g)[0, 1], atol=5e-6)
+
+
+def test_no_update_is_like_nothing():
+    cosine, pearson = likeness(tf.zeros(5), tf.constant([1.0, 2, 3, 4, 5]))
+    assert float(cosine) == 0.0 and float(pearson) == 0.0

@@ -8,8 +8,8 @@ from workers import starting
 from workers.cases import APART, CASES, LEVELS, WORKERS
 
 from rbd_ipu.parallel.cost_model import traffic
-from rbd_ipu.parallel.groups import Groups
 from rbd_ipu.parallel.launch import Launch
+from rbd_ipu.parallel.workers import Groups
 
 pytestmark = starting.mpi
 

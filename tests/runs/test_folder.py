@@ -25,7 +25,7 @@ from rbd_ipu.runs import RunFolder, check_free, check_search, facts_of, metrics,
 from rbd_ipu.runs.callbacks import AtomicCheckpoint, recorders, save_weights
 from rbd_ipu.runs.folder import summarise
 from rbd_ipu.runs.record import record
-from rbd_ipu.step.step import Progress
+from rbd_ipu.step import Progress
 
 
 @pytest.fixture

@@ -315,7 +315,7 @@ def test_simulated_workers_in_groups():
     from compression_reference import Groups as Reference
     from simulated import Subspace, simulated
 
-    from rbd_ipu.parallel.groups import Groups
+    from rbd_ipu.parallel.workers import Groups
 
     sizes = [int(np.prod(shape)) for shape in SHAPES]
     variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in SHAPES]

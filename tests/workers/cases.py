@@ -20,7 +20,7 @@ from rbd_ipu.errors import WorkersError
 from rbd_ipu.methods import METHODS
 from rbd_ipu.parallel import ranks
 from rbd_ipu.parallel.plan import MODES, WIRES, plan
-from rbd_ipu.parallel.task import task
+from rbd_ipu.parallel.workers import task
 from rbd_ipu.process import divided, keep_to, usable
 
 OPTIONS = {

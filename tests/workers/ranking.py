@@ -11,8 +11,7 @@ import numpy as np
 
 from rbd_ipu.errors import WorkersError
 from rbd_ipu.parallel import ranks
-from rbd_ipu.parallel.groups import Groups
-from rbd_ipu.parallel.task import launched
+from rbd_ipu.parallel.workers import Groups, launched
 
 SIZES = (1, 7, 300_000)
 #: What rank 1 gets, in the middle of the run.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rbd_ipu.parallel.task import tf_config
+from rbd_ipu.parallel.workers import tf_config
 
 ENVIRONMENT = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 

@@ -3,12 +3,11 @@
 ================  ==============================================================================================
 options.py        options of ``IPUConfig`` and flags of ``TF_POPLAR_FLAGS``, held against the record of the SDK
 description.py    a YAML file -> a checked Description
-ipu_config.py     a Description -> an ``IPUConfig``
+ipu_config.py     a Description -> an ``IPUConfig``, and as ``rbd-ipu devices check`` prints it
 popdist.py        processes that poprun has started
 device.py         what ``rbd_ipu.open_device("ipu_configs/pod16.yaml")`` gives; it imports Graphcore's TensorFlow
-program.py        the programs: n steps of training, fed by a stream of batches; a validation
-codelet.py        the integer hash as an operation of the device; its C++ is in codelets/
-listing.py        a Description as ``rbd-ipu devices check`` prints it
+program.py        the programs: n steps of training, fed by a stream of batches; a validation; the integer hash as an
+                  operation of the device, whose C++ is in codelets/
 lint/             the operations of the programs, held against the record
 sdk_record/       what is known about Graphcore's TensorFlow without having it
 ================  ==============================================================================================

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Union
 
-from rbd_ipu.config.kinds import Boolean, Choice, Integer, Kind, Text, instead_of
+from rbd_ipu.config.schema import Boolean, Choice, Integer, Kind, Text, instead_of
 from rbd_ipu.config.yaml import YamlError, load_mapping
 from rbd_ipu.devices import memory
 from rbd_ipu.devices.ipu import options

@@ -15,16 +15,15 @@ from rbd_ipu._compat import tf
 from rbd_ipu.data.batches import stored_form
 from rbd_ipu.devices.ipu import description as rules
 from rbd_ipu.devices.ipu import ipu_config, options, popdist
-from rbd_ipu.devices.ipu.codelet import Hash
 from rbd_ipu.devices.ipu.description import Description, check
-from rbd_ipu.devices.ipu.program import Evaluation, Infeed, Stream, train_program
+from rbd_ipu.devices.ipu.program import Evaluation, Hash, Infeed, Stream, train_program
 from rbd_ipu.devices.local import Device
 from rbd_ipu.objective import REPORTED, Objective
 from rbd_ipu.parallel.exchange import Alone, Exchange, Replicas
 from rbd_ipu.parallel.plan import Plan
-from rbd_ipu.parallel.task import running
+from rbd_ipu.parallel.workers import running
 from rbd_ipu.placement import seed_words, settle
-from rbd_ipu.step.step import MEASURES, Step
+from rbd_ipu.step import MEASURES, Step
 
 
 def package() -> Any:

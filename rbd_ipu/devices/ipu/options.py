@@ -9,7 +9,7 @@ variable once, when the first program is compiled. (From ``driver/tools/flags.cc
 import difflib
 from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional
 
-from rbd_ipu.config.kinds import Boolean, Choice, Integer, Kind, Text, instead_of
+from rbd_ipu.config.schema import Boolean, Choice, Integer, Kind, Text, instead_of
 from rbd_ipu.devices.ipu import sdk_record
 from rbd_ipu.errors import ConfigError
 

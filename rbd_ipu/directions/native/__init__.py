@@ -1,9 +1,9 @@
 """Source ``native``: the counter stream drawn by machine code on all cores of a CPU. Needs Numba.
 
-From the bits up: ``stream.py`` (words and samples), ``loops.py`` (what vector registers do), ``dense.py`` (one pass
-over each direction; tasks and arrays), ``op.py`` (the TensorFlow op). ``threads.py`` lends threads and memory. The
-Hadamard basis has ``hadamard_rows.py`` (which rows), ``hadamard_transform.py`` (butterflies) and ``hadamard.py`` (the
-kernel and its op). None of them is imported before a basis asks for this source.
+From the bits up: ``stream.py`` (words, samples, and what vector registers do), ``dense.py`` (one pass over each
+direction; tasks and arrays), ``op.py`` (the TensorFlow op). ``threads.py`` lends threads and memory. The Hadamard
+basis has ``hadamard_transform.py`` (butterflies) and ``hadamard.py`` (which rows; the kernel and its op). None of
+them is imported before a basis asks for this source.
 """
 
 import functools

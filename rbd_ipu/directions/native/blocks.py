@@ -17,9 +17,8 @@ import numpy as np
 from rbd_ipu._compat import tf
 from rbd_ipu.directions.blocks import BLOCK
 from rbd_ipu.directions.native.dense import Rooms, compile_loop, digest, empty, plain
-from rbd_ipu.directions.native.loops import fill_words, inlined, signed
 from rbd_ipu.directions.native.op import numpy_call
-from rbd_ipu.directions.native.stream import bits_of, f32, fold_in, schedule, u32
+from rbd_ipu.directions.native.stream import bits_of, f32, fill_words, fold_in, inlined, schedule, signed, u32
 from rbd_ipu.directions.native.threads import run_tasks, thread_count
 from rbd_ipu.directions.stream import PLANE
 

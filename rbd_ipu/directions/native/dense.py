@@ -28,18 +28,22 @@ from typing import Any, Callable, Dict, List, Tuple
 import numpy as np
 from numba import njit
 
-from rbd_ipu.directions.native.loops import (
+from rbd_ipu.directions.native.stream import (
     add,
+    f32,
     fill_words,
+    fold_in,
     normal_dot,
     normal_fill,
     plane_add,
     plane_dot,
     plane_norm,
+    schedule,
+    threefry,
+    u32,
     uniform_dot,
     uniform_fill,
 )
-from rbd_ipu.directions.native.stream import f32, fold_in, schedule, threefry, u32
 from rbd_ipu.directions.native.threads import KEPT_FLOATS, Buffers, run_tasks, thread_count
 from rbd_ipu.directions.stream import PLANE
 

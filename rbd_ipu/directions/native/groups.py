@@ -11,9 +11,8 @@ import numpy as np
 from rbd_ipu._compat import inside_xla
 from rbd_ipu.directions.groups import Groups
 from rbd_ipu.directions.native.dense import Rooms, compile_loop, digest, plain
-from rbd_ipu.directions.native.loops import fill_words, inlined, signed
 from rbd_ipu.directions.native.op import call_from_graph
-from rbd_ipu.directions.native.stream import f32, fold_in, hash32, schedule, u32
+from rbd_ipu.directions.native.stream import f32, fill_words, fold_in, hash32, inlined, schedule, signed, u32
 from rbd_ipu.directions.native.threads import run_tasks, thread_count
 from rbd_ipu.directions.source import Source
 from rbd_ipu.directions.stream import PLANE

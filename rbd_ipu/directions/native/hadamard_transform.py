@@ -20,7 +20,7 @@ Every order is a base (12, 20 or 1) times a power of two, H_order = H_base (x) H
     a group of a few rows of a part    the base of b, then its twos digit by digit, which leaves the group as
                                        [twos of b, rows, base of b]
 
-Only the first of them goes through all of X. The way back starts from there; ``hadamard_rows.py`` knows where a row
+Only the first of them goes through all of X. The way back starts from there; ``hadamard.py`` knows where a row
 of H is found.
 """
 
@@ -29,7 +29,7 @@ from typing import Any, Tuple
 from numba import njit
 
 from rbd_ipu.directions.hadamard import BASES, base_of
-from rbd_ipu.directions.native.loops import inlined
+from rbd_ipu.directions.native.stream import inlined
 
 # Entries side by side in a factor 12 or 20: across a vector, where longer pieces cost fewer calls (measured best of
 # 16, 64, 128 and 256), and along the rows of a matrix, as the paper's networks have them.

@@ -13,9 +13,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 from rbd_ipu import files
 from rbd_ipu.errors import ConfigError
-from rbd_ipu.lab.bench.cases import TRAINER, WORKLOADS, Case
-from rbd_ipu.lab.bench.rows import ratio, spread
-from rbd_ipu.lab.bench.runners import measure
+from rbd_ipu.lab.bench.report import ratio, spread
+from rbd_ipu.lab.bench.runners import TRAINER, WORKLOADS, Case, measure
 from rbd_ipu.process import divided, keep_to, usable
 
 TURN_TIMEOUT = 24 * 3600.0  # seconds that a team waits for its turn

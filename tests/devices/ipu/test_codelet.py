@@ -14,7 +14,7 @@ from reference import close, hash32, schedule, threefry
 import rbd_ipu
 from rbd_ipu import methods
 from rbd_ipu._compat import tf
-from rbd_ipu.devices.ipu import codelet
+from rbd_ipu.devices.ipu import program
 
 STUB = Path(__file__).resolve().parents[2] / "poplar"
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++, which the C++ is compiled with")
@@ -22,7 +22,7 @@ STRICT = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-O2", "-fPIC", "-shared"
 
 
 def compiled(path, source, *options):
-    command = ["g++", *STRICT, source, f"-I{STUB}/include", f"-I{codelet.SOURCES}", "-o", str(path), *options]
+    command = ["g++", *STRICT, source, f"-I{STUB}/include", f"-I{program.SOURCES}", "-o", str(path), *options]
     subprocess.run(list(map(str, command)), check=True)
     return path
 
@@ -104,24 +104,24 @@ def sdk(tmp_path, monkeypatch):
 
 
 def test_the_library_is_made_once_with_the_sdk(sdk, monkeypatch):
-    made = codelet.library()
+    made = program.library()
     assert made.is_file() and str(made).startswith(str(sdk / "cache" / "codelets"))
     monkeypatch.setenv("PATH", str(sdk / "nothing"))
-    assert codelet.library() == made
+    assert program.library() == made
     (sdk / "lib" / "libpoplar.so").unlink()
     made.unlink()
     with pytest.raises(RuntimeError, match="needs g.. once, and there is none"):
-        codelet.library()
+        program.library()
     monkeypatch.undo()
     monkeypatch.delenv("POPLAR_SDK_ENABLED", raising=False)
     with pytest.raises(RuntimeError, match="source its enable script first"):
-        codelet.library()
+        program.library()
 
 
 def test_a_library_that_cannot_be_made_says_why(sdk):
     (sdk / "include").unlink()
     with pytest.raises(RuntimeError, match="poplar/Graph.hpp"):
-        codelet.library()
+        program.library()
 
 
 def test_replicas_take_the_steps_of_algorithm_1_with_directions_of_this_cpu(open_ipu, sdk):

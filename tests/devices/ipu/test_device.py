@@ -283,7 +283,7 @@ def test_the_program_can_be_traced_without_the_sdk():
     from rbd_ipu.devices.ipu.program import TOLD, train_program
     from rbd_ipu.objective import Objective
     from rbd_ipu.parallel.exchange import Alone
-    from rbd_ipu.step.step import one_step
+    from rbd_ipu.step import one_step
 
     model, told = dense(), []
     method = methods.create("rbd", learning_rate=0.5, dim=4, source="poprand")

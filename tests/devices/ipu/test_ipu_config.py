@@ -237,7 +237,7 @@ ours = [name for name in ("ipu_config", "popdist", "sdk_record") if f"rbd_ipu.de
 assert not ours, f"the CPU path imports {ours}"
 
 from rbd_ipu.devices.ipu import description, ipu_config, popdist
-from rbd_ipu.parallel.task import running
+from rbd_ipu.parallel.workers import running
 pod = description.check({"device": "ipu", "replicas": 16})
 ipu_config.settings(pod), ipu_config.environment(pod), popdist.instance(pod, running())
 graphcore = [name for name in sys.modules if name.startswith(("tensorflow.python.ipu", "popdist", "poplar"))]

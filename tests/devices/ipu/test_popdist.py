@@ -10,7 +10,7 @@ from rbd_ipu._compat import tf
 from rbd_ipu.devices.ipu import description, popdist
 from rbd_ipu.devices.ipu.popdist import Instance
 from rbd_ipu.errors import ConfigError
-from rbd_ipu.parallel.task import running
+from rbd_ipu.parallel.workers import running
 
 
 def stand_in(instances=4, index=1, replicas=16, ipus=1, started=True):
@@ -113,14 +113,14 @@ def test_poprun_is_told_what_the_description_says():
 @pytest.mark.parametrize("index", [0, 1, 3])
 def test_only_the_first_instance_writes_a_folder(index, monkeypatch):
     from rbd_ipu import config
-    from rbd_ipu.runs import workers
+    from rbd_ipu.runs import train
 
     poprun = types.SimpleNamespace(getInstanceIndex=lambda: index)
-    monkeypatch.setattr(workers, "running", lambda: poprun)
-    monkeypatch.setattr(workers, "follow", lambda config, folder: "follows")
+    monkeypatch.setattr(train, "running", lambda: poprun)
+    monkeypatch.setattr(train, "follow", lambda config, folder: "follows")
     settings = config.resolve({"method": "sgd", "learning_rate": 0.1})
-    assert workers.is_follower() == (index > 0)
-    assert workers.elsewhere(settings, []) == (None if index == 0 else "follows")
+    assert train.is_follower() == (index > 0)
+    assert train.elsewhere(settings, []) == (None if index == 0 else "follows")
 
 
 def test_an_instance_that_gets_sigterm_ends_where_all_end(monkeypatch):
@@ -128,7 +128,7 @@ def test_an_instance_that_gets_sigterm_ends_where_all_end(monkeypatch):
     import os
     import signal
 
-    from rbd_ipu.runs import experiment, workers
+    from rbd_ipu.runs import experiment, train
 
     seen = []
 
@@ -139,9 +139,9 @@ def test_an_instance_that_gets_sigterm_ends_where_all_end(monkeypatch):
                 callback.on_train_batch_end(0)
             seen.append("went on")
 
-    monkeypatch.setattr(workers, "running", lambda: types.SimpleNamespace(getInstanceIndex=lambda: 1))
+    monkeypatch.setattr(train, "running", lambda: types.SimpleNamespace(getInstanceIndex=lambda: 1))
     monkeypatch.setattr(experiment, "prepare", lambda config: Experiment())
-    assert workers.follow(None, None) == 0 and not seen
+    assert train.follow(None, None) == 0 and not seen
 
 
 def test_a_run_that_ends_with_another_instance_says_so():

@@ -41,7 +41,7 @@ def test_every_order_transforms_as_the_operations_do(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_entry_has_a_place_of_its_own(size):
-    from rbd_ipu.directions.native.hadamard_rows import place_tables
+    from rbd_ipu.directions.native.hadamard import place_tables
     from rbd_ipu.directions.native.hadamard_transform import tile
 
     a, b = split(size)
@@ -55,7 +55,7 @@ def test_every_entry_has_a_place_of_its_own(size):
 @pytest.mark.parametrize("a, b", [(64, 64), (192, 64), (384, 320)])
 @pytest.mark.parametrize("seed", [0, 7])
 def test_rotated_bits_are_the_rows_of_the_ranks(a, b, seed):
-    from rbd_ipu.directions.native.hadamard_rows import chosen_bits, round_tables
+    from rbd_ipu.directions.native.hadamard import chosen_bits, round_tables
 
     N, key = a * b, fold_in_numpy(seed)
     A, B = grid(a, b)
@@ -69,7 +69,7 @@ def test_rotated_bits_are_the_rows_of_the_ranks(a, b, seed):
 
 
 def test_bits_lie_where_the_transform_leaves_their_rows():
-    from rbd_ipu.directions.native.hadamard_rows import place_bits, place_tables
+    from rbd_ipu.directions.native.hadamard import place_bits, place_tables
     from rbd_ipu.directions.native.hadamard_transform import tile
 
     for a, b in ((64, 64), (128, 128), (384, 320), (192, 192), (64, 128)):

@@ -9,8 +9,7 @@ import pytest
 from rbd_ipu.lab.bench import runners as ceiling
 from rbd_ipu.lab.bench import runners as memory
 from rbd_ipu.lab.bench import runners as rounds
-from rbd_ipu.lab.bench.cases import KERAS, KERAS_JIT, Case
-from rbd_ipu.lab.bench.runners import Kernel, Sketch, make
+from rbd_ipu.lab.bench.runners import KERAS, KERAS_JIT, Case, Kernel, Sketch, make
 
 CASE = Case("fc-digits", "rbd", 8, "normal", "counter", "global", batch_size=16)
 

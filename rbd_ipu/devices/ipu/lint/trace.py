@@ -85,7 +85,7 @@ def collectives(noted: List[Operation]) -> Any:
 
 
 class Hashing:
-    """Stands for :class:`rbd_ipu.devices.ipu.codelet.Hash`: the same words, by TensorFlow's operations."""
+    """Stands for :class:`rbd_ipu.devices.ipu.program.Hash`: the same words, by TensorFlow's operations."""
 
     def __init__(self, noted: List[Operation]):
         self._noted = noted
@@ -354,7 +354,7 @@ def _trainer(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any
     from rbd_ipu.objective import Objective
     from rbd_ipu.parallel.exchange import Alone, Exchange, Replicas
     from rbd_ipu.parallel.plan import plan
-    from rbd_ipu.step.step import one_step
+    from rbd_ipu.step import one_step
 
     variables = model.trainable_variables
     method = methods.create(row.name, **options_for(methods.METHODS.get(row.name), row, variables))

@@ -1,21 +1,147 @@
-"""One update, from a mini-batch to changed weights, and the place in a run that it leads to.
+"""One step: the model's state as a vector, the update from a mini-batch to changed weights, the loop over many steps.
 
-The loop of every device repeats it. The place in a run is plain numbers: a checkpoint keeps them, and a resumed
-epoch ends with the same metrics.
+The loop of every device repeats the update: one function, run by the strategy, n steps a call. The place in a run is
+plain numbers: a checkpoint keeps them, and a resumed epoch ends with the same metrics.
 """
 
+import contextlib
 import functools
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from rbd_ipu import objective
 from rbd_ipu._compat import apply_update, rate_of, tensors, tf
 from rbd_ipu.methods import Method
+from rbd_ipu.methods.base import likeness
 from rbd_ipu.objective import REPORTED, Objective
 from rbd_ipu.parallel.exchange import Exchange
 from rbd_ipu.parallel.plan import Plan
 from rbd_ipu.parallel.round import OutsideWeights, Received, follow, form_of, receive, send, settle
-from rbd_ipu.step.model_state import State, unflatten
-from rbd_ipu.vectors import likeness
+
+
+class Evaluation(NamedTuple):
+    """A mini-batch seen by the model: mean loss [], outputs [B, ...], gradient of the loss [D]."""
+
+    loss: Any
+    outputs: Any
+    gradient: Any
+
+
+class State:
+    """The model at its present weights; a new one is made for each step.
+
+    Whatever a method asks for, a mini-batch leaves its mark on the model once: of several passes over it (a gradient
+    after :meth:`look`, weights beside the present ones) the first counts, and the moving statistics of batch
+    normalisation are kept out of the others.
+
+    Args:
+      model: a Keras model.
+      objective: its :class:`rbd_ipu.objective.Objective`, ``(batch, training) -> (loss [], outputs)``.
+      variables: the trainable variables, in the order in which they make the flat vector.
+      next_batch: gives a further mini-batch, for methods whose step takes several.
+      beside: more variables that a pass may change, those of metrics.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        objective: Callable[..., Any],
+        variables: Sequence[Any],
+        next_batch: Optional[Callable[[], Any]] = None,
+        beside: Sequence[Any] = (),
+    ):
+        self.model = model
+        self.objective = objective
+        self.variables = list(variables)
+        self.next_batch = next_batch
+        self.beside = list(beside)
+        self._seen: List[Any] = []
+
+    def evaluate(self, batch: Any) -> Evaluation:
+        """Loss, outputs and gradient; asked twice about a batch, it computes once."""
+        known = self._find(batch)
+        if known is not None and known.gradient is not None:
+            return known
+        # Seen without a gradient before: this pass is not the one that counts.
+        with self.untouched([] if known is None else [*self.model.non_trainable_variables, *self.beside]):
+            with tf.GradientTape() as tape:
+                loss, outputs = self._forward(batch)
+            gradients = tape.gradient(
+                loss, tensors(self.variables), unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
+        return self._keep(batch, Evaluation(loss, outputs, flatten(gradients)))
+
+    def look(self, batch: Any) -> Evaluation:
+        """Loss and outputs by a forward pass alone; the gradient is None unless it is known already."""
+        known = self._find(batch)
+        if known is not None:
+            return known
+        loss, outputs = self._forward(batch)
+        return self._keep(batch, Evaluation(loss, outputs, None))
+
+    def gradient(self, batch: Any) -> Any:
+        """g = grad L(theta) on a mini-batch: float32 [D]."""
+        return self.evaluate(batch).gradient
+
+    def weights(self) -> Any:
+        """theta: float32 [D]."""
+        return flatten(self.variables)
+
+    def loss_at(self, weights: Any, batch: Any) -> Any:
+        """L(weights) on a mini-batch: float32 [D] -> []. Within :meth:`untouched` only: it leaves the weights there.
+
+        In training mode, as the gradient is: batch normalisation takes the statistics of the mini-batch.
+        """
+        for variable, value in zip(tensors(self.variables), unflatten(weights, self.variables)):
+            variable.assign(value)
+        return tf.cast(self._forward(batch)[0], tf.float32)
+
+    @contextlib.contextmanager
+    def untouched(self, variables: Optional[Sequence[Any]] = None) -> Iterator[None]:
+        """Puts variables (None: all of the model) back afterwards, bit for bit: values are saved, not computed."""
+        kept = tensors([*self.model.variables, *self.beside] if variables is None else variables)
+        values = [tf.identity(variable) for variable in kept]
+        try:
+            yield
+        finally:
+            for variable, value in zip(kept, values):
+                variable.assign(value)
+
+    def _forward(self, batch: Any) -> Any:
+        return self.objective(batch, training=True)
+
+    def _find(self, batch: Any) -> Optional[Evaluation]:
+        """What is known of a mini-batch here: results from inside a branch or a loop cannot be used outside."""
+        found = [e for known, e in self._seen if known is batch and _visible(e.loss)]
+        return found[-1] if found else None
+
+    def _keep(self, batch: Any, evaluation: Evaluation) -> Evaluation:
+        self._seen.append((batch, evaluation))
+        return evaluation
+
+
+def _visible(tensor: Any) -> bool:
+    """Whether a tensor belongs to the graph that is being made, or to one around it."""
+    if tf.executing_eagerly():
+        return True
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None and graph is not tensor.graph:
+        graph = getattr(graph, "outer_graph", None)
+    return graph is not None
+
+
+def flatten(arrays: Sequence[Any]) -> Any:
+    """One float32 vector [D] of tensors of any rank; sparse gradients are made dense."""
+    return tf.concat([tf.reshape(tf.cast(tf.convert_to_tensor(a), tf.float32), [-1]) for a in arrays], axis=0)
+
+
+def unflatten(vector: Any, like: Sequence[Any]) -> List[Any]:
+    """The vector [D] in pieces of the shapes and types of ``like``."""
+    sizes = [int(variable.shape.num_elements()) for variable in tensors(like)]
+    return [
+        tf.cast(tf.reshape(piece, variable.shape), variable.dtype)
+        for piece, variable in zip(tf.split(vector, sizes), tensors(like))
+    ]
+
 
 #: What a step measures, in order: float32 scalars, all to be summed. Those of REPORTED are sums over examples
 #: already, so that a short batch counts as little as it should. ``cosine`` and ``correlation`` are 0 at steps that
@@ -278,3 +404,104 @@ def means(sums: Sequence[float]) -> Dict[str, float]:
     if total["compared"]:
         found.update({name: total[name] / total["compared"] for name in ("cosine", "correlation")})
     return found
+
+
+def train_steps(step: Run, logged: bool = False) -> Callable[[Any, Any, Any, Any], Any]:
+    """The compiled function ``(iterator, n, done, sums) -> sums`` that trains for n steps, ``done`` into the epoch.
+
+    ``step(next_batch, place) -> measures`` is one update: the ``run`` of a :class:`rbd_ipu.step.Step`, or what a
+    device makes of one.
+
+    ``sums``, a float vector in the order of ``MEASURES``, are those over the steps of the epoch before; the steps are
+    added to them one by one, so that no bit depends on where the epoch is cut into calls. They come back as scalars
+    of their type, with ``finite`` after them: 1 as long as every loss and update was finite. The step at which one is
+    not is not counted and ends the loop: the weights are those of the last finite step.
+
+    ``iterator`` is a tuple of iterators where a process plays several workers, one for each.
+
+    ``logged`` adds a last result: the rows ``LOGGED`` of all steps that were tried, int32 [n, ...].
+
+    n is a tensor, so that calls of any length share one trace. On a CPU the network is a plain graph (ten times
+    faster there than XLA); methods compile their bases.
+    """
+
+    @tf.function
+    def run(iterator: Any, n: Any, done: Any, sums: Any) -> Any:
+        def body(i: Any, sums: Any, _: Any, *rows: Any) -> Any:
+            new = step(_next(iterator), done + i)
+            measured = tf.stack([new[name] for name in MEASURES])
+            added = tf.where(new["finite"] > 0.0, measured, tf.zeros_like(measured))
+            kept = [row.write(i, new[LOGGED]) for row in rows]
+            return (i + 1, sums + tf.cast(added, sums.dtype), new["finite"], *kept)
+
+        kept = [tf.TensorArray(tf.int32, size=n)] if logged else []
+        tried, total, finite, *kept = tf.while_loop(
+            lambda i, _, finite, *rows: (i < n) & (finite > 0.0),
+            body,
+            (tf.constant(0), tf.ensure_shape(sums, [len(MEASURES)]), tf.constant(1.0), *kept),
+            parallel_iterations=1,
+        )
+        return (*tf.unstack(total), finite, *[rows.gather(tf.range(tried)) for rows in kept])
+
+    return run
+
+
+def replay_steps(step: Callable[[Any], Any], width: int) -> Callable[[Any], Any]:
+    """The compiled function ``rows int32 [n, width] -> how many were good`` that makes n steps again.
+
+    ``step`` is that of :func:`rbd_ipu.step.one_replayed`; the first row that is not good ends the loop.
+    """
+
+    @tf.function(input_signature=[tf.TensorSpec([None, width], tf.int32)])
+    def run(rows: Any) -> Any:
+        def body(i: Any, _: Any) -> Any:
+            good = step(rows[i])
+            return i + tf.cast(good, tf.int32), good
+
+        return tf.while_loop(
+            lambda i, good: (i < tf.shape(rows)[0]) & (good > 0.0),
+            body,
+            (tf.constant(0), tf.constant(1.0)),
+            parallel_iterations=1,
+        )[0]
+
+    return run.get_concrete_function()  # TensorFlow warns of functions traced once and called rarely
+
+
+def _next(iterator: Any) -> Callable[..., Any]:
+    """What gives the next mini-batch; of several iterators, that of the i-th."""
+    if isinstance(iterator, tuple):
+        return lambda i: next(iterator[i])
+    return lambda: next(iterator)
+
+
+def evaluate_all(objective: Objective, as_replica: Optional[Callable[..., Any]] = None) -> Callable[[Any], Any]:
+    """The compiled function ``dataset -> sums`` over all examples, in the order of REPORTED.
+
+    ``as_replica(function)`` calls it where Keras can compute losses and metrics; None: anywhere.
+    """
+
+    @tf.function
+    def run(dataset: Any) -> Any:
+        sums = tf.zeros([len(REPORTED)])
+        for batch in dataset:
+            outputs = objective.forward(batch, training=False)
+
+            def look(batch: Any = batch, outputs: Any = outputs) -> Any:
+                report = objective.report(batch, outputs, objective.loss_of(batch, outputs, training=False))
+                return tf.pad(report, [[0, len(REPORTED) - report.shape[0]]])
+
+            plain = objective.is_plain(batch, outputs) and not objective.measured_by_keras
+            sums += look() if plain or as_replica is None else as_replica(look)
+        return tuple(tf.unstack(sums))
+
+    traces: Dict[Any, Callable] = {}
+
+    def evaluate(dataset: Any) -> Any:
+        # One trace for each kind of dataset, kept here: TensorFlow warns of functions traced once and called rarely.
+        kind = str(dataset.element_spec)
+        if kind not in traces:
+            traces[kind] = run.get_concrete_function(dataset)
+        return traces[kind](dataset)
+
+    return evaluate

@@ -3,9 +3,8 @@
 import pytest
 
 from rbd_ipu import text_table
-from rbd_ipu.lab.bench import rows
-from rbd_ipu.lab.bench.cases import KERAS, KERAS_JIT, Case
-from rbd_ipu.lab.bench.runners import Kernel, Runner, Times
+from rbd_ipu.lab.bench import report
+from rbd_ipu.lab.bench.runners import KERAS, KERAS_JIT, Case, Kernel, Runner, Times
 
 SGD = Case("fc-mnist", "sgd")
 RBD = Case("fc-mnist", "rbd", 250, "normal", "native", "global")
@@ -33,7 +32,7 @@ TIMES = Times(SECONDS, dict.fromkeys(SECONDS, 10), True)
 
 
 def test_rows():
-    sgd, rbd = rows.rows_of([SGD, RBD], RUNNERS, TIMES)
+    sgd, rbd = report.rows_of([SGD, RBD], RUNNERS, TIMES)
     assert sgd["ms"] == pytest.approx(2.0) and sgd["ms_quartiles"] == pytest.approx([1.5, 3.0])
     assert sgd["images_per_second"] == pytest.approx(16_000)
     assert sgd["ratio_to_sgd"] == 1.0 and sgd["samples_per_second"] is None and sgd["d"] is None
@@ -46,28 +45,28 @@ def test_rows():
 
 
 def test_ceiling_rows():
-    native, counter = rows.ceiling_rows(RUNNERS, TIMES)
+    native, counter = report.ceiling_rows(RUNNERS, TIMES)
     assert native["samples_per_second"] == pytest.approx(4e9) and native["source"] == "native"
     assert counter["samples_per_second"] == pytest.approx(2e8) and counter["dim"] == 4000
 
 
 def test_memory_is_compared_with_the_sgd_step_of_the_same_network():
-    found = rows.rows_of([SGD, RBD], RUNNERS, TIMES)
-    rows.add_memory(found, {SGD: 500.0, RBD: 512.0})
+    found = report.rows_of([SGD, RBD], RUNNERS, TIMES)
+    report.fill_in_memory(found, {SGD: 500.0, RBD: 512.0})
     assert [row["peak_mb_over_sgd"] for row in found] == [0.0, 12.0]
-    rows.add_memory(found, {SGD: 500.0, RBD: None})
+    report.fill_in_memory(found, {SGD: 500.0, RBD: None})
     assert found[1]["peak_mb"] is None and found[1]["peak_mb_over_sgd"] is None
 
 
 def test_the_table_leaves_out_what_says_nothing():
-    found = rows.rows_of([SGD, RBD], RUNNERS, TIMES)
-    lines = rows.render(found).splitlines()
+    found = report.rows_of([SGD, RBD], RUNNERS, TIMES)
+    lines = report.render(found).splitlines()
     assert " ".join(lines[0].split()) == (
         "network method distribution source d ms a step quartiles images/s x SGD G samples/s of ceiling"
     )
     assert " ".join(lines[2].split()) == "fc-mnist rbd normal native 250 8.00 5.50 .. 8.00 4,000 3.00 0.0312 1 %"
-    assert "distribution" not in rows.render(found[:1])
-    marked = rows.render(found, text_table.markdown).splitlines()
+    assert "distribution" not in report.render(found[:1])
+    marked = report.render(found, text_table.markdown).splitlines()
     assert marked[1] == "| --- | --- | --- | --- | --: | --: | --: | --: | --: | --: | --: |"
     assert all(line.count("|") == 12 for line in marked)
 
@@ -99,19 +98,19 @@ BIG = Case("cnn-cifar10", "rbd", 10_000, "normal", "native", "global")
 @pytest.mark.parametrize("cores, limit", [(8, 155), (4, 155), (2, 77.5), (1, 38.75)])
 def test_images_a_second_are_in_proportion_on_fewer_cores(cores, limit):
     for speed, met in ((limit * 1.001, True), (limit * 0.999, False)):
-        verdict = _verdict(rows.judge([_row(BIG, images_per_second=speed)], cores), BIG, rows.IMAGES)
+        verdict = _verdict(report.judge([_row(BIG, images_per_second=speed)], cores), BIG, report.IMAGES)
         assert verdict["limit"] == limit and verdict["met"] is met and verdict["measured"] == speed
 
 
 def test_ratios_are_not_scaled_and_what_is_missing_is_not_met_or_missed():
     case = Case("cnn-cifar10", "rbd", 250, "hadamard", "native", "global")
-    verdicts = rows.judge([_row(case, ratio_to_sgd=1.3)], 1)
-    verdict = _verdict(verdicts, case, rows.TIMES_SGD)
+    verdicts = report.judge([_row(case, ratio_to_sgd=1.3)], 1)
+    verdict = _verdict(verdicts, case, report.TIMES_SGD)
     assert verdict["target"] == "at most 1.25 (aim 1.10) x a plain SGD step"
     assert verdict["met"] is False
     others = [v for v in verdicts if v is not verdict]
     assert others and all(v["met"] is None and v["measured"] is None for v in others)
-    assert [line[-1] for line in rows.lines(verdicts)].count("not measured") == len(others)
+    assert [line[-1] for line in report.lines(verdicts)].count("not measured") == len(others)
 
 
 def test_memory_and_keras_are_differences_and_ratios_of_two_rows():
@@ -123,17 +122,17 @@ def test_memory_and_keras_are_differences_and_ratios_of_two_rows():
         _row(plain._replace(loop=KERAS), round_ms=[2.0, 4.0, 6.0]),
         _row(plain._replace(loop=KERAS_JIT), round_ms=[1.25, 2.5, 3.75]),
     ]
-    verdicts = rows.judge(found, 4)
-    memory = _verdict(verdicts, BIG, rows.MEGABYTES)
+    verdicts = report.judge(found, 4)
+    memory = _verdict(verdicts, BIG, report.MEGABYTES)
     assert memory["measured"] == 70.0 and memory["met"] is False and memory["case"].endswith("against d=250")
-    keras = _verdict(verdicts, plain, rows.TIMES_KERAS)
+    keras = _verdict(verdicts, plain, report.TIMES_KERAS)
     assert keras["measured"] == pytest.approx(0.8) and keras["met"] is True  # against the faster of both
 
 
 def test_every_target_can_be_judged_from_the_cases_that_are_measured():
     for keras_3 in (False, True):
-        cases = rows.cases(native=True, keras_3=keras_3)
+        cases = report.cases(native=True, keras_3=keras_3)
         assert len(set(cases)) == len(cases)
-        verdicts = rows.judge([_row(case, peak_mb=1.0) for case in cases], 4)
-        assert len(verdicts) == len(rows.TARGETS) and all(v["measured"] is not None for v in verdicts)
-    assert all(case.source != "native" for case in rows.cases(native=False, keras_3=True))
+        verdicts = report.judge([_row(case, peak_mb=1.0) for case in cases], 4)
+        assert len(verdicts) == len(report.TARGETS) and all(v["measured"] is not None for v in verdicts)
+    assert all(case.source != "native" for case in report.cases(native=False, keras_3=True))

@@ -5,7 +5,7 @@ import pytest
 from rbd_ipu.config import resolve
 from rbd_ipu.config.resolve import Given
 from rbd_ipu.errors import ConfigError
-from rbd_ipu.runs.workers import several
+from rbd_ipu.runs.train import several
 
 GROUPED = {"method": "compressed", "learning_rate": 0.01, "group_size": 4}
 
