@@ -208,6 +208,7 @@ def test_speeds_of_others_are_drawn_only_beside_the_same_case():
 # --- teams of processes ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_teams_take_turns_and_are_compared_with_one_worker(capsys):
     words = ["--workers", "1,2", "--methods", "sgd,rbd", "--dims", "8", "--exchanges", "coordinates,update"]
     assert main(["bench", *SMALL, *words, "--output", "teams.json"]) == 0

@@ -182,6 +182,7 @@ def test_the_methods_are_those_of_the_library():
     assert METHODS == keras_model.METHODS
 
 
+@pytest.mark.slow
 def test_a_real_search(capsys):
     words = ["--set", "batch_size=128", "--rates", "16", "--full-rates", "1", "--share", "0.5", "--to", "64"]
     assert main([*SHORT, *words, "--from", "16", "--tolerance", "1"]) in (0, 1)

@@ -37,8 +37,7 @@ def test_an_epoch_cuts_the_text_into_windows_and_visits_each_once(length, contex
     stream = Windows(numbered(length, context), batch, seed=3)
     steps, offsets = stream.steps_per_epoch, set()
     for epoch in range(5):
-        rows = np.concatenate([x for x, y in batches_of(stream, steps, epoch=epoch)])
-        targets = np.concatenate([y for x, y in batches_of(stream, steps, epoch=epoch)])
+        rows, targets = (np.concatenate(parts) for parts in zip(*batches_of(stream, steps, epoch=epoch)))
         assert (targets == rows + 1).all() and (np.diff(rows, axis=1) == 1).all()
         assert rows.min() >= 0 and targets.max() < length
         starts = np.sort(rows[:, 0])

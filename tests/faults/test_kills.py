@@ -30,6 +30,7 @@ def _kills(tmp_path, *words):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_three_kills(tmp_path):
     said = _kills(tmp_path, "--kills", "3", "--seed", "0", "--longest", "0.2", "--epochs", "10")
     assert "3 kills" in said and said.endswith("no bit differs\n")

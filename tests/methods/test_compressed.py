@@ -108,6 +108,7 @@ def test_what_a_leader_does_not_pass_on_is_not_lost():
     close(applied + sum(kept), total, 1e-5)
 
 
+@pytest.mark.slow
 def test_memories_of_leaders_are_in_a_checkpoint(tmp_path):
     grouped = {"group_size": 2, "group_levels": 2}
     whole, first, resumed = (trainer(4, **grouped) for _ in range(3))

@@ -208,7 +208,7 @@ def test_the_step_is_state_and_no_setting(name, tmp_path):
     np.testing.assert_array_equal(flat(other), flat(model))
 
 
-@pytest.mark.parametrize("name", crossing.CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n == "adam")) for n in crossing.CASES])
 @pytest.mark.parametrize("stack", ["keras_2", "keras_3"])
 def test_files_cross_the_stacks(stack, name):
     """A file of either Keras goes on with its step, its velocity, memory and inner state. Keras 2 cannot read a model
