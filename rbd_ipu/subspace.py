@@ -210,8 +210,8 @@ class Subspace:
         self._fused = many or (native.fused(compartments, self._groups) if native else None)
         self._on_host = native.compartment_seeds(self._order) if native else None
         self._seeds = self._hash_seeds if self._on_host else _compile(self._hash_seeds, not jit)
-        alone = self._groups[0][1] if len(self._groups) == 1 else None
-        self._later = bool(self._on_host) and (many is None) and bool(self._fused or (alone and alone.takes_later))
+        one_call = self._fused or len(self._groups) == 1
+        self._within_call = one_call and all(source.takes_later for _, source in self._groups)
         self._run = {
             method: _compile(functools.partial(self._apply, method), jit)
             for method in ("project", "expand", "sketch", "filter", "join")
@@ -349,14 +349,16 @@ class Subspace:
 
     def _seeds_or_later(self, seed: Any, step: Any, worker: Any) -> List[Any]:
         """The same, or one group of all, hashed by the kernels that need them."""
-        if self._on_host is None or not self._later or inside_xla():
+        if not self._within_call or inside_xla():
             return self._seeds(seed, step, worker)
-        hashed, source = self._on_host.hashed, self._groups[0][1]
+        return [module_of("native").later(self._hash_arrays, [seed, step, worker])]
 
-        def keys(seed: np.ndarray, step: np.ndarray, worker: np.ndarray) -> np.ndarray:
-            return source.worker_keys(hashed(seed, step, 0), worker) if self._one_draw else hashed(seed, step, worker)
-
-        return [module_of("native").later(keys, [seed, step, worker])]
+    def _hash_arrays(self, seed: np.ndarray, step: np.ndarray, worker: np.ndarray) -> np.ndarray:
+        """:meth:`_hash_seeds` of arrays, for all groups."""
+        assert self._on_host is not None  # who takes seeds later is native
+        if self._one_draw:
+            return self._groups[0][1].worker_keys(self._on_host.hashed(seed, step, 0), worker)
+        return self._on_host.hashed(seed, step, worker)
 
     def _apply(self, method: str, operand: Any, *key: Any) -> Any:
         """A method of the sources, on all compartments: the result, or a list of two for ``sketch``."""
