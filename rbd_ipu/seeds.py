@@ -11,6 +11,7 @@ The contract, which tests hold on every device:
 * The same parts give the same words in eager mode, in a graph, under XLA, in NumPy, on every device.
 """
 
+import functools
 import hashlib
 import numbers
 from typing import Any, Tuple
@@ -48,16 +49,42 @@ def threefry(key: Tuple[Any, Any], counter: Tuple[Any, Any]) -> Tuple[Any, Any]:
 def _threefry_tensors(key: Tuple[Any, Any], counter: Tuple[Any, Any]) -> Tuple[Any, Any]:
     """The same for int32 tensors.
 
+    In eager mode and in graphs it is one call of one program, made once for all shapes: a hundred operations for each
+    hash would take longer to make than the layers of a model.
+    """
+    from rbd_ipu._compat import inside_xla
+
+    if inside_xla():
+        return _threefry_operations(*key, *counter)
+    shape = _tf().broadcast_static_shape(key[0].shape, counter[0].shape)
+    words = _threefry_program()(*key, *counter)
+    for word in words:
+        word.set_shape(shape)
+    return tuple(words)
+
+
+@functools.lru_cache(maxsize=1)
+def _threefry_program() -> Any:
+    from rbd_ipu._compat import program
+
+    tf = _tf()
+    with tf.init_scope():  # the first to ask may be tracing a program of its own
+        return program(_threefry_operations).get_concrete_function(*[tf.TensorSpec(None, tf.int32)] * 4)
+
+
+def _threefry_operations(k0: Any, k1: Any, x0: Any, x1: Any) -> Tuple[Any, Any]:
+    """The operations of the hash.
+
     The five groups of rounds are a loop: unrolled, XLA copies the hash into every operation that reads its
     result, and compiling a step takes a minute.
     """
     tf = _tf()
     xor, shift_left = tf.bitwise.bitwise_xor, tf.bitwise.left_shift
     shift_right, both, either = tf.bitwise.right_shift, tf.bitwise.bitwise_and, tf.bitwise.bitwise_or
-    shape = tf.broadcast_static_shape(key[0].shape, counter[0].shape)
+    shape = tf.broadcast_static_shape(k0.shape, x0.shape)
     if not shape.is_fully_defined():
-        shape = tf.broadcast_dynamic_shape(tf.shape(key[0]), tf.shape(counter[0]))
-    k0, k1, x0, x1 = (tf.broadcast_to(x, shape) for x in (*key, *counter))
+        shape = tf.broadcast_dynamic_shape(tf.shape(k0), tf.shape(x0))
+    k0, k1, x0, x1 = (tf.broadcast_to(x, shape) for x in (k0, k1, x0, x1))
     schedule = tf.stack([k0, k1, xor(xor(k0, k1), tf.constant(_PARITY, tf.int32))])
     rotations = tf.constant(_ROTATIONS, tf.int32)
 

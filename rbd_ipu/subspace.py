@@ -154,8 +154,10 @@ class DirectionBlocks:
         return tf.roll(padded, tf.gather(tf.constant(self._starts), member), axis=0)
 
 
-# More sizes of compartments than this are not worth a program each.
+# More sizes of compartments than this are not worth a program each, and more compartments are not worth cutting
+# the vector up and joining it again.
 MOST_GROUPS = 4
+MOST_PIECES = 32
 
 
 class Subspace:
@@ -230,7 +232,8 @@ class Subspace:
     def _many(self) -> Any:
         """What runs many compartments as one program, where each group of equal ones would compile its own."""
         plain = self.source == "counter" and self.distribution in DISTRIBUTIONS and not self.orthogonalize
-        if not plain or len(self._groups) <= MOST_GROUPS:
+        few = len(self._groups) <= MOST_GROUPS and (len(self.compartments) <= MOST_PIECES or len(self._groups) == 1)
+        if not plain or few:
             return None
         return OneProgram(Many(self.compartments, self.distribution, self.normalize), self._order)
 

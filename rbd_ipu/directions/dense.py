@@ -257,6 +257,9 @@ def make(groups: int, size: int, dim: int, distribution: str, normalize: str, ro
 # Entries and directions of a tile: it stays in a core's cache, or fills a GPU.
 CPU_TILE = 2048, 16
 GPU_TILE = 1 << 16, 16
+# Entries that are put in their places by one constant of as many numbers. XLA compiles for seconds where hundreds of
+# slices are joined; the constant of more entries would be a part of every program that is too large.
+MOST_PLACES = 1 << 23
 
 
 class Many:
@@ -359,11 +362,11 @@ class Many:
             return [_loop(count, tile, tf.zeros([self.width]))[1]]
 
         columns = tf.reshape(_collect(len(self._columns), column, [[self.width]])[0], [-1])
-        pieces, start = [], 0
-        for piece in self.compartments:
-            pieces.append(columns[start : start + piece.size])
-            start += math.ceil(piece.size / self.width) * self.width
-        return tf.concat(pieces, axis=0)
+        first = self.width * np.cumsum([0, *-(-self._sizes // self.width)])  # where those of each compartment begin
+        if sum(self._sizes) <= MOST_PLACES:
+            places = np.concatenate([at + np.arange(n) for at, n in zip(first, self._sizes)])
+            return tf.gather(columns, places.astype(np.int32))
+        return tf.concat([columns[at : at + n] for at, n in zip(first, self._sizes)], axis=0)
 
     def _at(self, places: np.ndarray, t: Any) -> Tuple[Any, Any]:
         return tf.gather(places[:, 0], t), tf.gather(places[:, 1], t)
