@@ -53,7 +53,7 @@ else:
 as_it_is = tf.autograph.experimental.do_not_convert
 
 
-def program(function: Callable, jit: bool = False) -> Callable:
+def program(function: Callable, jit: bool = False) -> Any:
     """A ``tf.function`` of our own arithmetic, which AutoGraph leaves as it is; ``jit``: compiled by XLA."""
     return tf.function(function, jit_compile=jit or None, autograph=False)
 

@@ -1,6 +1,7 @@
 """What all tests share: versions in the heading, two options, data sets, the marker `ipu`, clean sessions, no XLA."""
 
 import functools
+import gc
 import importlib.util
 import os
 import platform
@@ -39,6 +40,12 @@ def pytest_sessionfinish(session):
     reporter.write_line(f"{passed} tests passed, at least {minimum} are expected")
     if passed < minimum and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_collection_finish():
+    """What all modules have made stays until the end; each collection of garbage would go through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header():

@@ -11,7 +11,7 @@ from rbd_ipu.lab import presets
 from rbd_ipu.lab.pool import attempts
 
 # Table 4 makes six trainings that nothing else needs; those beside the paper go through the same code.
-SLOW = ("table3", "table4", "tableX1", "tableX3", "figureX1", "figureX3")
+SLOW = ("table3", "table4", "tableX1", "tableX3", "figureX1", "figureX3", "figureB9", "figureB10", "figureB12")
 ALL = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in presets.names()]
 TWICE = ("table1", "figure2", "figure3")
 

@@ -15,6 +15,9 @@ pytestmark = starting.mpi
 
 # A few cases show that it does not matter how the workers are connected.
 SOME = ("own-coordinates", "own-update", "not-finite")
+# The others differ from these in one thing that a test of its own shows within one process.
+QUICK = (*SOME, "shared-coordinates", "same-data-update", "split-coordinates", "method-sgd", "method-fpd",
+         "method-compressed", "wire-int8", "batch-norm", "keras-metrics", "groups")  # fmt: skip
 
 
 def _words(folder, names):
@@ -26,21 +29,22 @@ def _found(folder, names, workers=WORKERS):
 
 
 @pytest.fixture(scope="session")
-def outcomes(tmp_path_factory):
+def outcomes(request, tmp_path_factory):
     """What came of each case, by ("mpi", "cluster", "simulated"), then by case: a list, worker by worker."""
+    cases = QUICK if request.config.option.markexpr == "not slow" else CASES
     folders = {name: tmp_path_factory.mktemp(name) for name in ("mpi", "cluster", "simulated")}
     one_thread = {**starting.ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-    with Launch(_words(folders["mpi"], {**CASES, **APART}), WORKERS, one_thread) as ranks:
-        simulating = starting.module(_words(folders["simulated"], CASES), one_thread)
+    with Launch(_words(folders["mpi"], [*cases, *APART]), WORKERS, one_thread) as ranks:
+        simulating = starting.module(_words(folders["simulated"], cases), one_thread)
         with starting.cluster(_words(folders["cluster"], SOME), WORKERS) as processes:
             for process in [simulating, *processes]:
                 said = process.communicate(timeout=400)[1]
                 assert process.returncode == 0, said
         assert ranks.wait() == [] and set(ranks.statuses.values()) == {0}
     return {
-        "mpi": _found(folders["mpi"], {**CASES, **APART}),
+        "mpi": _found(folders["mpi"], [*cases, *APART]),
         "cluster": _found(folders["cluster"], SOME),
-        "simulated": _found(folders["simulated"], CASES, 1),
+        "simulated": _found(folders["simulated"], cases, 1),
     }
 
 
@@ -48,7 +52,7 @@ def flat(values):
     return np.concatenate([np.ravel(value) for value in values]).astype(np.float64)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
 def test_ranks_have_the_bits_of_simulated_workers(outcomes, name):
     expected = outcomes["simulated"][name][0]
     for found in outcomes["mpi"][name]:
