@@ -131,16 +131,24 @@ def _visible(tensor: Any) -> bool:
 
 def flatten(arrays: Sequence[Any]) -> Any:
     """One float32 vector [D] of tensors of any rank; sparse gradients are made dense."""
-    return tf.concat([tf.reshape(tf.cast(tf.convert_to_tensor(a), tf.float32), [-1]) for a in arrays], axis=0)
+    return tf.concat([flat_piece(a) for a in arrays], axis=0)
+
+
+def flat_piece(array: Any, size: int = -1) -> Any:
+    """One of them: [n], float32. TensorFlow may not know the shape of a gradient, as with masks; ``size`` says it."""
+    return tf.reshape(tf.cast(tf.convert_to_tensor(array), tf.float32), [size])
 
 
 def unflatten(vector: Any, like: Sequence[Any]) -> List[Any]:
     """The vector [D] in pieces of the shapes and types of ``like``."""
-    sizes = [int(variable.shape.num_elements()) for variable in tensors(like)]
-    return [
-        tf.cast(tf.reshape(piece, variable.shape), variable.dtype)
-        for piece, variable in zip(tf.split(vector, sizes), tensors(like))
-    ]
+    like = tensors(like)
+    pieces = tf.split(vector, [int(variable.shape.num_elements()) for variable in like])
+    return [shaped(piece, variable) for piece, variable in zip(pieces, like)]
+
+
+def shaped(piece: Any, like: Any) -> Any:
+    """A piece [n] in the shape and type of a tensor or variable."""
+    return tf.cast(tf.reshape(piece, like.shape), like.dtype)
 
 
 #: What a step measures, in order: float32 scalars, all to be summed. Those of REPORTED are sums over examples

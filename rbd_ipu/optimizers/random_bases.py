@@ -9,7 +9,7 @@ from rbd_ipu.checks import Registry
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.optimizers import projected
 from rbd_ipu.optimizers.projected import Pairs
-from rbd_ipu.step import flatten, unflatten
+from rbd_ipu.step import flat_piece, flatten, shaped, unflatten
 from rbd_ipu.subspace import BasisSpec, Subspace, rbd_update, subspace_of
 
 if KERAS_3:
@@ -128,8 +128,7 @@ class RandomBasesDescent(SubspaceSGD):
     def descend(self, pairs: Pairs) -> Pairs:
         gradients, variables = zip(*pairs)
         space, sizes = self.subspace_of(variables), [int(v.shape.num_elements()) for v in tensors(variables)]
-        # Of a gradient TensorFlow may not know the shape, as with masks.
-        pieces = [tf.reshape(flatten([gradient]), [n]) for gradient, n in zip(gradients, sizes)]
+        pieces = [flat_piece(gradient, n) for gradient, n in zip(gradients, sizes)]
         seed, index = self.basis_spec.seed, self.basis_index()
         projected.warn_of_xla(self.basis_spec.source)
         if projected.alone():
@@ -141,7 +140,7 @@ class RandomBasesDescent(SubspaceSGD):
                 exchange=projected.replica_mean,
                 expand=lambda c: space.expand_pieces(c, sizes, seed, index),
             )
-        parts = [unflatten(update, [variable])[0] for update, variable in zip(updates, variables)]
+        parts = [shaped(update, variable) for update, variable in zip(updates, tensors(variables))]
         return projected.mark(self, parts, variables)
 
     def basis_index(self) -> Any:

@@ -25,8 +25,9 @@ def data(batch_size=32):
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size, drop_remainder=True)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("redraw_every, second_moment", [(0, None), (1, None), (2, None), (2, 0.9)])
+@pytest.mark.parametrize(
+    "redraw_every, second_moment, workers", [(0, None, 2), (1, None, 1), (2, None, 2), (2, 0.9, 1), (2, 0.9, 2)]
+)
 def test_steps_are_those_of_the_reference(workers, redraw_every, second_moment):
     # All coordinates with a second moment: at first g / sqrt(v) is +-1, and many coordinates are as large as others.
     fraction, bits = (0.1, "sign") if second_moment is None else (1.0, "float32")
@@ -51,7 +52,7 @@ def test_steps_are_those_of_the_reference(workers, redraw_every, second_moment):
 @pytest.mark.parametrize("workers, size, levels, options, steps", [
     (4, 2, 1, {"bits": "float32", "redraw_every": 0}, 6),
     (8, 2, 2, {"bits": "float32", "redraw_every": 2, "memory": 0.5}, 3),
-    (4, 4, 1, {"bits": "float32", "memory": None}, 6),
+    pytest.param(4, 4, 1, {"bits": "float32", "memory": None}, 6, marks=pytest.mark.slow),
     pytest.param(4, 2, 2, {"bits": "sign"}, 1, marks=pytest.mark.slow),
     (4, 4, 1, {"bits": "int8", "redraw_every": 0}, 1),
 ])  # fmt: skip

@@ -71,7 +71,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_it_goes_on(tmp_path):
     "who, number, status",
     [
         ("launcher", signal.SIGTERM, 143),
-        ("rank 1", signal.SIGINT, 130),
+        pytest.param("rank 1", signal.SIGINT, 130, marks=pytest.mark.slow),
         pytest.param("rank 1", signal.SIGTERM, 143, marks=pytest.mark.slow),
         pytest.param("launcher", signal.SIGINT, 130, marks=pytest.mark.slow),
     ],

@@ -423,7 +423,9 @@ def test_groups_have_lines_of_their_own():
 
 @needs_keras_3
 @pytest.mark.parametrize(
-    "recipe", ["adam", "largest", "top-k-momentum", "powersgd-1", "1-bit-adam", "demo-8", "galore"]
+    "recipe",
+    ["largest", "powersgd-1", "demo-8"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("adam", "top-k-momentum", "1-bit-adam", "galore")],
 )
 def test_a_step_of_two_workers(recipe, tmp_path):
     import language_model
