@@ -17,7 +17,7 @@ from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-from rbd_ipu._compat import tf, untuned
+from rbd_ipu._compat import as_it_is, tf, untuned
 from rbd_ipu.checks import checked_labels
 from rbd_ipu.data.augment import AUGMENTATIONS, parts_of
 from rbd_ipu.seeds import fold_in, permutation
@@ -309,7 +309,7 @@ class Batches:
         """
         epoch, step = self._place(epoch, step)
         # The order of the next epoch is worked out while this one is read.
-        plans = tf.data.Dataset.range(epoch, LAST_EPOCH).map(self._plan).prefetch(1)
+        plans = tf.data.Dataset.range(epoch, LAST_EPOCH).map(as_it_is(self._plan)).prefetch(1)
         places = plans.flat_map(_slices).skip(step * self._part[2])
         made, bytes_made = self._made(places, self._batch), None
         if _are_bytes(self._samples) and self._moves_and_adds is not None:
