@@ -35,7 +35,7 @@ from rbd_ipu.directions.native.stream import inlined
 # 16, 64, 128 and 256), and along the rows of a matrix, as the paper's networks have them.
 LANES, ROW_LANES = 128, 16
 
-inline = njit(inline="always")
+inline = njit(forceinline=True)
 
 
 @inlined
