@@ -49,14 +49,15 @@ def threefry(key: Tuple[Any, Any], counter: Tuple[Any, Any]) -> Tuple[Any, Any]:
 def _threefry_tensors(key: Tuple[Any, Any], counter: Tuple[Any, Any]) -> Tuple[Any, Any]:
     """The same for int32 tensors.
 
-    In eager mode and in graphs it is one call of one program, made once for all shapes: a hundred operations for each
-    hash would take longer to make than the layers of a model.
+    In eager mode and in functions it is one call of one program, made once for all shapes: a hundred operations for
+    each hash would take longer to make than the layers of a model. A ``tf.Graph`` of TensorFlow 1 has them itself.
     """
     from rbd_ipu._compat import inside_xla
 
-    if inside_xla():
+    tf = _tf()
+    if inside_xla() or not tf.compat.v1.executing_eagerly_outside_functions():
         return _threefry_operations(*key, *counter)
-    shape = _tf().broadcast_static_shape(key[0].shape, counter[0].shape)
+    shape = tf.broadcast_static_shape(key[0].shape, counter[0].shape)
     words = _threefry_program()(*key, *counter)
     for word in words:
         word.set_shape(shape)

@@ -43,6 +43,26 @@ def test_eager_graph_xla_and_numpy_agree(seed, jit):
         np.testing.assert_array_equal(got, expected)
 
 
+def test_a_graph_of_tensorflow_1_has_the_operations_itself():
+    """And what it made first serves nobody else: another graph, or eager mode, has no function of it."""
+    expected = fold_in_numpy(3, "graph", np.array([5, 6]))
+    for _ in range(2):
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            found = rbd_ipu.fold_in(3, "graph", tf.constant([5, 6]))
+            np.testing.assert_array_equal(session.run(found), expected)
+    np.testing.assert_array_equal(rbd_ipu.fold_in(3, "graph", tf.constant([5, 6])), expected)
+
+
+def test_in_a_function_a_hash_is_one_operation_of_any_shape():
+    @tf.function(input_signature=[tf.TensorSpec([2], tf.int32), tf.TensorSpec(None, tf.int32)])
+    def traced(seed, part):
+        return rbd_ipu.fold_in(seed, part)
+
+    for part in (4, [1, 2, 3], [[-1], [7]]):
+        np.testing.assert_array_equal(traced([5, 6], part), fold_in_numpy(np.array([5, 6]), np.array(part)))
+    assert len(traced.get_concrete_function().graph.get_operations()) < 30  # of the hash alone there are over 100
+
+
 def test_the_words_never_change():
     """A golden value: changing the hash would change every published number."""
     np.testing.assert_array_equal(rbd_ipu.fold_in(0, "step", 7, "worker", 3), [984979827, 196011493])

@@ -98,6 +98,19 @@ def test_a_hadamard_filter_is_its_sketch_for_few_and_for_nearly_all_directions(s
         close(space.filter(g, 5, 1), space.sketch(g, 5, 1)[1], 2e-6)
 
 
+@pytest.mark.parametrize("most", [0, 1 << 20])
+def test_many_compartments_of_few_sizes_are_one_program(most, monkeypatch):
+    """Whether the entries are put in their places by slices or by numbers."""
+    from rbd_ipu.directions import dense
+
+    monkeypatch.setattr(dense, "MOST_PLACES", most)
+    space = Subspace(Compartments.of([(30, 7), (7,)] * 20, "variable", 120), source="counter")
+    assert len(space._groups) == 2 and space._many() is not None
+    vector = np.random.default_rng(0).standard_normal(space.size).astype(np.float32)
+    P = space.directions(5, 3, 1).numpy().astype(np.float64)
+    close(space.filter(vector, 5, 3, 1).numpy(), P.T @ (P @ vector), 1e-5)
+
+
 @pytest.mark.parametrize("kind", [("normal", "unit"), ("rademacher", "expected"), ("uniform", "none")])
 def test_many_sizes_of_compartments_are_one_program(kind):
     """More than a tile in either way, and less; against the dense directions, which are drawn size by size."""
