@@ -484,6 +484,9 @@ class RedrawnSubspace(Subspace):
         rows = max(1, min(dim, BLOCK_FLOATS // (groups * size)))
         return Keyed(groups, size, dim, DISTRIBUTIONS.get(self.distribution), self.normalize, rows)
 
+    def _many(self) -> Any:
+        return None  # it makes keys from the seed of a compartment; here each direction comes with its own
+
     def _hash_seeds(self, seed: Any, draws: Any, worker: Any) -> List[Any]:
         """Keys of the directions of each group: int32 [G, d, 2]."""
         seed = fold_in(seed, "redrawn", "worker", worker)

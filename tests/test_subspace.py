@@ -9,7 +9,7 @@ from rbd_ipu._compat import tf
 from rbd_ipu.compartments import SCHEMES, Compartments
 from rbd_ipu.directions import DISTRIBUTIONS
 from rbd_ipu.seeds import fold_in
-from rbd_ipu.subspace import Subspace, subspace
+from rbd_ipu.subspace import RedrawnSubspace, Subspace, subspace
 
 SHAPES = [(9, 7), (7,), (7, 5), (5,), ()]
 EXAMPLES = {"global": "global", "even:K": "even:3", "layer": "layer", "variable": "variable", "factor:f": "factor:4"}
@@ -109,6 +109,15 @@ def test_many_compartments_of_few_sizes_are_one_program(most, monkeypatch):
     vector = np.random.default_rng(0).standard_normal(space.size).astype(np.float32)
     P = space.directions(5, 3, 1).numpy().astype(np.float64)
     close(space.filter(vector, 5, 3, 1).numpy(), P.T @ (P @ vector), 1e-5)
+
+
+@pytest.mark.parametrize("shapes", [[(30, 7), (7,)] * 20, [(3,), (10,), (70,), (210,), (5,), (1,)]])
+def test_directions_that_are_redrawn_alone_in_many_compartments(shapes):
+    space = RedrawnSubspace(Compartments.of(shapes, "variable", 120))
+    vector = np.random.default_rng(0).standard_normal(space.size).astype(np.float32)
+    draws = tf.range(space.dim) % 3
+    P = space.directions(5, draws).numpy().astype(np.float64)
+    close(space.filter(vector, 5, draws).numpy(), P.T @ (P @ vector), 1e-5)
 
 
 @pytest.mark.parametrize("kind", [("normal", "unit"), ("rademacher", "expected"), ("uniform", "none")])
