@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+from marks import slow_but
 from nets import blobs, dense, flat
 from steps import normalising
 
@@ -67,7 +68,7 @@ def batches():
 OFTEN = ("sign redrawn", "int8 adam", "groups", "rbd by layers", "rbd split, sign", "fpd int8")
 
 
-@pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in BITS])
+@pytest.mark.parametrize("name", slow_but(OFTEN, BITS))
 def test_the_weights_of_every_step_have_the_same_bits(name, batches, tmp_path, monkeypatch):
     method, options, workers, plan = BITS[name]
     monkeypatch.setattr(training, "CALL_SECONDS", 0.0)  # calls of one step: the weights of each are seen

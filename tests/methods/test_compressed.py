@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from compression_reference import Groups, Worker
+from marks import slow_but
 from nets import blobs, dense, flat, gradient, set_flat
 from reference import close
 
@@ -25,9 +26,11 @@ def data(batch_size=32):
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size, drop_remainder=True)
 
 
-@pytest.mark.parametrize(
-    "redraw_every, second_moment, workers", [(0, None, 2), (1, None, 1), (2, None, 2), (2, 0.9, 1), (2, 0.9, 2)]
-)
+OFTEN = [(0, None, 2), (1, None, 1), (2, None, 2), (2, 0.9, 1), (2, 0.9, 2)]
+REST = [(0, None, 1), (1, None, 2), (2, None, 1)]
+
+
+@pytest.mark.parametrize("redraw_every, second_moment, workers", slow_but(OFTEN, OFTEN + REST))
 def test_steps_are_those_of_the_reference(workers, redraw_every, second_moment):
     # All coordinates with a second moment: at first g / sqrt(v) is +-1, and many coordinates are as large as others.
     fraction, bits = (0.1, "sign") if second_moment is None else (1.0, "float32")

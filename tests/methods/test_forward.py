@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from marks import slow_but
 from nets import blobs, dense, flat, gradient
 from reference import close
 from steps import batch, dense_loss, further, linear, make, mean_output, mean_square, normalising, ranks
@@ -31,16 +32,17 @@ def reference_losses(method, model, batches):
     return np.array([[dense_loss(theta + sign * s[i] * P[i], *batches[i]) for sign in signs] for i in range(len(P))])
 
 
+NES = [
+    (False, {}),
+    (True, {"distribution": "rademacher"}),
+    (True, {"distribution": "uniform", "normalize": "none"}),
+    (False, {"distribution": "hadamard"}),
+    (True, {"source": "counter", "normalize": "expected"}),
+]
+
+
 @pytest.mark.parametrize(
-    "antithetic, options",
-    [
-        (False, {}),
-        (True, {"distribution": "rademacher"}),
-        (True, {"distribution": "uniform", "normalize": "none"}),
-        (False, {"distribution": "hadamard"}),
-        (True, {"source": "counter", "normalize": "expected"}),
-    ],
-    ids=str,
+    "antithetic, options", slow_but(NES, NES + [(not antithetic, options) for antithetic, options in NES]), ids=str
 )
 def test_nes_is_its_formula(antithetic, options):
     method, model, state = make("nes", next_batch=further(), dim=7, sigma=SIGMA, antithetic=antithetic, **options)

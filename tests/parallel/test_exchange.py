@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from marks import slow_but
 from nets import blobs, crossentropy, dense, flat, gradient, set_flat
 from reference import close
 
@@ -34,9 +35,11 @@ def by_numpy(mode, method, batches, steps):
     return flat(model)
 
 
-@pytest.mark.parametrize(
-    "mode, way", [(mode, ("coordinates", "update")[i % 2]) for i, mode in enumerate(MODES)] + [("own", "update")]
-)
+WAYS = ("coordinates", "update")
+OFTEN = [(mode, WAYS[i % 2]) for i, mode in enumerate(MODES)] + [("own", "update")]
+
+
+@pytest.mark.parametrize("mode, way", slow_but(OFTEN, [(mode, way) for mode in MODES for way in WAYS]))
 def test_modes_are_what_numpy_makes_of_them(mode, way):
     device = rbd_ipu.open_device("cpu", simulate_workers=K, parallel=mode, exchange=way)
     method = methods.create("rbd", learning_rate=RATE, dim=7)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from marks import slow_but
 from workers import starting
 from workers.cases import APART, CASES, LEVELS, WORKERS
 
@@ -52,7 +53,7 @@ def flat(values):
     return np.concatenate([np.ravel(value) for value in values]).astype(np.float64)
 
 
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
+@pytest.mark.parametrize("name", slow_but(QUICK, CASES))
 def test_ranks_have_the_bits_of_simulated_workers(outcomes, name):
     expected = outcomes["simulated"][name][0]
     for found in outcomes["mpi"][name]:
