@@ -13,8 +13,9 @@ The contract, which tests hold on every device:
 
 import functools
 import hashlib
+import itertools
 import numbers
-from typing import Any, Tuple
+from typing import Any, Sequence, Tuple
 
 import numpy as np
 
@@ -209,17 +210,42 @@ def fold_in(seed: Any, *data: Any) -> Any:
         if tensor.shape.rank is None or tensor.shape.rank < 1 or tensor.shape[-1] != 2:
             raise TypeError(f"a seed must be an int or int32 [2], got shape {tensor.shape}")
         words = tensor[..., 0], tensor[..., 1]
+    counters = []  # of the parts from the first tensor on
     for part in data:
         counter = _host_words(part)
-        if on_host and counter is not None:
-            words = threefry(words, counter)
-            continue
         if counter is None:
             tensor = _integer_tensor(part, "a part must be an int, a string or an integer tensor")
             counter = tf.zeros_like(tensor), tensor
-        words = _threefry_tensors(_as_tensors(words), _as_tensors(counter))
-        on_host = False
-    return tf.stack(_as_tensors(words), axis=-1)
+            on_host = False
+        if on_host:
+            words = threefry(words, counter)
+        else:
+            counters.append(_as_tensors(counter))
+    return tf.stack(_fold_tensors(_as_tensors(words), counters), axis=-1)
+
+
+def _fold_tensors(words: Tuple[Any, Any], counters: Sequence[Tuple[Any, Any]]) -> Tuple[Any, Any]:
+    """Hashes one pair of counter words after the other into a pair of words."""
+    from rbd_ipu._compat import inside_xla
+
+    tf = _tf()
+    scalars = [words[0].shape.rank == 0, *(low.shape.rank == 0 for _, low in counters)]
+    leading = len(list(itertools.takewhile(bool, scalars))) - 1  # of the counters, before the first tensor of rank 1
+    if leading > 1 and inside_xla():
+        # One loop: as many times the operations of a hash make a program that is long to compile.
+        pairs = tf.stack([tf.stack(pair) for pair in counters[:leading]])
+
+        def fold(i: Any, *words: Any) -> Tuple[Any, ...]:
+            pair = tf.gather(pairs, i)
+            return (i + 1, *_threefry_operations(*words, pair[0], pair[1]))
+
+        _, *words = tf.while_loop(  # type: ignore[assignment]
+            lambda i, *_: i < leading, fold, (tf.constant(0), *words), parallel_iterations=1
+        )
+        counters = counters[leading:]
+    for counter in counters:
+        words = _threefry_tensors(words, counter)
+    return tuple(words)  # type: ignore[return-value]
 
 
 def _as_tensors(pair: Tuple[Any, Any]) -> Tuple[Any, Any]:

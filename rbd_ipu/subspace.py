@@ -343,8 +343,8 @@ class Subspace:
         if self._on_host and not inside_xla():
             seeds = self._on_host(seed, step, drawn_by)
         else:
-            seed = fold_in(seed, "step", step, "worker", drawn_by)
-            seeds = fold_in(seed, "compartment", tf.constant(self._order, tf.int32))
+            members = tf.constant(self._order, tf.int32)
+            seeds = fold_in(seed, "step", step, "worker", drawn_by, "compartment", members)
         parts = tf.split(seeds, [len(members) for members, _ in self._groups])
         if not self._one_draw:
             return parts
