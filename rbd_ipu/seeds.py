@@ -235,17 +235,15 @@ def _fold_tensors(words: Tuple[Any, Any], counters: Sequence[Tuple[Any, Any]]) -
         # One loop: as many times the operations of a hash make a program that is long to compile.
         pairs = tf.stack([tf.stack(pair) for pair in counters[:leading]])
 
-        def fold(i: Any, *words: Any) -> Tuple[Any, ...]:
+        def fold(i: Any, high: Any, low: Any) -> Tuple[Any, Any, Any]:
             pair = tf.gather(pairs, i)
-            return (i + 1, *_threefry_operations(*words, pair[0], pair[1]))
+            return (i + 1, *_threefry_operations(high, low, pair[0], pair[1]))
 
-        _, *words = tf.while_loop(  # type: ignore[assignment]
-            lambda i, *_: i < leading, fold, (tf.constant(0), *words), parallel_iterations=1
-        )
+        words = tf.while_loop(lambda i, *_: i < leading, fold, (tf.constant(0), *words), parallel_iterations=1)[1:]
         counters = counters[leading:]
     for counter in counters:
         words = _threefry_tensors(words, counter)
-    return tuple(words)  # type: ignore[return-value]
+    return words
 
 
 def _as_tensors(pair: Tuple[Any, Any]) -> Tuple[Any, Any]:
