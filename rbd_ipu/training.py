@@ -16,6 +16,7 @@ from rbd_ipu.devices import Device, open_device
 from rbd_ipu.errors import NonFiniteError
 from rbd_ipu.hooks import Hooks
 from rbd_ipu.methods import Method
+from rbd_ipu.methods.base import inner_optimizer
 from rbd_ipu.objective import Objective
 from rbd_ipu.objective import means as examined
 from rbd_ipu.parallel.round import check_groups
@@ -61,26 +62,16 @@ class Applier(Applies, keras.optimizers.SGD):
     """Keras' SGD with its learning rate, momentum and count of steps."""
 
 
-#: Optimizers of this Keras that can apply the updates of a method, by their names in small letters.
-INNER = {
-    name.lower(): kind
-    for name, kind in ((n, getattr(keras.optimizers, n, None)) for n in ("SGD", "Adam", "AdamW", "Lion", "RMSprop"))
-    if kind is not None
-}
-
-
 def applier(method: Method) -> Any:
     """The optimizer that applies the updates of a method.
 
     Raises:
       ValueError: this Keras has no such optimizer.
     """
-    if method.inner not in INNER:
-        accepted = ", ".join(map(repr, INNER))
-        raise ValueError(f"unknown inner {method.inner!r}; accepted with Keras {keras.__version__}: {accepted}")
-    if method.inner == "sgd":
+    inner = inner_optimizer(method.applied_by)
+    if method.applied_by == "sgd":
         return Applier(method.learning_rate, momentum=method.momentum)
-    return type("Applier", (Applies, INNER[method.inner]), {})(method.learning_rate)
+    return type("Applier", (Applies, inner), {})(method.learning_rate)
 
 
 def give(model: Any, optimizer: Any) -> None:

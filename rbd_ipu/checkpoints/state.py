@@ -66,9 +66,12 @@ def described(method: Method) -> Dict[str, Any]:
     """
     names, _ = options_of(METHODS.get(method.name))
     basis = getattr(method, "basis", None)
-    options = {  # d is what became of dim
-        name: getattr(basis if name in method.of_basis else method, name, None) for name in names if name != "dim"
-    }
+
+    def given(name: str) -> Any:
+        return getattr(basis if name in method.of_basis else method, name)
+
+    # d is what became of dim
+    options = {name: method.chosen[name] if name in method.chosen else given(name) for name in names if name != "dim"}
     plain = {
         name: value
         for name, value in options.items()
@@ -172,10 +175,15 @@ def check(trainer: Any, checkpoint: Checkpoint) -> None:
     """
 
     here, there = described(trainer.method), checkpoint.method
+    # Files of before have null, or nothing, for all of these; those of today have a word for one of them at least.
+    chosen = trainer.method.chosen
+    unknown = (
+        chosen if any(isinstance(value, str) and there.get(name) is None for name, value in chosen.items()) else ()
+    )
     found = [
         f"{name} is {there.get(name)!r} there and {here.get(name)!r} here"
         for name in dict.fromkeys([*here, *there])  # the name comes first
-        if there.get(name) != here.get(name)
+        if there.get(name) != here.get(name) and name not in unknown
     ]
     if found:
         raise CheckpointError(f"it was written with another method: {_short(found)}")

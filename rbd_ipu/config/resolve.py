@@ -242,6 +242,7 @@ _HOLDS_FOR: Tuple[Tuple[str, Tuple[Any, ...]], ...] = (
     ("transform", ("none",)),
     ("accumulate", (1,)),
     ("top_k", ("null",)),
+    ("inner", ("sgd",)),
     *((name, (size,)) for name, size in SIZES.items()),
 )
 

@@ -368,7 +368,22 @@ class Config:
         "sign", Choice("sign", "mean"), "what the inner optimizer is given: the mean, or its sign", (COMPRESSED,)
     )
     inner: Optional[str] = _key(
-        "sgd", Choice("sgd", "adam", "adamw", "lion", "rmsprop"), "the optimizer that applies updates", (COMPRESSED,)
+        "sgd",
+        Choice("sgd", "adam", "adamw", "lion", "rmsprop"),
+        "the optimizer that is given the updates",
+        ("rbd", COMPRESSED),
+    )
+    state: Optional[str] = _key(
+        "full",
+        Choice("full", "coordinates"),
+        "coordinates: the inner optimizer is given the dim coordinates instead, and keeps as few numbers",
+        ("rbd",),
+    )
+    on_redraw: Optional[str] = _key(
+        "keep",
+        Choice("keep", "reset"),
+        "what becomes of the state in coordinates when directions are drawn anew",
+        ("rbd",),
     )
     second_moment: Optional[float] = _key(
         None,

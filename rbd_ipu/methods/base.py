@@ -4,12 +4,31 @@ import inspect
 from typing import Any, Dict, Sequence, Tuple
 
 from rbd_ipu import checks
-from rbd_ipu._compat import tf
+from rbd_ipu._compat import keras, tf
 from rbd_ipu.checks import Registry
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.parallel.workers import Groups
 
 METHODS = Registry("method")
+
+#: Optimizers of this Keras that can be given what a method makes, by their names in small letters.
+INNER = {
+    name.lower(): kind
+    for name, kind in ((n, getattr(keras.optimizers, n, None)) for n in ("SGD", "Adam", "AdamW", "Lion", "RMSprop"))
+    if kind is not None
+}
+
+
+def inner_optimizer(name: str) -> Any:
+    """The class of an optimizer of :data:`INNER`.
+
+    Raises:
+      ValueError: this Keras has no such optimizer.
+    """
+    if name not in INNER:
+        accepted = ", ".join(map(repr, INNER))
+        raise ValueError(f"unknown inner {name!r}; accepted with Keras {keras.__version__}: {accepted}")
+    return INNER[name]
 
 
 class Method:
@@ -29,10 +48,13 @@ class Method:
         them.
       packed: whether its messages are int32 words already, of a format of its own; ``message_bytes`` is then how many
         bytes of them say something.
-      inner: the optimizer that applies its updates, by its name in Keras in small letters.
+      inner: the optimizer that is given what it makes, by its name in Keras in small letters; ``applied_by`` is the
+        one that applies its updates.
+      one_basis: whether several workers can share it with one basis only, and one exchange of all of their messages.
       of_basis: the attributes of :class:`rbd_ipu.subspace.BasisSpec` that it takes as further options.
       groups: of workers, whose leaders pass on one message each.
       added: options that came after the first checkpoints, and what stands for none; files leave that out.
+      chosen: the options that are no attributes of their own names, as they were given: part of its description.
       parallel: whether several workers can share it; where not, ``not_parallel_because`` says why.
 
     Raises:
@@ -49,15 +71,22 @@ class Method:
     packed = False
     message_bytes = 0
     inner = "sgd"
+    one_basis = False
     groups = Groups()
     added: Dict[str, Any] = {}
 
     def __init__(self, learning_rate: Any, momentum: float = 0.0):
         self.learning_rate = checks.learning_rate(learning_rate)
         self.momentum = checks.finite_float("momentum", momentum, 0.0, 1.0)
+        self.chosen: Dict[str, Any] = {}
         self.size = 0
         self.dim = 0
         self.slots: Dict[str, Any] = {}
+
+    @property
+    def applied_by(self) -> str:
+        """The name of the optimizer that applies its updates."""
+        return self.inner
 
     def build(self, variables: Sequence[Any]) -> None:
         """Fits the method to the trainable variables of a model; sets ``size`` and ``dim``."""

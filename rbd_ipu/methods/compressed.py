@@ -86,6 +86,7 @@ class Compressed(Method):
         self.basis, self.memory, self.second_moment = self.use.basis, self.use.memory, self.use.second_moment
         self.select, self.bits, self.redraw_every = select, bits, redraw_every
         self.sign = checks.one_of("update", update, compression.UPDATES)
+        self.chosen = {"update": update}
         if momentum and inner != "sgd":
             raise ValueError(f"momentum={momentum} is for inner='sgd', got inner={inner!r}")
         self.inner = inner

@@ -94,6 +94,10 @@ class RBD(Projected):
       redraw_lowest: at each redraw only this share of the directions is drawn anew, in (0, 1): those whose
         coordinates are lowest in magnitude.
       sgd_learning_rate: of ``sgd_layers`` or ``sgd_below``; it changes in proportion to the learning rate.
+      inner: the optimizer that is given the update, by its name in Keras in small letters.
+      state: "coordinates": ``inner`` is given the d coordinates instead, and its step in them is the message's: its
+        state has d numbers where with "full" it has D. Several workers then share one basis (``parallel="shared"``).
+      on_redraw: what becomes of that state when directions are drawn anew, "keep" or "reset".
 
     Raises:
       TypeError, ValueError: a hyper-parameter is wrong, or contradicts another; here or, where it depends on the
@@ -107,6 +111,7 @@ class RBD(Projected):
     """
 
     name = "rbd"
+    added = {"inner": "sgd", "state": "full", "on_redraw": "keep"}
 
     def __init__(
         self,
@@ -120,15 +125,26 @@ class RBD(Projected):
         sgd_below: Optional[float] = None,
         redraw_lowest: Optional[float] = None,
         sgd_learning_rate: Optional[float] = None,
+        inner: str = "sgd",
+        state: str = "full",
+        on_redraw: str = "keep",
         **basis: Any,
     ):
         super().__init__(learning_rate, momentum, BasisSpec(dim, **basis))
         self.shape = TRANSFORMS.get(transform)
         self.options = rbd_options.checked(
-            self, sgd_layers, transform, accumulate, top_k, sgd_below, redraw_lowest, sgd_learning_rate
-        )
+            self, sgd_layers, transform, accumulate, top_k, sgd_below, redraw_lowest, sgd_learning_rate, inner, state,
+            on_redraw,
+        )  # fmt: skip
+        self.inner, self.state, self.on_redraw = inner, state, on_redraw
+        self.chosen = {**self.options.chosen(), "sgd_learning_rate": sgd_learning_rate}
+        self.one_basis = state == "coordinates"
         self.not_parallel_because = self.options.not_parallel_because()
         self.parallel = not self.not_parallel_because
+
+    @property
+    def applied_by(self) -> str:
+        return "sgd" if self.one_basis else self.inner
 
     def build(self, variables: Sequence[Any]) -> None:
         use = self.options
@@ -142,6 +158,10 @@ class RBD(Projected):
             self.size, self.dim = self.size + self.layers.size, self.dim + self.layers.size
         if use.accumulate > 1:
             self.slots["sum"] = tf.Variable(tf.zeros([self.dim]), trainable=False, name="sum")
+        if self.one_basis:
+            reset = self.basis.redraw_every if use.on_redraw == "reset" else None
+            self.in_coordinates = rbd_options.InCoordinates(use.inner, self.dim, reset)
+            self.slots.update(self.in_coordinates.slots)
 
     def draw_from(self, variables: Sequence[Any]) -> Subspace:
         if self.options.redraw_lowest is None:
@@ -169,9 +189,16 @@ class RBD(Projected):
         c, chosen = self._parts(messages)
         return self.layers.join(super().join(c, step), tf.reduce_sum(chosen, axis=0))
 
+    def update(self, messages: Any, step: Any) -> Any:
+        if not self.one_basis:
+            return super().update(messages, step)
+        return self.expand(self.in_coordinates.step(messages[0], step), step, 0)
+
     def step(self, state: Any, batch: Any, step: Any, worker: Any = 0) -> Any:
         use = self.options
         gradient = state.gradient(batch)
+        if self.one_basis:
+            return self.update(self.message(state, batch, step, worker)[tf.newaxis], step)
         if use.filters:  # both halves in one pass
             u = self.subspace.filter(gradient, self.seed, self.basis_index(step), worker)
         elif use.accumulate == 1 and use.redraw_lowest is None:

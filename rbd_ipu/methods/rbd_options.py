@@ -10,14 +10,14 @@ Variables that are treated otherwise than the rest are a second part of the flat
 """
 
 import fnmatch
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from rbd_ipu import checks
-from rbd_ipu._compat import tf
+from rbd_ipu._compat import KERAS_3, apply_update, create_variables, keras, tensors, tf
 from rbd_ipu.checks import Registry
 from rbd_ipu.compartments import describe
 from rbd_ipu.directions import DISTRIBUTIONS
-from rbd_ipu.methods.base import likeness
+from rbd_ipu.methods.base import inner_optimizer, likeness
 
 
 def gathered(total: Any, c: Any, due: Any) -> Tuple[Any, Any]:
@@ -176,6 +176,54 @@ def _matches(variable: Any, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(end, pattern) for end in ends)
 
 
+STATES = ("full", "coordinates")
+ON_REDRAW = ("keep", "reset")
+
+
+class InCoordinates:
+    """An optimizer of Keras that is given d coordinates: its state is as small as they are.
+
+    Args:
+      inner: its name in small letters.
+      dim: d.
+      reset_every: its state is set to zero before every so many steps; None: it lives on.
+
+    Attributes:
+      slots: its variables, by name.
+
+    Example:
+      >>> adam = InCoordinates("adam", 3)
+      >>> [round(float(x), 3) for x in adam.step(tf.constant([0.3, 0.0, -7.0]), tf.constant(0))]
+      [1.0, 0.0, -1.0]
+    """
+
+    def __init__(self, inner: str, dim: int, reset_every: Optional[int] = None):
+        make = keras.Variable if KERAS_3 else tf.Variable
+        self._z = make(tf.zeros([dim]), trainable=True, name="coordinates")
+        self._inner = inner_optimizer(inner)(1.0)
+        create_variables(self._inner, [self._z])
+        own = tensors(self._inner.variables if KERAS_3 else self._inner.variables())
+        self._moments = [v for v in own if v.shape == [dim] and v.dtype == tf.float32]
+        self.slots: Dict[str, Any] = {"inner_step": tensors([self._inner.iterations])[0]}
+        self.slots.update({f"inner_{i}": v for i, v in enumerate(self._moments)})
+        self._reset_every = reset_every
+
+    def step(self, c: Any, step: Any) -> Any:
+        """What the optimizer subtracts at learning rate 1, given c: [d] -> [d]; c itself where it is not finite."""
+        return tf.cond(tf.math.is_finite(tf.reduce_sum(c)), lambda: self._step(c, step), lambda: c)
+
+    def _step(self, c: Any, step: Any) -> Any:
+        if self._reset_every is not None:
+            due = tf.equal(step % self._reset_every, 0)
+            for moment in self._moments:
+                now = tf.identity(moment)
+                moment.assign(tf.where(due, tf.zeros_like(now), now))
+        z = tensors([self._z])[0]
+        z.assign(tf.zeros_like(c))
+        apply_update(self._inner, [(c, self._z)])
+        return -tf.convert_to_tensor(z)
+
+
 class Options(NamedTuple):
     """See :class:`rbd_ipu.methods.RBD` for their meaning.
 
@@ -190,11 +238,19 @@ class Options(NamedTuple):
     sgd_below: Optional[float]
     redraw_lowest: Optional[float]
     ratio: float
+    inner: str
+    state: str
+    on_redraw: str
 
     @property
     def filters(self) -> bool:
         """Whether the update is P P^T g, so that coordinates need not be known."""
-        return self[:4] == (None, "none", 1, None) and self.redraw_lowest is None
+        return self[:4] == (None, "none", 1, None) and self.redraw_lowest is None and self.state == "full"
+
+    def chosen(self) -> Dict[str, Any]:
+        """Those that a method has no attributes for."""
+        names = ("sgd_layers", "transform", "accumulate", "top_k", "sgd_below", "redraw_lowest")
+        return {name: getattr(self, name) for name in names}
 
     def not_parallel_because(self) -> str:
         """Why several workers cannot share a step, or nothing."""
@@ -227,6 +283,9 @@ def checked(
     sgd_below: Optional[float],
     redraw_lowest: Optional[float],
     sgd_learning_rate: Optional[float],
+    inner: str,
+    state: str,
+    on_redraw: str,
 ) -> Options:
     """Options that go together, and with the rest of a method.
 
@@ -240,9 +299,11 @@ def checked(
     sgd_below = None if sgd_below is None else checks.finite_float("sgd_below", sgd_below, -1.0, 1.0)
     if redraw_lowest is not None:
         redraw_lowest = checks.finite_float("redraw_lowest", redraw_lowest, 0.0, 1.0)
-    made = Options(
-        sgd_layers, transform, accumulate, top_k, sgd_below, redraw_lowest, _ratio(method, sgd_learning_rate)
-    )
+    inner_optimizer(inner)
+    checks.one_of("state", state, STATES)
+    checks.one_of("on_redraw", on_redraw, ON_REDRAW)
+    ratio = _ratio(method, sgd_learning_rate)
+    made = Options(sgd_layers, transform, accumulate, top_k, sgd_below, redraw_lowest, ratio, inner, state, on_redraw)
     for contradiction, why in _contradictions(method, made, sgd_learning_rate):
         if contradiction:
             raise ValueError(why)
@@ -254,6 +315,17 @@ def _contradictions(method: Any, use: Options, sgd_learning_rate: Optional[float
     k, share = use.accumulate, use.redraw_lowest
     sgd = use.sgd_layers is not None or use.sgd_below is not None
     name = f"sgd_layers={use.sgd_layers!r}" if use.sgd_layers is not None else f"sgd_below={use.sgd_below}"
+    yield (
+        method.momentum > 0 and use.inner != "sgd",
+        f"momentum={method.momentum} is for inner='sgd', got {use.inner!r}",
+    )
+    yield sgd and use.inner != "sgd", f"{name} makes steps of SGD, which inner={use.inner!r} would change"
+    yield (
+        use.on_redraw == "reset" and use.state == "full",
+        f"on_redraw='reset' is for state='coordinates', got state={use.state!r}",
+    )
+    if use.state == "coordinates":
+        yield from _without_coordinates(use)
     yield (
         not sgd and sgd_learning_rate is not None,
         f"sgd_learning_rate={sgd_learning_rate} is for sgd_layers or sgd_below, but neither is given",
@@ -292,6 +364,21 @@ def _contradictions(method: Any, use: Options, sgd_learning_rate: Optional[float
         f"redraw_lowest={share} gives every direction a seed of its own, which source={method.basis.source!r} does "
         "not take; leave it 'auto'",
     )
+
+
+def _without_coordinates(use: Options) -> Any:
+    """(whether, why) for all that an inner optimizer with state in coordinates does not go with."""
+    yield (
+        use.inner in ("sgd", "adamw"),
+        "state='coordinates' is for an inner optimizer that keeps something of coordinates (adam, rmsprop, lion): "
+        f"the momentum of sgd is that of the whole step, the decay of adamw is of weights; got inner={use.inner!r}",
+    )
+    for name, value in (("accumulate", use.accumulate > 1), ("redraw_lowest", use.redraw_lowest is not None)):
+        yield (
+            value,
+            f"{name}={getattr(use, name)} decides itself when coordinates count; with state='coordinates' the inner "
+            "optimizer is given those of every step",
+        )
 
 
 def _ratio(method: Any, sgd_learning_rate: Optional[float]) -> float:

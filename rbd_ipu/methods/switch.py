@@ -129,3 +129,6 @@ class Switch(Switched):
         sgd = SGD(sgd_learning_rate, momentum)
         before, after = (rbd, sgd) if first == "rbd" else (sgd, rbd)
         super().__init__(before, after, switch_step)
+        rates = {"learning_rate": learning_rate, "sgd_learning_rate": sgd_learning_rate}
+        of_basis = {name: getattr(rbd.basis, name) for name in self.of_basis}
+        self.chosen = {**of_basis, **rates, "first": first}

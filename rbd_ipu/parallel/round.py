@@ -240,6 +240,12 @@ def _check_fit(method: Any, exchange: Exchange) -> None:
     if not getattr(method, "parallel", True):
         reason = getattr(method, "not_parallel_because", "its steps follow on each other")
         raise ValueError(f"method {method.name!r} runs on one worker only, not on {exchange.workers}: {reason}")
+    if method.one_basis and (plan.mode.own_basis or not exchange.grouped):
+        raise ValueError(
+            f"method {method.name!r} with state='coordinates' has one state for the coordinates of all workers: use "
+            f"parallel='shared' with simulated workers or workers of MPI, not {plan.parallel!r} with "
+            f"{type(exchange).__name__}"
+        )
     if method.follows_gradient and plan.parallel in ("same-data", "split"):
         raise ValueError(
             f"parallel={plan.parallel!r} shares directions among workers, and method {method.name!r} has none; "
@@ -272,4 +278,4 @@ def check_groups(method: Any, exchange: Exchange) -> None:
 
 def sends_steps(method: Any) -> bool:
     """Whether ``exchange="update"`` is possible: the method can make its own step from the basis of any worker."""
-    return "worker" in inspect.signature(method.step).parameters
+    return "worker" in inspect.signature(method.step).parameters and not method.one_basis

@@ -61,6 +61,7 @@ def same(one, other):
     [
         ("rbd", {"momentum": 0.5, "redraw_every": 3}, dense),
         ("fpd", {"compartments": "layer"}, dense),
+        ("rbd", {"inner": "adam", "state": "coordinates", "redraw_every": 4}, dense),
         ("sgd", {"momentum": 0.9}, normalised),
     ],
 )
@@ -209,6 +210,9 @@ def test_sums_that_are_not_numbers_come_back(tmp_path):
         (lambda: trainer(distribution="uniform"), "distribution is 'normal' there and 'uniform' here"),
         (lambda: trainer(model=dense(outputs=11)), "D is 214 there and 227 here"),
         (lambda: trainer(momentum=0.5), "momentum is 0.0 there and 0.5 here"),
+        (lambda: trainer(top_k=3), "top_k is None there and 3 here"),
+        (lambda: trainer(transform="rank"), "transform is 'none' there and 'rank' here"),
+        (lambda: trainer(inner="adam", state="coordinates"), "inner is None there and 'adam' here"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(tmp_path, other, reason):

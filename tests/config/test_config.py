@@ -288,7 +288,7 @@ def test_options_are_those_of_the_method():
     }
     assert set(resolve({"learning_rate": 1.0}).options()) == {
         "learning_rate", "momentum", "dim", "distribution", "compartments", "normalize", "source",
-        "redraw_every", "seed", "orthogonalize", "accumulate",
+        "redraw_every", "seed", "orthogonalize", "accumulate", "inner", "state", "on_redraw",
     }  # fmt: skip
 
 

@@ -9,11 +9,11 @@ from rbd_ipu import methods
 from rbd_ipu.compartments import SCHEMES
 from rbd_ipu.directions import DISTRIBUTIONS, SOURCES, STRUCTURED
 from rbd_ipu.methods import METHODS
+from rbd_ipu.methods.base import INNER
 from rbd_ipu.methods.gradients import WHICH
 from rbd_ipu.methods.rbd_options import TRANSFORMS
 from rbd_ipu.optimizers import OPTIMIZERS
 from rbd_ipu.parallel.wire import VALUES
-from rbd_ipu.training import INNER
 
 SCHEME_ARGUMENTS = {"even:K": "even:2", "factor:f": "factor:8"}
 DIM = 16

@@ -11,6 +11,7 @@ from rbd_ipu import methods
 from rbd_ipu._compat import tf
 from rbd_ipu.compartments import Compartments
 from rbd_ipu.methods import rbd_options
+from rbd_ipu.methods.base import INNER
 from rbd_ipu.methods.rbd_options import TRANSFORMS, Layers, largest
 from rbd_ipu.seeds import fold_in
 from rbd_ipu.subspace import RedrawnSubspace
@@ -171,7 +172,94 @@ def test_kept_directions_train_and_are_kept_by_a_checkpoint():
     assert int(tf.reduce_sum(whole.method.slots["draws"])) == 10 * 3
 
 
+def adam(c, m, v, t):
+    """Keras' Adam at learning rate 1, in float64: what it subtracts, and its moments after step t = 0, 1, ..."""
+    m, v = 0.9 * m + 0.1 * c, 0.999 * v + 0.001 * c**2
+    # Keras has 1 - 0.999^t in float32, which costs digits.
+    debias = np.sqrt(1 - np.float32(0.999) ** np.float32(t + 1)) / (1 - np.float32(0.9) ** np.float32(t + 1))
+    return m * debias / (np.sqrt(v) + 1e-7), m, v
+
+
+@pytest.mark.parametrize("options", [{}, {"transform": "rank", "top_k": 4, "compartments": "layer"}], ids=str)
+@pytest.mark.parametrize("on_redraw", ["keep", "reset"])
+def test_adam_in_the_coordinates(on_redraw, options):
+    own = {"inner": "adam", "state": "coordinates", "redraw_every": 3, "on_redraw": on_redraw, **options}
+    method, model, state = make("rbd", dim=9, **own)
+    m, v = np.zeros(9), np.zeros(9)
+    for t, update in enumerate(steps(method, state, 7)):
+        P = directions(method, t // 3)
+        c = SHAPES[options.get("transform", "none")](P @ gradient(model, *batch(t)))
+        if on_redraw == "reset" and t % 3 == 0:
+            m, v = np.zeros(9), np.zeros(9)
+        step, m, v = adam(top(c, options.get("top_k", 9)), m, v, t)
+        close(update, P.T @ step)
+    assert sorted(method.slots["inner_0"].shape + method.slots["inner_1"].shape) == [9, 9]
+    assert int(method.slots["inner_step"]) == 7 and method.applied_by == "sgd"
+
+
+def test_coordinates_that_are_not_finite_leave_the_inner_state_alone():
+    method, _, _ = make("rbd", dim=3, inner="adam", state="coordinates")
+    run = tf.function(method.in_coordinates.step)
+    run(tf.constant([1.0, 2.0, 3.0]), tf.constant(0))
+    before = [slot.numpy() for slot in method.slots.values()]
+    assert np.isnan(run(tf.constant([1.0, np.nan, 3.0]), tf.constant(1))).any()
+    for slot, value in zip(method.slots.values(), before):
+        np.testing.assert_array_equal(slot, value)
+
+
+@pytest.mark.parametrize("inner", [name for name in INNER if name not in ("sgd", "adamw")])
+def test_any_inner_optimizer_in_the_coordinates_is_the_one_of_keras(inner):
+    method, _, _ = make("rbd", dim=5, inner=inner, state="coordinates")
+    run = tf.function(method.in_coordinates.step)
+    alone, z = INNER[inner](1.0), tf.Variable(tf.zeros([5]))
+    for t in range(4):
+        c = tf.constant(np.random.RandomState(t).randn(5), tf.float32)
+        z.assign(tf.zeros([5]))
+        alone.apply_gradients([(c, z)])
+        close(run(c, tf.constant(t)), -z.numpy())
+
+
+def test_an_inner_optimizer_is_given_the_update():
+    """State "full": Adam on P P^T g is Keras' Adam on the same vectors."""
+    x, y = blobs(64)
+    trainer = rbd_ipu.Trainer(dense(), methods.create("rbd", learning_rate=0.01, dim=12, inner="adam"), "cpu")
+    expected, (m, v) = flat(trainer.model).astype(np.float64), np.zeros((2, 214))
+    trainer.fit(tf.data.Dataset.from_tensors((x, y)), epochs=1, verbose=0)
+    model = dense()
+    P = directions(trainer.method, 0)
+    g = gradient(model, tf.constant(x), tf.constant(y))
+    close(flat(trainer.model), expected - 0.01 * adam(P.T @ (P @ g), m, v, 0)[0])
+
+
+def test_workers_with_one_basis_share_one_state():
+    """K workers on parts of a mini-batch make the step of one on all of it."""
+    options = {"dim": 12, "inner": "adam", "state": "coordinates", "redraw_every": 2}
+
+    def train(size, device):
+        trainer = rbd_ipu.Trainer(dense(), methods.create("rbd", learning_rate=0.02, **options), device)
+        trainer.fit(tf.data.Dataset.from_tensor_slices(blobs(320)).batch(size), epochs=1, verbose=0)
+        return flat(trainer.model)
+
+    two = rbd_ipu.open_device("cpu", simulate_workers=2, parallel="shared")
+    close(train(16, two), train(32, "cpu"), 1e-5)
+    with pytest.raises(ValueError, match="one state for the coordinates of all workers: use parallel='shared'"):
+        train(16, rbd_ipu.open_device("cpu", simulate_workers=2))
+    with pytest.raises(ValueError, match="no step of a single worker to average"):
+        train(16, rbd_ipu.open_device("cpu", simulate_workers=2, parallel="shared", exchange="update"))
+
+
 REFUSED = [
+    ({"inner": "sgdw"}, ValueError, "unknown inner 'sgdw'; accepted with Keras"),
+    ({"state": "small"}, ValueError, "unknown state 'small'; accepted: 'full', 'coordinates'"),
+    ({"on_redraw": "reset"}, ValueError, "on_redraw='reset' is for state='coordinates', got state='full'"),
+    ({"inner": "adam", "momentum": 0.5}, ValueError, "momentum=0.5 is for inner='sgd', got 'adam'"),
+    ({"state": "coordinates"}, ValueError, "state='coordinates' is for .*got inner='sgd'"),
+    ({"state": "coordinates", "inner": "adam", "redraw_lowest": 0.5}, ValueError, "redraw_lowest=0.5 decides"),
+    (
+        {"inner": "adam", "sgd_layers": "a", "sgd_learning_rate": 0.1},
+        ValueError,
+        "sgd_layers='a' makes steps of SGD, which inner='adam'",
+    ),
     ({"top_k": 0}, ValueError, "top_k must be an integer >= 1, got 0"),
     ({"accumulate": 1.5}, TypeError, "accumulate must be an integer >= 1, got 1.5"),
     ({"transform": "log"}, ValueError, "unknown transform 'log'; accepted: 'none', 'rank', 'range'"),

@@ -130,6 +130,8 @@ OPTIONS: Dict[str, Dict[str, Any]] = {
     "top_k": {"top_k": 100},
     "accumulate": {"accumulate": 2, "redraw_every": 2},
     "redraw_lowest": {"redraw_lowest": 0.5, "source": "auto"},
+    "inner=adam": {"inner": "adam"},
+    "state=coordinates": {"inner": "adam", "state": "coordinates", "on_redraw": "reset"},
     "sgd_layers": {"sgd_layers": "logits", "sgd_learning_rate": 0.1},
     "sgd_below": {"sgd_below": 0.1, "sgd_learning_rate": 0.1},
 }
