@@ -11,6 +11,7 @@ Everything in the package that needs TensorFlow takes it from here, so that a mi
 reported once, in words.
 """
 
+import inspect
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 _INSTALL = (
@@ -94,12 +95,12 @@ def compiled_with(model: Any) -> Optional[Dict[str, Any]]:
 
 
 def compile_keras(model: Any, compiled: Optional[Mapping[str, Any]], optimizer: Any, loss: Any = None) -> None:
-    """Compiles a model that was not ``compiled`` yet, or was with another loss; its metrics stay."""
+    """Compiles a model that was not ``compiled`` yet, or was with another loss; its metrics and loss weights stay."""
     if compiled is None:
         keras.Model.compile(model, optimizer=optimizer, loss=loss)
     elif loss is not None:
-        metrics = {name: compiled[name] for name in ("metrics", "weighted_metrics")}
-        keras.Model.compile(model, optimizer=optimizer, loss=loss, **metrics)
+        kept = {name: compiled.get(name) for name in ("metrics", "weighted_metrics", "loss_weights")}
+        keras.Model.compile(model, optimizer=optimizer, loss=loss, **kept)
 
 
 def tensors(variables: Sequence[Any]) -> List[Any]:
@@ -135,11 +136,18 @@ def untuned(dataset: Any) -> Any:
     return dataset.with_options(options)
 
 
-def learning_phase_is_set() -> bool:
-    """Whether Keras 2 has set the learning phase of everything, as it does while it writes a SavedModel."""
+def is_saving_model() -> bool:
+    """Whether Keras 2 is writing a SavedModel: it has set the learning phase of everything, and is below us."""
     from keras.backend import global_learning_phase_is_set  # not public
 
-    return bool(global_learning_phase_is_set())
+    if not global_learning_phase_is_set():
+        return False
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("keras.saving.saved_model."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def writes_saved_model() -> bool:
@@ -170,7 +178,7 @@ __all__ = [
     "current_rate",
     "inside_xla",
     "keras",
-    "learning_phase_is_set",
+    "is_saving_model",
     "program",
     "rate_of",
     "tensors",

@@ -181,8 +181,8 @@ class Objective:
 
     Args:
       model: a Keras model.
-      loss: what ``compile`` takes, in place of the model's own; or, for several outputs, a function of all of them
-        ``(y, outputs)``. None: what the model was compiled with, or softmax cross entropy if it was not.
+      loss: what ``compile`` takes, in place of the model's own; or, for several outputs, a function ``(y, outputs)``
+        of your own of all of them. None: what the model was compiled with, or softmax cross entropy if it was not.
 
     Raises:
       ValueError: the model was compiled with something that the Trainer does not do; it says what does.
@@ -193,6 +193,7 @@ class Objective:
         self.model = model
         self._compiled = compiled_with(model)
         _refuse(model, self._compiled or {})
+        self._passed = loss is not None
         self._own_loss = overrides(model, "compute_loss")
         several = len(getattr(model, "outputs", None) or [None]) > 1  # a subclass does not say
         if loss is None and self._compiled is None:
@@ -209,8 +210,15 @@ class Objective:
             if one is not None and not callable(one) and not isinstance(one, str):
                 raise TypeError(f"loss must be a Keras loss, its name, or a function (y, outputs), got {one!r}")
             check_reduction(one)
-        self._function = loss is not None and not nested and not isinstance(loss, (str, keras.losses.Loss))
+        named = nested or isinstance(loss, (str, keras.losses.Loss)) or _of_keras(loss)
+        self._function = loss is not None and not named
         self._of_all = several and self._function
+        weights = (self._compiled or {}).get("loss_weights")
+        if self._of_all and weights is not None:
+            raise ValueError(
+                f"model {model.name!r} was compiled with loss_weights={weights!r}, for which a loss function of all "
+                "outputs has no place: pass a loss for each output, or compile the model without"
+            )
         self._values = self._plain()
         described = self._compiled or {}
         self._own_metrics = overrides(model, "compute_metrics")
@@ -226,6 +234,22 @@ class Objective:
     def compile(self, optimizer: Any) -> None:
         """Compiles the model, if it was not, and with the loss, if one was passed."""
         compile_keras(self.model, self._compiled, optimizer, None if self._of_all else self.given)
+
+    def check_compiled(self) -> None:
+        """Refuses a model that was compiled with another loss meanwhile, if its own is the one to be used.
+
+        Raises:
+          ValueError: it quotes both losses.
+        """
+        now = compiled_with(self.model)
+        if self._passed or now is None:
+            return
+        for name, before in (("loss", self.loss), ("loss_weights", (self._compiled or {}).get("loss_weights"))):
+            if _described(now.get(name)) != _described(before):
+                raise ValueError(
+                    f"model {self.model.name!r} was compiled with {name}={now.get(name)!r} after this Trainer was "
+                    f"made for {name}={before!r}: make a new Trainer after a compile"
+                )
 
     # --- the loss -------------------------------------------------------------------------------------------
 
@@ -282,6 +306,10 @@ class Objective:
             raise ValueError(
                 f"model {model.name!r} was compiled without a loss and adds none; nothing can be trained"
             )
+        if isinstance(y, dict) and self.loss is not None and not self._own_loss:
+            names = list(outputs if isinstance(outputs, dict) else model.output_names)
+            if not set(y) <= set(names):
+                raise ValueError(f"model {model.name!r} has the outputs {names}, and the targets are of {list(y)}")
         if not self._keeps:
             raise self._unmeasured()
         if replicas > 1 and (self._own_loss or not all(map(is_mean, tf.nest.flatten(self.loss)))):
@@ -517,13 +545,29 @@ def _refuse(model: Any, described: Dict[str, Any]) -> None:
             f"{of}is of mixed_float16 or has a LossScaleOptimizer, but the Trainer does not scale losses: use "
             f"mixed_bfloat16, or {IN_FIT}"
         )
-    for name in _SETTINGS:
-        value = getattr(optimizer, name, None)
+    settings = {name: getattr(optimizer, name, None) for name in _SETTINGS}
+    if not KERAS_3 and isinstance(optimizer, keras.optimizers.Optimizer):
+        settings["gradient_transformers"] = optimizer.gradient_transformers
+        own = optimizer.gradient_aggregator is not keras.optimizers.SGD().gradient_aggregator
+        settings["gradient_aggregator"] = own and optimizer.gradient_aggregator
+    for name, value in settings.items():
         if value:
             raise ValueError(
                 f"{of}was compiled with an optimizer of {name}={value}; the Trainer's method takes its place and "
                 f"does not have it: {IN_FIT}({name}={value})"
             )
+
+
+def _described(losses: Any) -> Any:
+    """Losses, of one output or of several, in what can be compared."""
+
+    def one(loss: Any) -> Any:
+        known = isinstance(loss, keras.losses.Loss) and hasattr(loss, "get_config")
+        return (type(loss), {k: v for k, v in loss.get_config().items() if k != "name"}) if known else loss
+
+    if isinstance(losses, dict):
+        return {name: one(loss) for name, loss in losses.items()}
+    return [one(loss) for loss in losses] if isinstance(losses, (list, tuple)) else one(losses)
 
 
 def _takes_training(function: Callable[..., Any]) -> bool:

@@ -78,9 +78,8 @@ def give(model: Any, optimizer: Any) -> None:
     """Makes an optimizer the model's, however the model was compiled, and nothing that is saved with it."""
     model.optimizer = optimizer
     model.train_function = None  # traced with another one
-    if not KERAS_3:
-        model._delete_tracking("optimizer")  # as Keras does where it saves a model without
-    elif hasattr(model, "_compile_config"):
+    model._delete_tracking("optimizer")  # as Keras 2 does where it saves a model without
+    if KERAS_3 and hasattr(model, "_compile_config"):
         del model._compile_config  # what a file is told of the optimizer
 
 
@@ -165,6 +164,12 @@ class Trainer:
             raise ValueError(
                 f"the constraint of {bound[0].name!r} would move weights out of the subspace of method "
                 f"{method.name!r}: leave it out, or use method 'sgd'"
+            )
+        direct = [v for v in model.trainable_variables if getattr(v, "overwrite_with_gradient", False)]
+        if direct:
+            raise ValueError(
+                f"Keras sets {direct[0].name!r} to its gradient (overwrite_with_gradient), where method "
+                f"{method.name!r} subtracts an update: freeze it, or train by model.fit with an optimizer of Keras"
             )
         self.model = model
         self.method = method
@@ -317,7 +322,8 @@ class Trainer:
         return int(self.optimizer.iterations.numpy())  # a mirrored one is no number
 
     def _check_model(self) -> None:
-        """Refuses a model that trains other variables now than it did when the Trainer was made."""
+        """Refuses a model that trains other variables, or by another loss, than when the Trainer was made."""
+        self.objective.check_compiled()
         now = self.model.trainable_variables
         if len(now) != len(self._variables) or any(a is not b for a, b in zip(now, self._variables)):
             raise ValueError(

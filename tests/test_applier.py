@@ -71,6 +71,16 @@ def test_an_exported_model_has_no_optimizer(tmp_path):
     np.testing.assert_allclose(serve(DATA[0]), t.model(DATA[0]), rtol=1e-5, atol=1e-6)
 
 
+def test_a_checkpoint_of_tensorflow_brings_no_learning_rate(tmp_path):
+    model, other = dense(), compiled(dense(), keras.optimizers.SGD(0.125))
+    trainer(model).fit(DATA, epochs=1, verbose=0)
+    path = tf.train.Checkpoint(model=model).save(str(tmp_path / "a"))
+    tf.train.Checkpoint(model=other).restore(path).expect_partial()
+    np.testing.assert_array_equal(flat(other), flat(model))
+    other.fit(*DATA, verbose=0)
+    assert current_rate(other.optimizer) == 0.125 and int(other.optimizer.iterations) == 2
+
+
 @pytest.mark.parametrize("file", WEIGHTS)
 def test_saved_weights_bring_no_learning_rate(tmp_path, file):
     """Else an SGD at 0.01 would go on at the rate of the subspace, and nobody would be told."""
@@ -132,6 +142,23 @@ def test_the_trainer_takes_the_model_back_from_another_compile_and_another_train
     assert model.optimizer is one.optimizer and current_rate(one.optimizer) == 2.0
     with pytest.raises(RuntimeError, match="rbd_ipu.Trainer"):
         model.fit(x, y, verbose=0)
+
+
+def test_a_model_compiled_with_another_loss_meanwhile_is_refused():
+    """Its own loss is what the Trainer descends, and so would others think; one that was passed is the Trainer's."""
+    y = np.eye(10, dtype=np.float32)[DATA[1]]
+    model = dense()
+    model.compile("sgd", "mse", loss_weights=[2.0])
+    method = methods.create("rbd", learning_rate=0.1, dim=20)
+    own, passed = rbd_ipu.Trainer(model, method, "cpu"), trainer(model)
+    own.fit((DATA[0], y), epochs=1, verbose=0)
+    for options in ({"loss": "mae", "loss_weights": [2.0]}, {"loss": "mse"}):
+        model.compile("sgd", **options)
+        with pytest.raises(ValueError, match="after this Trainer was made for loss.*make a new Trainer"):
+            own.fit((DATA[0], y), epochs=2, initial_epoch=1, verbose=0)
+    model.compile("adam", "mse", loss_weights=[2.0])
+    own.fit((DATA[0], y), epochs=2, initial_epoch=1, verbose=0)
+    assert own.step == 4 and passed.objective.check_compiled() is None
 
 
 def test_a_callback_can_evaluate_the_model():

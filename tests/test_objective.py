@@ -108,3 +108,59 @@ def test_half_precision_trains_with_regularisers():
         assert np.isfinite(trainer.fit((x, y), batch_size=8, verbose=0).history["loss"][-1])
     finally:
         set_policy("float32")
+
+
+def two_outputs(as_dict=False):
+    x = keras.Input((6,))
+    outputs = [keras.layers.Dense(2, name=name, kernel_initializer="ones")(x) for name in "ab"]
+    return keras.Model(x, dict(zip("ab", outputs)) if as_dict else outputs)
+
+
+def loss_of(model, data, **options):
+    """Of the first epoch of a Trainer that moves nothing."""
+    trainer = rbd_ipu.Trainer(model, methods.create("sgd", learning_rate=0.0), "cpu", **options)
+    return trainer.fit(tf.data.Dataset.from_tensors(data), epochs=1, verbose=0).history["loss"][0]
+
+
+def test_loss_weights_of_the_model_go_with_losses_that_are_passed():
+    x, y = numbers(12, 6), (numbers(12, 2), numbers(12, 2) + 1.0)
+    model = two_outputs()
+    model.compile("sgd", ["mse", "mse"], loss_weights=[0.25, 2.0])
+    parts = [np.mean((x.sum(axis=1, keepdims=True) - own) ** 2) for own in y]
+    np.testing.assert_allclose(
+        loss_of(model, (x, y), loss=["mse", "mse"]), 0.25 * parts[0] + 2.0 * parts[1], rtol=1e-5
+    )
+    with pytest.raises(ValueError, match=r"loss_weights=\[0.25, 2.0\], for which a loss function of all outputs"):
+        loss_of(model, (x, y), loss=lambda y, outputs: 0.0)
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_a_function_of_keras_is_the_loss_of_each_output(as_dict):
+    x, y = numbers(12, 6), {"a": numbers(12, 2), "b": numbers(12, 2) + 1.0}
+    found = [loss_of(two_outputs(as_dict), (x, y), loss=loss) for loss in ("mse", keras.losses.mean_squared_error)]
+    assert found[0] == found[1] > 0
+
+
+def test_targets_of_an_output_that_there_is_not():
+    x = numbers(12, 6)
+    with pytest.raises(ValueError, match=r"has the outputs \['a', 'b'\], and the targets are of \['a', 'c'\]"):
+        loss_of(two_outputs(as_dict=True), (x, {"a": numbers(12, 2), "c": numbers(12, 2)}), loss="mse")
+
+
+@pytest.mark.skipif(KERAS_3, reason="arguments of the optimizers of Keras 2")
+@pytest.mark.parametrize("name", ["gradient_transformers", "gradient_aggregator"])
+def test_what_an_optimizer_of_keras_2_does_to_gradients_is_refused(name):
+    model = network(10)
+    value = [lambda pairs: pairs] if name == "gradient_transformers" else (lambda pairs: pairs)
+    model.compile(keras.optimizers.SGD(0.1, **{name: value}), "mse")
+    with pytest.raises(ValueError, match=f"an optimizer of {name}="):
+        rbd_ipu.Trainer(model, methods.create("sgd", learning_rate=0.1), "cpu")
+
+
+@pytest.mark.skipif(not KERAS_3, reason="Keras 2 knows nothing of the kind")
+@pytest.mark.parametrize("method", [("sgd", {}), ("rbd", {"dim": 4})])
+def test_a_variable_that_keras_sets_to_its_gradient_is_refused(method):
+    model = network(10)
+    model.trainable_variables[1].overwrite_with_gradient = True
+    with pytest.raises(ValueError, match=f"overwrite_with_gradient.*where method '{method[0]}' subtracts"):
+        rbd_ipu.Trainer(model, methods.create(method[0], learning_rate=0.1, **method[1]), "cpu")

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 
-from rbd_ipu._compat import keras, learning_phase_is_set, tf, writes_saved_model
+from rbd_ipu._compat import is_saving_model, keras, tf, writes_saved_model
 from rbd_ipu.optimizers import projected
 from rbd_ipu.optimizers.projected import Pairs
 from rbd_ipu.placement import on_ipu
@@ -34,19 +34,11 @@ class _InSavedModel:
     draw the bases of its first steps again.
     """
 
-    _saves_model = False
     iterations: Any
 
-    def _list_functions_for_serialization(self, serialization_cache: Any) -> Dict[str, Any]:
-        # A SavedModel is being written. Keras sets the learning phase meanwhile, as TensorFlow alone does not, and
-        # asks for the configuration next.
-        self._saves_model = tf.executing_eagerly() and learning_phase_is_set()
-        return super()._list_functions_for_serialization(serialization_cache)  # type: ignore[misc]
-
     def _with_step(self, config: Dict[str, Any]) -> Dict[str, Any]:
-        if self._saves_model:
+        if tf.executing_eagerly() and is_saving_model():
             config["iterations"] = int(self.iterations.numpy())
-            self._saves_model = False
         return config
 
 
@@ -201,8 +193,13 @@ class SubspaceSGD(_InSavedModel, keras.optimizers.SGD):
         config = projected.to_keras_2(config)
         iterations = config.pop("iterations", 0)
         optimizer = super().from_config(config, custom_objects)
-        if iterations:
+        if iterations:  # of a SavedModel
             optimizer.iterations.assign(iterations)
+            if optimizer._momentum:
+                projected._say(
+                    f"a SavedModel holds the step of {cls.__name__}, {iterations}, but not its momentum, which "
+                    "begins anew. Files of the kinds .h5 and tf.train.Checkpoint hold all"
+                )
         return optimizer
 
 

@@ -26,6 +26,13 @@ _WRITE = (
     "assign_sub",
 )
 
+# Those by which Keras changes weights beside them.
+_BESIDE = (
+    "_apply_weight_decay",
+    "_overwrite_model_variables_with_average_value",
+    "_overwrite_variables_directly_with_gradients",
+)
+
 if not all(hasattr(keras.optimizers.SGD, name) for name in _WRITE):
     raise ImportError(
         f"Keras {keras.__version__} has no hook between clipping and applying gradients "
@@ -55,6 +62,11 @@ class SubspaceSGD(keras.optimizers.SGD):
         """Optimizer steps so far, int32; micro-steps of gradient accumulation do not count."""
         return tf.cast(tf.convert_to_tensor(self.iterations), tf.int32)
 
+    def has_begun(self) -> bool:
+        """Whether there were steps before; asked when a step is traced."""
+        with tf.init_scope():
+            return tf.executing_eagerly() and int(self.iterations.numpy()) > 0
+
     def rate(self) -> Any:
         """The learning rate of this step."""
         return tf.cast(tf.convert_to_tensor(self.learning_rate), tf.float32)
@@ -64,10 +76,15 @@ class SubspaceSGD(keras.optimizers.SGD):
         return [self._trainable_variables[self._get_variable_index(v)] for v in variables]
 
     _awaited: Any = ()  # weights that were set before there were variables for them
+    _reading = False
 
     def build(self, variables: Sequence[Any]) -> None:
-        if self.built or not variables:  # Keras builds with none while it reads an .h5 file
+        if self.built:
             return
+        if not variables:  # Keras reads an .h5 file, and sets the weights next
+            self._reading = True
+            return
+        projected.check_read(self)
         length = self.coordinate_slot(variables)
         if length is None:
             super().build(variables)
@@ -80,7 +97,7 @@ class SubspaceSGD(keras.optimizers.SGD):
                 self.set_weights(self._awaited)
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        projected.refuse_overrides(self, SubspaceSGD, _WRITE)
+        projected.refuse_overrides(self, SubspaceSGD, _WRITE + _BESIDE)
         self.check_settings()
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
@@ -89,7 +106,12 @@ class SubspaceSGD(keras.optimizers.SGD):
                 raise ValueError(projected.refusal(self, f"the constraint of {variable.name!r} does not"))
             if self._overwrite_variable_with_gradient(variable):
                 raise ValueError(projected.refusal(self, f"Keras sets {variable.name!r} to its gradient"))
-        super().apply(grads, trainable_variables)
+        with projected.applying(self):
+            super().apply(grads, trainable_variables)
+
+    def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> Any:
+        projected.check_applying(self)
+        return super()._backend_update_step(grads, trainable_variables, learning_rate)
 
     def check_settings(self) -> None:
         """Refuses settings by which Keras changes weights beside the update."""
@@ -156,6 +178,7 @@ class Wrapper(keras.optimizers.Optimizer):
     _taken_over = ("clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor", "gradient_accumulation_steps")
     _building = False
     _awaited: Any = ()  # weights that were set before there were variables for them
+    _reading = False
 
     def __init__(self, inner: Any, name: str, **kwargs: Any):
         settings = projected.taken_over(self, inner, kwargs)
@@ -166,8 +189,12 @@ class Wrapper(keras.optimizers.Optimizer):
         object.__setattr__(self, "_kept", {})  # by name and variable; Keras would track a dict of its own kind
 
     def build(self, variables: Sequence[Any]) -> None:
-        if self.built or not variables:
+        if self.built:
             return
+        if not variables:
+            self._reading = True
+            return
+        projected.check_read(self)
         variables = list(variables)
         self._building = True
         super().build(variables)
@@ -219,14 +246,16 @@ class Wrapper(keras.optimizers.Optimizer):
         return self._variables[:] + self.inner_optimizer.variables
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        projected.refuse_overrides(self, Wrapper, _WRITE)
+        projected.refuse_overrides(self, Wrapper, _WRITE + _BESIDE)
         self.check_settings()
-        super().apply(grads, trainable_variables)
+        with projected.applying(self):
+            super().apply(grads, trainable_variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         raise ValueError(projected.refusal(self, f"it is given the gradient of {variable.name!r} alone"))
 
     def _backend_update_step(self, grads: Any, trainable_variables: Any, learning_rate: Any) -> None:
+        projected.check_applying(self)
         self.descend(list(grads), list(trainable_variables))
 
     def _apply_weight_decay(self, variables: Any) -> None:

@@ -126,8 +126,43 @@ def refuse_overrides(owner: Any, base: type, names: Sequence[str]) -> None:
       TypeError: it names the method.
     """
     for name in names:
-        if getattr(getattr(owner, name), "__func__", None) is not getattr(base, name):
+        if getattr(getattr(owner, name, None), "__func__", None) is not getattr(base, name, None):
             raise TypeError(refusal(owner, f"its {name} has been replaced"))
+
+
+def check_read(owner: Any) -> None:
+    """Refuses an optimizer whose state was to be read from an .h5 file, and has not arrived.
+
+    Raises:
+      ValueError: with the format that keeps it.
+    """
+    if owner._reading and not owner._awaited:
+        raise ValueError(
+            f"the .h5 file did not give this {type(owner).__name__} its step, so that it would begin at the bases of "
+            "step 0 again: Keras cannot read the state of an optimizer within another from this format. Save the "
+            "model as .keras; or load it with compile=False, and compile it anew"
+        )
+
+
+@contextlib.contextmanager
+def applying(owner: Any) -> Iterator[None]:
+    """The time in which an optimizer makes a step, in this thread."""
+    before = getattr(_here, "applying", None)
+    _here.applying = owner
+    try:
+        yield
+    finally:
+        _here.applying = before
+
+
+def check_applying(owner: Any) -> None:
+    """Refuses a part of a step that is called by itself: settings are not checked, and steps are not counted.
+
+    Raises:
+      RuntimeError: with what to call instead.
+    """
+    if getattr(_here, "applying", None) is not owner:
+        raise RuntimeError(refusal(owner, "_backend_update_step was called by itself") + ". Call apply_gradients")
 
 
 def _fits(owner: Any, update: Any, variable: Any) -> bool:

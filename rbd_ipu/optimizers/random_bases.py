@@ -268,7 +268,8 @@ class FixedProjectionDescent(RandomBasesDescent):
     def _check_owners(self, variables: Sequence[Any]) -> None:
         """Refuses variables that are not those of the first step, because the basis belongs to those."""
         if self._owners is None:
-            self._owners = _references(variables)
+            # Steps before the first one here, of a tf.train.Checkpoint, were taken with what slots were made for.
+            self._owners = self._known if KERAS_3 and self._known and self.has_begun() else _references(variables)
         if len(variables) != len(self._owners) or any(v is not ref() for v, ref in zip(variables, self._owners)):
             raise ValueError(
                 f"the basis of this {type(self).__name__}, and its momentum, is kept in coordinates of the "

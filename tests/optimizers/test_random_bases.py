@@ -13,7 +13,7 @@ from reference import close
 import rbd_ipu
 from rbd_ipu import methods
 from rbd_ipu._compat import KERAS_3, keras, tf
-from rbd_ipu.optimizers import OPTIMIZERS
+from rbd_ipu.optimizers import OPTIMIZERS, projected
 
 only_keras_3 = pytest.mark.skipif(not KERAS_3, reason="Keras 2's compile does not know this argument")
 only_keras_2 = pytest.mark.skipif(KERAS_3, reason="about the formats of Keras 2")
@@ -159,6 +159,39 @@ def test_a_saved_model_keeps_the_step(tmp_path):
     assert int(restored.optimizer.iterations) == 10
     fit(restored, x, y)
     np.testing.assert_array_equal(flat(restored), flat(whole))
+
+
+@only_keras_2
+def test_a_saved_model_keeps_the_step_of_an_optimizer_within_another_and_says_what_it_loses(tmp_path, caplog):
+    x, y = blobs()
+    scaled = keras.mixed_precision.LossScaleOptimizer
+    model = compiled(scaled(rbd_ipu.RandomBasesDescent(0.5, dim=10, momentum=0.5)))
+    fit(model, x, y)
+    projected._say.cache_clear()
+    model.save(str(tmp_path / "saved"))
+    assert "iterations" not in model.optimizer.get_config()["inner_optimizer"]["config"]
+    restored = keras.models.load_model(str(tmp_path / "saved"))
+    assert int(restored.optimizer.iterations) == 10
+    assert "the step of RandomBasesDescent, 10, but not its momentum" in caplog.text
+
+
+@pytest.mark.skipif(not KERAS_3, reason="Keras 2 keeps the state of optimizers within others in .h5")
+@pytest.mark.parametrize("kind", ["paper", "subspace"])
+def test_a_step_that_an_h5_file_of_keras_3_loses_is_not_begun_again(kind, tmp_path):
+    """Keras 3 does not give an optimizer within another its state: it would draw the bases of step 0 again."""
+    own = rbd_ipu.RandomBasesDescent(0.5, dim=10)
+    own = own if kind == "paper" else rbd_ipu.SubspaceOptimizer(keras.optimizers.SGD(0.5))
+    x, y = blobs(64)
+    model = compiled(keras.optimizers.LossScaleOptimizer(own))
+    fit(model, x, y)
+    for end in (".keras", ".h5"):  # Keras forgets how a model was compiled when it writes .h5
+        model.save(str(tmp_path / f"model{end}"))
+    fit(keras.models.load_model(str(tmp_path / "model.keras")), x, y)
+    lost = keras.models.load_model(str(tmp_path / "model.h5"))
+    before = flat(lost)
+    with pytest.raises(ValueError, match="the .h5 file did not give .* its step.*Save the model as .keras"):
+        fit(lost, x, y)
+    np.testing.assert_array_equal(flat(lost), before)
 
 
 @pytest.mark.parametrize("first", ["rbd_ipu", "keras"])
@@ -471,7 +504,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import rbd_ipu
 from nets import blobs, crossentropy, dense, flat
 from rbd_ipu._compat import KERAS_3
-from rbd_ipu.optimizers import OPTIMIZERS
+from rbd_ipu.optimizers import OPTIMIZERS, projected
 x, y = blobs(128)
 def train(strategy, **clip):
     with strategy.scope():
@@ -561,6 +594,23 @@ def test_a_fixed_basis_is_not_left_by_freezing_a_layer(momentum, first, then, lo
     model.layers[-2].trainable = first
     np.testing.assert_array_equal(flat(model), before)
     fit(compiled(model.optimizer, model), x, y)  # as it was
+
+
+@pytest.mark.skipif(not KERAS_3, reason="Keras 2 makes the slots at the first step, with the variables of that")
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_checkpoint_of_tensorflow_knows_the_variables_of_a_fixed_basis(momentum, tmp_path):
+    x, y = blobs(64)
+    model, other = dense(), dense()
+    first, second = (rbd_ipu.FixedProjectionDescent(0.5, dim=5, momentum=momentum) for _ in range(2))
+    fit(compiled(first, model), x, y)
+    path = tf.train.Checkpoint(model=model, optimizer=first).save(str(tmp_path / "a"))
+    second.build(compiled(second, other).trainable_variables)
+    tf.train.Checkpoint(model=other, optimizer=second).restore(path)
+    other.layers[-2].trainable = False
+    with pytest.raises(ValueError, match="of its first step"):
+        fit(compiled(second, other), x, y)
+    other.layers[-2].trainable = True
+    fit(compiled(second, other), x, y)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

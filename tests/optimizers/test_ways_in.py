@@ -319,6 +319,25 @@ class TestKeras3:
         model.trainable_variables[1].overwrite_with_gradient = True
         refused(model, lambda: opt.apply_gradients(pairs(model)), ValueError, "to its gradient")
 
+    @pytest.mark.parametrize("name", OPTIMIZERS)
+    def test_a_part_of_a_step_by_itself(self, name):
+        """It checks no setting and counts no step: bases would never be drawn anew."""
+        model, opt = dense(), optimizer(OPTIMIZERS.get(name))
+        opt.build(model.trainable_variables)
+        way = lambda: opt._backend_update_step(gradients(model), model.trainable_variables, 0.5)  # noqa: E731
+        refused(model, way, RuntimeError, "_backend_update_step was called by itself")
+
+    def test_a_subclass_that_decays_weights_itself(self):
+        class Decayed(rbd_ipu.RandomBasesDescent):
+            def _apply_weight_decay(self, variables):
+                for v in variables:
+                    v.assign_sub(0.1 * v)
+
+        model, opt = dense(), optimizer(Decayed)
+        refused(
+            model, lambda: opt.apply_gradients(pairs(model)), TypeError, "its _apply_weight_decay has been replaced"
+        )
+
     def test_averages_and_accumulation_stay(self):
         model, opt = dense(), optimizer(use_ema=True, gradient_accumulation_steps=2)
         ways = [lambda k=k: opt.apply_gradients(pairs(model, k)) for k in range(4)]
