@@ -100,7 +100,7 @@ class SubspaceSGD(_InSavedModel, keras.optimizers.SGD):
         _check_replica(pairs, present)
         variables = [variable for _, variable in present]
         for variable in variables:
-            if variable.constraint is not None:
+            if projected.constraint_of(variable) is not None:
                 raise ValueError(projected.refusal(self, f"the constraint of {variable.name!r} does not"))
         with tf.name_scope(self._name):
             with tf.init_scope():
@@ -415,7 +415,7 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
     def constrain(self, variables: Sequence[Any]) -> None:
         """The constraints of variables that moved within the subspace."""
         for variable in variables:
-            if variable.constraint is not None:
+            if projected.constraint_of(variable) is not None:
                 self.write(variable, (), lambda v, _: v.assign(v.constraint(v)))
 
     def check_owners(self, variables: Sequence[Any]) -> None:

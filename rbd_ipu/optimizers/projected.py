@@ -130,6 +130,14 @@ def refuse_overrides(owner: Any, base: type, names: Sequence[str]) -> None:
             raise TypeError(refusal(owner, f"its {name} has been replaced"))
 
 
+def constraint_of(variable: Any) -> Any:
+    """That of a variable; one of CentralStorageStrategy does not say, but the variable within does."""
+    try:
+        return variable.constraint
+    except NotImplementedError:
+        return getattr(getattr(variable, "_v", None), "constraint", None)
+
+
 def check_read(owner: Any) -> None:
     """Refuses an optimizer whose state was to be read from an .h5 file, and has not arrived.
 

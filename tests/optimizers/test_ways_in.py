@@ -244,6 +244,19 @@ class TestKeras2:
         loss = lambda: tf.add_n([tf.reduce_sum(tf.square(v - 0.3)) for v in model.trainable_variables])  # noqa: E731
         stays(model, space(opt, model), 1, lambda: opt.minimize(loss, model.trainable_variables))
 
+    @pytest.mark.parametrize("name", OPTIMIZERS)
+    def test_variables_in_a_central_place(self, name):
+        """They do not say whether they have a constraint."""
+        x, y = np.ones((32, 6), np.float32), np.ones((32, 10), np.float32)
+        ends = []
+        for strategy in (tf.distribute.get_strategy(), tf.distribute.experimental.CentralStorageStrategy()):
+            with strategy.scope():
+                model = dense()
+                model.compile(optimizer(OPTIMIZERS.get(name)), "mse")
+            model.fit(x, y, verbose=0)
+            ends.append(flat(model))
+        close(ends[1], ends[0], 1e-6)
+
     def test_the_replicas_of_no_strategy(self):
         model, opt = dense(), optimizer()
         with tf.distribute.OneDeviceStrategy("cpu").scope():
