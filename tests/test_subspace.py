@@ -120,6 +120,28 @@ def test_directions_that_are_redrawn_alone_in_many_compartments(shapes):
     close(space.filter(vector, 5, draws).numpy(), P.T @ (P @ vector), 1e-5)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"distribution": "hadamard", "source": "counter"},
+        {"distribution": "hadamard", "source": "auto"},
+        {"distribution": "groups", "source": "counter"},
+        {"orthogonalize": True, "source": "counter"},
+    ],
+    ids=str,
+)
+def test_many_compartments_of_directions_that_are_made_as_a_whole(kind):
+    """They are put in place by gathers; few are cut out and joined."""
+    space = Subspace(Compartments.of([(6, 5), (5,)] * 18, "variable", 90), **kind)
+    rng = np.random.default_rng(0)
+    vector, coordinates = (rng.standard_normal(n).astype(np.float32) for n in (space.size, space.dim))
+    P = space.directions(5, 3, 1).numpy().astype(np.float64)
+    both = space.sketch(vector, 5, 3, 1)
+    close(both[0].numpy(), P @ vector, 1e-5)
+    close(both[1].numpy(), P.T @ (P @ vector), 1e-5)
+    close(space.expand(coordinates, 5, 3, 1).numpy(), P.T @ coordinates, 1e-5)
+
+
 @pytest.mark.parametrize("kind", [("normal", "unit"), ("rademacher", "expected"), ("uniform", "none")])
 def test_many_sizes_of_compartments_are_one_program(kind):
     """More than a tile in either way, and less; against the dense directions, which are drawn size by size."""

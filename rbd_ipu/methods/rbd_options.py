@@ -193,8 +193,8 @@ class InCoordinates:
 
     Example:
       >>> adam = InCoordinates("adam", 3)
-      >>> [round(float(x), 3) for x in adam.step(tf.constant([0.3, 0.0, -7.0]), tf.constant(0))]
-      [1.0, 0.0, -1.0]
+      >>> [round(float(x), 3) for x in adam.step(tf.constant([0.3, 2.0, -7.0]), tf.constant(0))]
+      [1.0, 1.0, -1.0]
     """
 
     def __init__(self, inner: str, dim: int, reset_every: Optional[int] = None):
