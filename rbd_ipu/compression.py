@@ -32,6 +32,8 @@ from rbd_ipu.subspace import BasisSpec, Subspace, subspace
 
 SELECTS = ("all", "largest")
 UPDATES = ("mean", "sign")  # what an inner optimizer is given
+STATES = ("full", "coordinates")  # what its state is of
+ON_REDRAW = ("keep", "reset")  # what becomes of a state of coordinates
 EPSILON = 1e-8  # beside the root of a second moment, as in Adam (Kingma and Ba 2015)
 #: Sketches whose P_t has orthonormal columns: m - P_t q forgets just what was sent.
 ORTHONORMAL = ("blocks", "groups", "hadamard")

@@ -402,8 +402,7 @@ def _described(trainer: Any, plan: Plan, form: Form, workers: int, about: Mappin
     """The header of the log of a trainer, at its present weights."""
     method = trainer.method
     options = state.described(method)
-    more = method.options._asdict() if hasattr(method, "options") else {}
-    options.update({name: value for name, value in more.items() if method.added.get(name, ...) != value})
+    options.update(method.options._asdict() if hasattr(method, "options") else {})
     variables = list(trainer.model.trainable_variables)
     header = {
         "method": options,

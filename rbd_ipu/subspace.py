@@ -22,7 +22,7 @@ from rbd_ipu import checks
 from rbd_ipu._compat import as_it_is, inside_xla, program, tf
 from rbd_ipu.compartments import Compartments, parse_scheme
 from rbd_ipu.directions import DISTRIBUTIONS, Compiled, Source, check_distribution, make_source, resolve
-from rbd_ipu.directions.dense import BLOCK_FLOATS, Keyed, Many
+from rbd_ipu.directions.dense import BLOCK_FLOATS, MOST_PLACES, Keyed, Many
 from rbd_ipu.directions.source import module_of, repeat
 from rbd_ipu.directions.stream import schedule
 from rbd_ipu.placement import on_ipu, seed_words
@@ -207,6 +207,7 @@ class Subspace:
         jit = many is not None or all(source.jit for _, source in self._groups)
         if not jit:  # a large group may be cut into programs where a small one is left whole
             self._groups = [(members, Compiled(s) if s.jit else s) for members, s in self._groups]
+        self._by_places = len(compartments) > MOST_PIECES and self.size <= MOST_PLACES
         self._one_draw = all(source.one_draw for _, source in self._groups)
         native = module_of("native") if self.source == "native" else None
         self._fused = many or (native.fused(compartments, self._groups) if native else None)
@@ -371,7 +372,7 @@ class Subspace:
             whole = "sketch" if method == "filter" else method
             seeds = seeds[0] if len(seeds) == 1 else tf.concat(seeds, axis=0)
             results = self._fused.run(whole, operand, seeds)[-1 if method == "filter" else 0 :]
-        elif len(self.compartments) > MOST_PIECES and method != "join" and not on_ipu():
+        elif self._by_places and method != "join" and inside_xla() and not on_ipu():
             results = self._gathered(method, operand, seeds)
         else:
             takes_coordinates = method in ("expand", "join")
@@ -408,15 +409,17 @@ class Subspace:
         kinds = {"project": [True], "sketch": [True, False]}.get(method, [False])  # whether these are coordinates
         results = []
         for rows, coordinates in zip(zip(*outputs), kinds):
-            order = np.argsort(np.concatenate([places.ravel() for places in self._places(coordinates)]))
+            places = np.concatenate([own.ravel() for own in self._places(coordinates)])
+            order = np.argsort(places).astype(np.int32)
             results.append(tf.gather(tf.concat([tf.reshape(row, [-1]) for row in rows], axis=0), tf.constant(order)))
         return results
 
     def _places(self, coordinates: bool) -> List[np.ndarray]:
-        """Where the entries of each group's compartments stand in the flat vector: int64 [G, n], or [G, d]."""
+        """Where the entries of each group's compartments stand in the flat vector: int32 [G, n], or [G, d]."""
         sizes = [piece.dim if coordinates else piece.size for piece in self.compartments]
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        return [starts[members][:, np.newaxis] + np.arange(sizes[members[0]]) for members, _ in self._groups]
+        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+        across = [np.arange(sizes[members[0]], dtype=np.int32) for members, _ in self._groups]
+        return [starts[members][:, np.newaxis] + own for (members, _), own in zip(self._groups, across)]
 
 
 class OneProgram:

@@ -120,6 +120,18 @@ def test_directions_that_are_redrawn_alone_in_many_compartments(shapes):
     close(space.filter(vector, 5, draws).numpy(), P.T @ (P @ vector), 1e-5)
 
 
+def as_the_dense_matrix(space, expands=True):
+    """The operations of a step are those of the directions as a matrix, to 1e-5."""
+    rng = np.random.default_rng(0)
+    vector, coordinates = (rng.standard_normal(n).astype(np.float32) for n in (space.size, space.dim))
+    P = space.directions(5, 3, 1).numpy().astype(np.float64)
+    both = space.sketch(vector, 5, 3, 1)
+    close(both[0].numpy(), P @ vector, 1e-5)
+    close(both[1].numpy(), P.T @ (P @ vector), 1e-5)
+    if expands:
+        close(space.expand(coordinates, 5, 3, 1).numpy(), P.T @ coordinates, 1e-5)
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -133,13 +145,7 @@ def test_directions_that_are_redrawn_alone_in_many_compartments(shapes):
 def test_many_compartments_of_directions_that_are_made_as_a_whole(kind):
     """They are put in place by gathers; few are cut out and joined."""
     space = Subspace(Compartments.of([(6, 5), (5,)] * 18, "variable", 90), **kind)
-    rng = np.random.default_rng(0)
-    vector, coordinates = (rng.standard_normal(n).astype(np.float32) for n in (space.size, space.dim))
-    P = space.directions(5, 3, 1).numpy().astype(np.float64)
-    both = space.sketch(vector, 5, 3, 1)
-    close(both[0].numpy(), P @ vector, 1e-5)
-    close(both[1].numpy(), P.T @ (P @ vector), 1e-5)
-    close(space.expand(coordinates, 5, 3, 1).numpy(), P.T @ coordinates, 1e-5)
+    as_the_dense_matrix(space)
 
 
 @pytest.mark.parametrize("kind", [("normal", "unit"), ("rademacher", "expected"), ("uniform", "none")])
@@ -149,14 +155,7 @@ def test_many_sizes_of_compartments_are_one_program(kind):
 
     shapes = [(3,), (10,), (700,), (2100,), (5000,), (1,)]
     space = Subspace(Compartments.of(shapes, "variable", 110), *kind, source="counter")
-    rng = np.random.default_rng(0)
-    vector, coordinates = (rng.standard_normal(n).astype(np.float32) for n in (space.size, space.dim))
-    P = space.directions(5, 3, 1).numpy().astype(np.float64)
-    both = space.sketch(vector, 5, 3, 1)
-    close(both[0].numpy(), P @ vector, 1e-5)
-    close(both[1].numpy(), P.T @ (P @ vector), 1e-5)
-    if kind[1] == "unit":
-        close(space.expand(coordinates, 5, 3, 1).numpy(), P.T @ coordinates, 1e-5)
+    as_the_dense_matrix(space, expands=kind[1] == "unit")
 
     def operations(count):  # of the program of so many sizes
         cut = Compartments.of([(n,) for n in range(1, count + 1)], "variable", 10 * count)

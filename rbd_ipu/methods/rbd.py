@@ -132,13 +132,12 @@ class RBD(Projected):
     ):
         super().__init__(learning_rate, momentum, BasisSpec(dim, **basis))
         self.shape = TRANSFORMS.get(transform)
-        self.options = rbd_options.checked(
-            self, sgd_layers, transform, accumulate, top_k, sgd_below, redraw_lowest, sgd_learning_rate, inner, state,
-            on_redraw,
-        )  # fmt: skip
         self.inner, self.state, self.on_redraw = inner, state, on_redraw
-        self.chosen = {**self.options.chosen(), "sgd_learning_rate": sgd_learning_rate}
         self.one_basis = state == "coordinates"
+        self.options = rbd_options.checked(
+            self, sgd_layers, transform, accumulate, top_k, sgd_below, redraw_lowest, sgd_learning_rate
+        )
+        self.chosen = {**self.options._asdict(), "sgd_learning_rate": sgd_learning_rate}
         self.not_parallel_because = self.options.not_parallel_because()
         self.parallel = not self.not_parallel_because
 
@@ -159,8 +158,8 @@ class RBD(Projected):
         if use.accumulate > 1:
             self.slots["sum"] = tf.Variable(tf.zeros([self.dim]), trainable=False, name="sum")
         if self.one_basis:
-            reset = self.basis.redraw_every if use.on_redraw == "reset" else None
-            self.in_coordinates = rbd_options.InCoordinates(use.inner, self.dim, reset)
+            reset = self.basis.redraw_every if self.on_redraw == "reset" else None
+            self.in_coordinates = rbd_options.InCoordinates(self.inner, self.dim, reset)
             self.slots.update(self.in_coordinates.slots)
 
     def draw_from(self, variables: Sequence[Any]) -> Subspace:

@@ -12,7 +12,7 @@ Variables that are treated otherwise than the rest are a second part of the flat
 import fnmatch
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from rbd_ipu import checks
+from rbd_ipu import checks, compression
 from rbd_ipu._compat import KERAS_3, apply_update, create_variables, keras, tensors, tf
 from rbd_ipu.checks import Registry
 from rbd_ipu.compartments import describe
@@ -176,10 +176,6 @@ def _matches(variable: Any, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(end, pattern) for end in ends)
 
 
-STATES = ("full", "coordinates")
-ON_REDRAW = ("keep", "reset")
-
-
 class InCoordinates:
     """An optimizer of Keras that is given d coordinates: its state is as small as they are.
 
@@ -238,19 +234,11 @@ class Options(NamedTuple):
     sgd_below: Optional[float]
     redraw_lowest: Optional[float]
     ratio: float
-    inner: str
-    state: str
-    on_redraw: str
 
     @property
     def filters(self) -> bool:
         """Whether the update is P P^T g, so that coordinates need not be known."""
-        return self[:4] == (None, "none", 1, None) and self.redraw_lowest is None and self.state == "full"
-
-    def chosen(self) -> Dict[str, Any]:
-        """Those that a method has no attributes for."""
-        names = ("sgd_layers", "transform", "accumulate", "top_k", "sgd_below", "redraw_lowest")
-        return {name: getattr(self, name) for name in names}
+        return self[:4] == (None, "none", 1, None) and self.redraw_lowest is None
 
     def not_parallel_because(self) -> str:
         """Why several workers cannot share a step, or nothing."""
@@ -283,9 +271,6 @@ def checked(
     sgd_below: Optional[float],
     redraw_lowest: Optional[float],
     sgd_learning_rate: Optional[float],
-    inner: str,
-    state: str,
-    on_redraw: str,
 ) -> Options:
     """Options that go together, and with the rest of a method.
 
@@ -299,11 +284,12 @@ def checked(
     sgd_below = None if sgd_below is None else checks.finite_float("sgd_below", sgd_below, -1.0, 1.0)
     if redraw_lowest is not None:
         redraw_lowest = checks.finite_float("redraw_lowest", redraw_lowest, 0.0, 1.0)
-    inner_optimizer(inner)
-    checks.one_of("state", state, STATES)
-    checks.one_of("on_redraw", on_redraw, ON_REDRAW)
-    ratio = _ratio(method, sgd_learning_rate)
-    made = Options(sgd_layers, transform, accumulate, top_k, sgd_below, redraw_lowest, ratio, inner, state, on_redraw)
+    inner_optimizer(method.inner)
+    checks.one_of("state", method.state, compression.STATES)
+    checks.one_of("on_redraw", method.on_redraw, compression.ON_REDRAW)
+    made = Options(
+        sgd_layers, transform, accumulate, top_k, sgd_below, redraw_lowest, _ratio(method, sgd_learning_rate)
+    )
     for contradiction, why in _contradictions(method, made, sgd_learning_rate):
         if contradiction:
             raise ValueError(why)
@@ -316,16 +302,16 @@ def _contradictions(method: Any, use: Options, sgd_learning_rate: Optional[float
     sgd = use.sgd_layers is not None or use.sgd_below is not None
     name = f"sgd_layers={use.sgd_layers!r}" if use.sgd_layers is not None else f"sgd_below={use.sgd_below}"
     yield (
-        method.momentum > 0 and use.inner != "sgd",
-        f"momentum={method.momentum} is for inner='sgd', got {use.inner!r}",
+        method.momentum > 0 and method.inner != "sgd",
+        f"momentum={method.momentum} is for inner='sgd', got {method.inner!r}",
     )
-    yield sgd and use.inner != "sgd", f"{name} makes steps of SGD, which inner={use.inner!r} would change"
+    yield sgd and method.inner != "sgd", f"{name} makes steps of SGD, which inner={method.inner!r} would change"
     yield (
-        use.on_redraw == "reset" and use.state == "full",
-        f"on_redraw='reset' is for state='coordinates', got state={use.state!r}",
+        method.on_redraw == "reset" and not method.one_basis,
+        f"on_redraw='reset' is for state='coordinates', got state={method.state!r}",
     )
-    if use.state == "coordinates":
-        yield from _without_coordinates(use)
+    if method.one_basis:
+        yield from _without_coordinates(method.inner, use)
     yield (
         not sgd and sgd_learning_rate is not None,
         f"sgd_learning_rate={sgd_learning_rate} is for sgd_layers or sgd_below, but neither is given",
@@ -366,12 +352,12 @@ def _contradictions(method: Any, use: Options, sgd_learning_rate: Optional[float
     )
 
 
-def _without_coordinates(use: Options) -> Any:
+def _without_coordinates(inner: str, use: Options) -> Any:
     """(whether, why) for all that an inner optimizer with state in coordinates does not go with."""
     yield (
-        use.inner in ("sgd", "adamw"),
+        inner in ("sgd", "adamw"),
         "state='coordinates' is for an inner optimizer that keeps something of coordinates (adam, rmsprop, lion): "
-        f"the momentum of sgd is that of the whole step, the decay of adamw is of weights; got inner={use.inner!r}",
+        f"the momentum of sgd is that of the whole step, the decay of adamw is of weights; got inner={inner!r}",
     )
     for name, value in (("accumulate", use.accumulate > 1), ("redraw_lowest", use.redraw_lowest is not None)):
         yield (

@@ -79,12 +79,8 @@ class SubspaceSGD(keras.optimizers.SGD):
     _reading = False
 
     def build(self, variables: Sequence[Any]) -> None:
-        if self.built:
+        if not projected.is_to_build(self, variables):
             return
-        if not variables:  # Keras reads an .h5 file, and sets the weights next
-            self._reading = True
-            return
-        projected.check_read(self)
         length = self.coordinate_slot(variables)
         if length is None:
             super().build(variables)
@@ -189,12 +185,8 @@ class Wrapper(keras.optimizers.Optimizer):
         object.__setattr__(self, "_kept", {})  # by name and variable; Keras would track a dict of its own kind
 
     def build(self, variables: Sequence[Any]) -> None:
-        if self.built:
+        if not projected.is_to_build(self, variables):
             return
-        if not variables:
-            self._reading = True
-            return
-        projected.check_read(self)
         variables = list(variables)
         self._building = True
         super().build(variables)

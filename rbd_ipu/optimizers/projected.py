@@ -138,29 +138,42 @@ def constraint_of(variable: Any) -> Any:
         return getattr(getattr(variable, "_v", None), "constraint", None)
 
 
-def check_read(owner: Any) -> None:
-    """Refuses an optimizer whose state was to be read from an .h5 file, and has not arrived.
+def is_to_build(owner: Any, variables: Any) -> bool:
+    """Whether an optimizer of Keras 3 is to be built with these variables.
+
+    There are none while Keras reads an .h5 file, and sets the weights next.
 
     Raises:
-      ValueError: with the format that keeps it.
+      ValueError: the state was to be read from such a file, and has not arrived; with the format that keeps it.
     """
+    if owner.built:
+        return False
+    if not variables:
+        owner._reading = True
+        return False
     if owner._reading and not owner._awaited:
         raise ValueError(
             f"the .h5 file did not give this {type(owner).__name__} its step, so that it would begin at the bases of "
             "step 0 again: Keras cannot read the state of an optimizer within another from this format. Save the "
             "model as .keras; or load it with compile=False, and compile it anew"
         )
+    return True
 
 
 @contextlib.contextmanager
-def applying(owner: Any) -> Iterator[None]:
-    """The time in which an optimizer makes a step, in this thread."""
-    before = getattr(_here, "applying", None)
-    _here.applying = owner
+def _noted(name: str, value: Any) -> Iterator[None]:
+    """The time in which this thread has a note."""
+    before = getattr(_here, name, None)
+    setattr(_here, name, value)
     try:
         yield
     finally:
-        _here.applying = before
+        setattr(_here, name, before)
+
+
+def applying(owner: Any) -> Any:
+    """The time in which an optimizer makes a step."""
+    return _noted("applying", owner)
 
 
 def check_applying(owner: Any) -> None:
@@ -188,15 +201,9 @@ def _key(variable: Any) -> Any:
     return variable._shared_name if getattr(variable, "_in_graph_mode", False) else variable._unique_id
 
 
-@contextlib.contextmanager
-def agreed() -> Iterator[None]:
-    """For what all replicas hold alike: there is nothing to exchange."""
-    before = getattr(_here, "agreed", False)
-    _here.agreed = True
-    try:
-        yield
-    finally:
-        _here.agreed = before
+def agreed() -> Any:
+    """The time of what all replicas hold alike: there is nothing to exchange."""
+    return _noted("agreed", True)
 
 
 def alone() -> bool:

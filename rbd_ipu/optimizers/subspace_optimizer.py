@@ -16,9 +16,6 @@ if KERAS_3:
 else:
     from rbd_ipu.optimizers.keras_2 import Wrapper
 
-STATES = ("full", "coordinates")
-ON_REDRAW = ("keep", "reset")
-
 Patterns = Union[None, str, Sequence[str], Callable[[Any], bool]]
 
 register = _imports.register(keras.utils.register_keras_serializable, keras.utils.get_custom_objects())
@@ -123,8 +120,8 @@ class SubspaceOptimizer(Wrapper):
             orthogonalize=orthogonalize, seed=seed,
         )  # fmt: skip
         checks.one_of("update", update, compression.UPDATES)
-        checks.one_of("state", state, STATES)
-        checks.one_of("on_redraw", on_redraw, ON_REDRAW)
+        checks.one_of("state", state, compression.STATES)
+        checks.one_of("on_redraw", on_redraw, compression.ON_REDRAW)
         if state == "coordinates" and (select, update) != ("all", "mean"):
             raise ValueError(
                 "state='coordinates' keeps the inner state for all coordinates of a step, so it needs select='all' "

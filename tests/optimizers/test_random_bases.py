@@ -504,7 +504,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 import rbd_ipu
 from nets import blobs, crossentropy, dense, flat
 from rbd_ipu._compat import KERAS_3
-from rbd_ipu.optimizers import OPTIMIZERS, projected
+from rbd_ipu.optimizers import OPTIMIZERS
 x, y = blobs(128)
 def train(strategy, **clip):
     with strategy.scope():
