@@ -36,9 +36,13 @@ class _InSavedModel:
 
     iterations: Any
 
+    owners: Any = None  # projected.Owners, where the state belongs to some variables
+
     def _with_step(self, config: Dict[str, Any]) -> Dict[str, Any]:
         if tf.executing_eagerly() and is_saving_model():
             config["iterations"] = int(self.iterations.numpy())
+            if self.owners is not None:
+                config["owners"] = self.owners.serialize()
         return config
 
 
@@ -191,8 +195,10 @@ class SubspaceSGD(_InSavedModel, keras.optimizers.SGD):
     @classmethod
     def from_config(cls, config: Dict[str, Any], custom_objects: Any = None) -> Any:
         config = projected.to_keras_2(config)
-        iterations = config.pop("iterations", 0)
+        iterations, owners = config.pop("iterations", 0), config.pop("owners", None)
         optimizer = super().from_config(config, custom_objects)
+        if owners is not None:
+            optimizer.owners.deserialize(owners)
         if iterations:  # of a SavedModel
             optimizer.iterations.assign(iterations)
             if optimizer._momentum:
@@ -257,7 +263,6 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
         object.__setattr__(self, "_order", [])  # of the variables that have slots
         object.__setattr__(self, "_known_variables", [])
         self.coordinates: Optional[Any] = None
-        self._owners: Any = ()
 
     # --- state -------------------------------------------------------------------------------------------------
 
@@ -286,7 +291,9 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
                     )
                 # A checkpoint saves the slots of what it knows.
                 self._track_trackable(self.coordinates, "coordinates")
-                self._owners = [projected._key(v) for v in chosen]
+                self.owners = projected.Owners()
+                self._track_trackable(self.owners, "owners")
+                self.owners.check(self, chosen)
             self.inner_optimizer._create_all_weights(
                 [self.coordinates, *[v for v, own in zip(variables, inside) if not own]]
             )
@@ -418,15 +425,6 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
             if projected.constraint_of(variable) is not None:
                 self.write(variable, (), lambda v, _: v.assign(v.constraint(v)))
 
-    def check_owners(self, variables: Sequence[Any]) -> None:
-        """Refuses other variables inside the subspace than those of the first step: the coordinates are theirs."""
-        if [projected._key(v) for v in variables] != self._owners:
-            raise ValueError(
-                f"the state of this {type(self).__name__} is in coordinates of the {len(self._owners)} variables of "
-                f"its first step, and these {len(variables)} are others (layers frozen or made trainable, or a part "
-                "that got no gradient): give each set of variables an optimizer of its own"
-            )
-
     def apply_inner(self, updates: Sequence[Any], variables: Sequence[Any]) -> Any:
         """The inner optimizer's step, with what all replicas hold alike."""
         with projected.agreed():
@@ -509,6 +507,7 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
             if isinstance(config.get(name), dict):
                 config[name] = _function(name, config[name], custom_objects)
         iterations = config.pop("iterations", 0)
+        config.pop("owners", None)  # of a state that begins anew
         optimizer = cls(inner, **config)
         if iterations:  # of a SavedModel
             optimizer.iterations.assign(iterations)

@@ -40,7 +40,30 @@ if not all(hasattr(keras.optimizers.SGD, name) for name in _WRITE):
     )
 
 
-class SubspaceSGD(keras.optimizers.SGD):
+class _WithOwners:
+    """An optimizer of whose state files say which variables it belongs to."""
+
+    owners: Any = None  # projected.Owners, where the state belongs to some variables
+
+    def restored(self) -> None:
+        """The state of the optimizer is read from a file."""
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)  # type: ignore[misc]
+        if self.owners is not None:
+            store["owners"] = np.frombuffer(self.owners.serialize().encode(), np.uint8)
+
+    def load_own_variables(self, store: Any) -> None:
+        values = {key: store[key] for key in store.keys()}  # noqa: SIM118 (it is no dict)
+        owners = values.pop("owners", None)
+        if len(values) == len(self.variables):  # type: ignore[attr-defined]  # else Keras leaves them where they are
+            if self.owners is not None and owners is not None:
+                self.owners.deserialize(np.asarray(owners).tobytes().decode())
+            self.restored()
+        super().load_own_variables(values)  # type: ignore[misc]
+
+
+class SubspaceSGD(_WithOwners, keras.optimizers.SGD):
     """Calls ``self.descend(pairs)`` where Keras would sum gradients over replicas."""
 
     def __repr__(self) -> str:  # what tf_keras quotes where it refuses an optimizer
@@ -55,17 +78,9 @@ class SubspaceSGD(keras.optimizers.SGD):
         """Length of a velocity in coordinates, or None where momentum acts in the full space."""
         return None
 
-    def restored(self) -> None:
-        """The state of the optimizer was read from a file."""
-
     def step_index(self) -> Any:
         """Optimizer steps so far, int32; micro-steps of gradient accumulation do not count."""
         return tf.cast(tf.convert_to_tensor(self.iterations), tf.int32)
-
-    def has_begun(self) -> bool:
-        """Whether there were steps before; asked when a step is traced."""
-        with tf.init_scope():
-            return tf.executing_eagerly() and int(self.iterations.numpy()) > 0
 
     def rate(self) -> Any:
         """The learning rate of this step."""
@@ -155,16 +170,12 @@ class SubspaceSGD(keras.optimizers.SGD):
         super().set_weights(weights)
         self.restored()
 
-    def load_own_variables(self, store: Any) -> None:
-        super().load_own_variables(store)
-        self.restored()
-
     @classmethod
     def from_config(cls, config: Dict[str, Any], custom_objects: Any = None) -> Any:
         return super().from_config(projected.to_keras_3(config), custom_objects)
 
 
-class Wrapper(keras.optimizers.Optimizer):
+class Wrapper(_WithOwners, keras.optimizers.Optimizer):
     """An optimizer around another: calls ``self.descend(gradients, variables)`` with what Keras has clipped.
 
     What acts on gradients (clipping, loss scale, accumulation) is taken over from the inner optimizer, and is done
@@ -206,7 +217,8 @@ class Wrapper(keras.optimizers.Optimizer):
                     name=COORDINATES,
                     aggregation="only_first_replica",
                 )
-            self._owners = len(chosen)
+            self.owners = projected.Owners()
+            self.owners.check(self, chosen)
             object.__setattr__(self, "coordinates", z)  # 0 between steps: no state, and not saved
             self.inner_optimizer.build([self.coordinates, *[v for v, own in zip(variables, inside) if not own]])
         else:
@@ -265,16 +277,6 @@ class Wrapper(keras.optimizers.Optimizer):
 
     def constrain(self, variables: Sequence[Any]) -> None:
         """Nothing: Keras applies constraints after the step."""
-
-    def check_owners(self, variables: Sequence[Any]) -> None:
-        """Refuses fewer variables in the subspace than there were: the coordinates are of all of them."""
-        missing = self._owners - len(variables)
-        if missing:
-            raise ValueError(
-                f"{missing} of the {self._owners} variables in the subspace of this {type(self).__name__} have no "
-                "gradient (layers frozen since, or a part that the loss does not need), and its state is in "
-                "coordinates of all of them: exclude them, or give each set of variables an optimizer of its own"
-            )
 
     def apply_inner(self, updates: Sequence[Any], variables: Sequence[Any]) -> Any:
         """The inner optimizer's step, with what all replicas hold alike.
@@ -414,7 +416,8 @@ class Wrapper(keras.optimizers.Optimizer):
     @classmethod
     def from_config(cls, config: Dict[str, Any], custom_objects: Any = None) -> Any:
         config = dict(config)
-        config.pop("iterations", None)  # of a SavedModel of Keras 2
+        for key in ("iterations", "owners"):  # of a SavedModel of Keras 2
+            config.pop(key, None)
         inner = config.pop("inner_optimizer")
         if isinstance(inner, dict):
             inner = keras.saving.deserialize_keras_object(_of_keras_3(inner), custom_objects=custom_objects)

@@ -19,12 +19,14 @@ other.
 
 import contextlib
 import functools
+import json
 import logging
 import threading
 import weakref
 from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from rbd_ipu._compat import inside_xla, tensors, tf
+from rbd_ipu.compartments import describe
 from rbd_ipu.directions import resolve
 from rbd_ipu.placement import here, on_ipu
 from rbd_ipu.step import flatten, unflatten
@@ -201,6 +203,66 @@ def _key(variable: Any) -> Any:
     return variable._shared_name if getattr(variable, "_in_graph_mode", False) else variable._unique_id
 
 
+class Owners(tf.train.experimental.PythonState):
+    """The variables that a fixed basis, or a state in coordinates, belongs to: those of the first step.
+
+    They are state: a checkpoint of TensorFlow saves them, and the formats of Keras that have room. A file knows them
+    by ``names``, in which the numbers that Keras gives to layers count from the lowest: those of a model that is
+    built once more in a process are higher.
+    """
+
+    def __init__(self) -> None:
+        self.keys: List[Any] = []
+        self.names: List[str] = []
+
+    def check(self, owner: Any, variables: Sequence[Any]) -> None:
+        """Keeps the variables of the first step, and refuses others after it.
+
+        Raises:
+          ValueError: with the names that differ.
+        """
+        keys, names = [_key(variable) for variable in variables], _names(variables)
+        if keys != (self.keys or keys) or names != (self.names or names):
+            raise ValueError(self._words(type(owner).__name__, names))
+        self.keys, self.names = keys, names
+
+    def serialize(self) -> str:
+        return json.dumps(self.names)
+
+    def deserialize(self, string_value: str) -> None:
+        """What a file says: it must be the variables of the steps before, if there were any."""
+        names = json.loads(string_value)
+        if self.keys and names and names != self.names:
+            raise ValueError(self._words("optimizer", names))
+        self.names = names
+
+    def _words(self, kind: str, names: Sequence[str]) -> str:
+        different = sorted(set(names) ^ set(self.names))
+        about = f": they differ in {', '.join(different[:6])}{', ...' if different[6:] else ''}" if different else ""
+        return (
+            f"the basis of this {kind}, and its state, is kept in coordinates of the {len(self.names)} variables of "
+            f"its first step, and these {len(names)} are others{about} (another model, layers frozen or made "
+            "trainable, or a part that got no gradient): give each set of variables an optimizer of its own"
+        )
+
+
+def _names(variables: Sequence[Any]) -> List[str]:
+    """Layer, weight and shape of each; a number at the end of a name counts from the lowest that the name has."""
+    # No more of a path: a model that was loaded has its own name in it, or has not.
+    paths = [[_numbered(part) for part in describe(v, 0).name.split("/")[-2:]] for v in variables]
+    lowest: Dict[str, int] = {}
+    for name, number in (part for path in paths for part in path):
+        lowest[name] = min(number, lowest.get(name, number))
+    parts = [[f"{name}_{number - lowest[name]}" for name, number in path] for path in paths]
+    return [f"{'/'.join(path)} {tuple(v.shape)}" for path, v in zip(parts, variables)]
+
+
+def _numbered(name: str) -> Tuple[str, int]:
+    """'dense_3' -> ('dense', 3)."""
+    stem, _, number = name.rpartition("_")
+    return (stem, int(number)) if stem and number.isdigit() else (name, 0)
+
+
 def agreed() -> Any:
     """The time of what all replicas hold alike: there is nothing to exchange."""
     return _noted("agreed", True)
@@ -337,7 +399,8 @@ def to_keras_3(config: Dict[str, Any]) -> Dict[str, Any]:
       {'learning_rate': 0.5}
     """
     config = dict(config)
-    config.pop("iterations", None)
+    for key in ("iterations", "owners"):  # of a SavedModel
+        config.pop(key, None)
     decay = config.pop("decay", None) or 0.0
     rate = config.get("learning_rate")
     if decay and isinstance(rate, dict):

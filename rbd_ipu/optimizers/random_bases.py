@@ -1,7 +1,7 @@
 """RandomBasesDescent and FixedProjectionDescent: random bases and a fixed projection as Keras optimizers."""
 
 import weakref
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence
 
 from rbd_ipu import _imports, checks
 from rbd_ipu._compat import KERAS_3, as_it_is, keras, tensors, tf
@@ -226,26 +226,27 @@ class FixedProjectionDescent(RandomBasesDescent):
             **kwargs,
         )
         self._decay = float(momentum)
-        # Weak references: to the variables of the first step, and to those that there are slots for.
-        self._owners: Optional[Tuple[Any, ...]] = None
-        self._known: Optional[Tuple[Any, ...]] = None
+        self.owners = projected.Owners()
+        self._track_trackable(self.owners, "owners", overwrite=True)
+        self._known: Sequence[Any] = ()  # weak references to the variables that there are slots for
 
     def basis_index(self) -> Any:
         return tf.constant(0)
 
     def coordinate_slot(self, variables: Sequence[Any]) -> Optional[int]:
-        self._known = _references(variables)
+        self._known = [weakref.ref(variable) for variable in variables]
         if not self._decay:
             return None
         return Compartments.of(variables, self.basis_spec.compartments, self.basis_spec.dim).dim
 
     def restored(self) -> None:
-        self._owners = self._known  # the steps before were taken with these variables
+        if self._known:  # the steps before were taken with these variables
+            self.owners.check(self, [known() for known in self._known])
 
     @as_it_is
     def descend(self, pairs: Pairs) -> Pairs:
         gradients, variables = zip(*pairs)
-        self._check_owners(self.described(variables))
+        self.owners.check(self, self.described(variables))
         if not self._decay:
             return super().descend(pairs)
         space = self.subspace_of(variables)
@@ -265,27 +266,10 @@ class FixedProjectionDescent(RandomBasesDescent):
         update = space.expand(-move, seed)
         return projected.mark(self, unflatten(update, variables), variables)
 
-    def _check_owners(self, variables: Sequence[Any]) -> None:
-        """Refuses variables that are not those of the first step, because the basis belongs to those."""
-        if self._owners is None:
-            # Steps before the first one here, of a tf.train.Checkpoint, were taken with what slots were made for.
-            self._owners = self._known if KERAS_3 and self._known and self.has_begun() else _references(variables)
-        if len(variables) != len(self._owners) or any(v is not ref() for v, ref in zip(variables, self._owners)):
-            raise ValueError(
-                f"the basis of this {type(self).__name__}, and its momentum, is kept in coordinates of the "
-                f"{len(self._owners)} variables of its first step, and these {len(variables)} are others (another "
-                "model, layers frozen or made trainable, or a part that got no gradient): give each set of variables "
-                "an optimizer of its own"
-            )
-
     def get_config(self) -> Dict[str, Any]:
         config = super().get_config()
         del config["redraw_every"]
         return config
-
-
-def _references(variables: Sequence[Any]) -> Tuple[Any, ...]:
-    return tuple(weakref.ref(variable) for variable in variables)
 
 
 def _assign(variable: Any, value: Any) -> Any:

@@ -258,7 +258,7 @@ class SubspaceOptimizer(Wrapper):
         others: Sequence[int], plain: Sequence[Any],
     ) -> Any:  # fmt: skip
         """The inner optimizer on d coordinates, and P_t times its step on the weights."""
-        self.check_owners([known[i] for i in chosen])
+        self.owners.check(self, [known[i] for i in chosen])
         total = wires.joined(compression.summed(sent.coordinates, sketch.shapes))
         z = tensors([self.coordinates])[0]
         if self.on_redraw == "reset" and not self._use.fixed:
