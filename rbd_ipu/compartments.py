@@ -137,7 +137,8 @@ def _layer(variables: Sequence[Variable], _: None, dim: Optional[int]) -> List[P
         if known or variable.layer in sizes and variable.layer != last:
             raise ValueError(
                 f"compartments 'layer' tell layers apart by their paths, and there are two of {variable.layer!r} "
-                f"(variable {variable.name!r}): give the layers, or the models that they are in, names of their own"
+                f"(variable {variable.name!r}): give the layers, the models they are in, or the weights in a "
+                "layer names of their own"
             )
         seen.add(variable.name)
         sizes[variable.layer] = sizes.get(variable.layer, 0) + variable.size

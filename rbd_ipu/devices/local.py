@@ -4,7 +4,7 @@ from typing import Any, Callable, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from rbd_ipu._compat import apply_update, tf
+from rbd_ipu._compat import apply_update, tensors, tf
 from rbd_ipu.objective import Objective
 from rbd_ipu.parallel.exchange import Alone, Exchange
 from rbd_ipu.step import Step, evaluate_all, train_steps
@@ -55,11 +55,14 @@ class Device:
     def check(self, model: Any) -> None:
         """Refuses a model that was built elsewhere, with a ValueError."""
         if not self.is_home(model):
-            raise ValueError(f"model {model.name!r} was built elsewhere: build it inside `with device:`")
+            raise ValueError(
+                f"model {model.name!r} was built elsewhere: build it inside `with device:`, with no other strategy "
+                "of tf.distribute in scope; the device 'gpu:N' trains copies on N GPUs"
+            )
 
     def is_home(self, model: Any) -> bool:
-        """Whether a model was built where it must be; here anywhere will do."""
-        return True
+        """Whether a model was built where it must be; here anywhere will do, but not as copies on replicas."""
+        return not any(isinstance(v, tf.distribute.DistributedValues) for v in tensors(model.variables))
 
     def part(self, model: Any, variables: Sequence[Any]) -> Tuple[Any, Sequence[Any]]:
         """What a worker has of the model, in the traced step: (the model, the variables as its own)."""

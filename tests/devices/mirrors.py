@@ -135,6 +135,7 @@ def refusals(trained):
     refused(RuntimeError, lambda: rbd_ipu.open_device("cpu:3"))
     outside = network(False)
     refused(ValueError, lambda: rbd_ipu.Trainer(outside, trained.method, trained.device))
+    refused(ValueError, lambda: rbd_ipu.Trainer(trained.model, trained.method, "cpu"))
     weights = trained.device.strategy.experimental_local_results(tensors(trained.model.trainable_variables)[0])
     weights[1].assign_add(tf.ones_like(weights[1]))
     refused(RuntimeError, trained.device.measured)
