@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+from rbd_ipu._compat import keras, tf
+from rbd_ipu.devices.ipu.lint import trace
 from rbd_ipu.devices.ipu.lint.rules import LOOPS, RULES, Functions, Operation, describe, judge, judge_hlo
 from rbd_ipu.devices.ipu.lint.trace import Refused, Row
 from rbd_ipu.errors import ConfigError
@@ -180,7 +182,6 @@ def check_stack() -> None:
     Raises:
       ConfigError: this is not TensorFlow 2.6.
     """
-    from rbd_ipu._compat import tf
 
     if not tf.__version__.startswith("2.6."):
         raise ConfigError(
@@ -191,9 +192,6 @@ def check_stack() -> None:
 
 def results(rows: Iterable[Row], tell: Callable[[str], None] = lambda _: None) -> List[Result]:
     """Traces and lints every row, in order; rows that are there to show different parts of one program share it."""
-    from rbd_ipu._compat import keras
-    from rbd_ipu.devices.ipu.lint.trace import trace
-
     known: Dict[Row, Result] = {}
     found = []
     for row in rows:
@@ -201,14 +199,14 @@ def results(rows: Iterable[Row], tell: Callable[[str], None] = lambda _: None) -
         if program not in known:
             keras.backend.clear_session()  # what the row before has built
             tell(str(row))
-            known[program] = _result(program, trace)
+            known[program] = _result(program)
         found.append(known[program]._replace(row=row))
     return found
 
 
-def _result(row: Row, trace: Callable[[Row], Any]) -> Result:
+def _result(row: Row) -> Result:
     try:
-        program = trace(row)
+        program = trace.trace(row)
     except Refused as error:
         return Result(row, None, str(error))
     except Exception as error:  # a row that cannot be traced is a finding among others

@@ -12,6 +12,7 @@ random numbers, what a CPU would be given says nothing, and is passed over.
 import re
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
+from rbd_ipu._compat import tf
 from rbd_ipu.devices.ipu import sdk_record
 
 # The record writes types as OpDefs do.
@@ -290,7 +291,6 @@ def lower(function: Any, *arguments: Any) -> str:
     Raises:
       ValueError: XLA cannot lower it; the message is the first line of XLA's.
     """
-    from rbd_ipu._compat import tf
 
     try:
         return function.experimental_get_compiler_ir(*arguments)(stage="hlo")

@@ -11,7 +11,23 @@ import math
 import types
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
+from rbd_ipu import methods, models
+from rbd_ipu._compat import create_variables, keras, tf
+from rbd_ipu.compartments import SCHEMES
+from rbd_ipu.data.batches import standardised
 from rbd_ipu.devices.ipu.lint.rules import Operation, lower, type_name
+from rbd_ipu.devices.ipu.program import evaluate_program, train_program
+from rbd_ipu.directions import distribution_names
+from rbd_ipu.directions.stream import schedule, word_at
+from rbd_ipu.methods import METHODS
+from rbd_ipu.models import NETWORKS
+from rbd_ipu.objective import Objective, default_loss, per_batch
+from rbd_ipu.optimizers import OPTIMIZERS
+from rbd_ipu.parallel.exchange import Alone, Exchange, Replicas
+from rbd_ipu.parallel.plan import plan
+from rbd_ipu.placement import as_on_an_ipu
+from rbd_ipu.seeds import fold_in
+from rbd_ipu.step import one_step
 
 
 class Batches:
@@ -31,8 +47,6 @@ class Batches:
         self._noted = noted
 
     def __next__(self) -> Any:
-        from rbd_ipu._compat import tf
-
         kinds = tuple(type_name(kind) for kind in self._types)
         self._noted.append(Operation("PopDatastreamInfeedDequeue", {"output_types": kinds}, kinds))
         return tuple(tf.identity(tf.cast(tensor, kind)) for tensor, kind in zip(self._batch, self._types))
@@ -45,15 +59,11 @@ class Sink:
     """
 
     def __init__(self, noted: List[Operation]):
-        from rbd_ipu._compat import tf
-
         self._noted = noted
         self._sums = {dtype: tf.Variable(tf.zeros([], dtype), trainable=False) for dtype in (tf.float32, tf.int32)}
 
     def enqueue(self, told: Any) -> None:
         """Stands for ``IPUOutfeedQueue.enqueue``."""
-        from rbd_ipu._compat import tf
-
         tensors = tf.nest.flatten(told)
         kinds = tuple(type_name(tensor.dtype) for tensor in tensors)
         self._noted.append(Operation("PopDatastreamOutfeedEnqueue", {"output_types": kinds}, ()))
@@ -63,7 +73,6 @@ class Sink:
 
 def collectives(noted: List[Operation]) -> Any:
     """As much of ``tensorflow.python.ipu`` as :class:`rbd_ipu.parallel.exchange.Replicas` calls: R equal replicas."""
-    from rbd_ipu._compat import tf
 
     def replication_index() -> Any:
         noted.append(Operation("ReplicationIndex", {}, ("int32",)))
@@ -92,17 +101,11 @@ class Hashing:
 
     def words(self, pairs: Any, places: Any) -> Any:
         """Stands for the operation ``Words``."""
-        from rbd_ipu.directions.stream import word_at
-
         self._note()
         return word_at(pairs, places)
 
     def keys(self, seeds: Any, parts: Any) -> Any:
         """Stands for the operation ``Keys``."""
-        from rbd_ipu._compat import tf
-        from rbd_ipu.directions.stream import schedule
-        from rbd_ipu.seeds import fold_in
-
         self._note()
         return schedule(fold_in(seeds[..., tf.newaxis, :], parts))
 
@@ -113,7 +116,7 @@ class Hashing:
 
 # What an IPU draws with: its generator, or the integer hash by a codelet.
 SOURCES = ("poprand", "counter")
-SCHEME_ARGUMENTS = {"even:K": "even:2", "factor:f": "factor:8"}
+SCHEME_NAMES = [{"even:K": "even:2", "factor:f": "factor:8"}.get(name, name) for name in SCHEMES]
 
 # What a method cannot be made without, besides what every row has.
 NEEDED: Dict[str, Dict[str, Any]] = {"switch": {"sgd_learning_rate": 0.1, "switch_step": 5}}
@@ -224,22 +227,21 @@ class Row(NamedTuple):
 
 def each_once() -> Iterator[Row]:
     """Every row of every registry, in a program of its own; all else as in ``Row``."""
-    methods, optimizers = _methods(), _optimizers()
-    for name in methods:
+    for name in METHODS:
         yield Row(name=name, subject=("method", name))
-    for name in optimizers:
+    for name in OPTIMIZERS:
         yield Row(kind="keras", name=name, subject=("optimizer", name))
         yield Row(kind="keras", name=name, option="momentum", subject=("optimizer", f"{name}(momentum=0.9)"))
-    for distribution in _distributions():
+    for distribution in distribution_names():
         yield Row(distribution=distribution, subject=("distribution", distribution))
     for source in SOURCES:
         yield Row(source=source, subject=("source", source))
-    for scheme in _schemes():
+    for scheme in SCHEME_NAMES:
         yield Row(compartments=scheme, subject=("compartments", scheme))
-    for network in _networks():
+    for network in NETWORKS.names():
         yield Row(network=network, subject=("network", network))
     for option, values in OPTIONS.items():
-        if set(values) <= _accepted(methods.get("rbd")):
+        if set(values) <= _accepted(METHODS.get("rbd")):
             yield Row(option=option, subject=("option", option))
     for share in SHARING:
         yield Row(workers=WORKERS, share=share, subject=("replicas", share))
@@ -248,48 +250,12 @@ def each_once() -> Iterator[Row]:
 
 def all_together() -> Iterator[Row]:
     """Every method with every distribution, compartment scheme and network, as far as it takes them."""
-    kinds = [("trainer", name, make) for name, make in _items(_methods())]
-    kinds += [("keras", name, make) for name, make in _items(_optimizers())]
-    for kind, name, make in kinds:
-        takes = _accepted(make)
-        for distribution in _distributions() if "distribution" in takes else ("normal",):
-            for scheme in _schemes() if "compartments" in takes else ("global",):
-                for network in _networks():
+    for kind, name in [*(("trainer", name) for name in METHODS), *(("keras", name) for name in OPTIMIZERS)]:
+        takes = _accepted((METHODS if kind == "trainer" else OPTIMIZERS).get(name))
+        for distribution in distribution_names() if "distribution" in takes else ("normal",):
+            for scheme in SCHEME_NAMES if "compartments" in takes else ("global",):
+                for network in NETWORKS.names():
                     yield Row(kind, name, distribution, scheme, network)
-
-
-def _items(registry: Any) -> List[Tuple[str, Any]]:
-    return [(name, registry.get(name)) for name in registry]
-
-
-def _methods() -> Any:
-    from rbd_ipu.methods import METHODS
-
-    return METHODS
-
-
-def _optimizers() -> Any:
-    from rbd_ipu.optimizers import OPTIMIZERS
-
-    return OPTIMIZERS
-
-
-def _distributions() -> Tuple[str, ...]:
-    from rbd_ipu.directions import distribution_names
-
-    return distribution_names()
-
-
-def _schemes() -> List[str]:
-    from rbd_ipu.compartments import SCHEMES
-
-    return [SCHEME_ARGUMENTS.get(name, name) for name in SCHEMES]
-
-
-def _networks() -> Tuple[str, ...]:
-    from rbd_ipu.models import NETWORKS
-
-    return NETWORKS.names()
 
 
 IMAGE = (8, 8, 1)  # the embedded digits
@@ -326,8 +292,6 @@ def trace(row: Row) -> Program:
       Refused: there is no such program.
       Exception: whatever tracing raises.
     """
-    from rbd_ipu import models
-    from rbd_ipu.placement import as_on_an_ipu
 
     noted: List[Operation] = []
     text = models.takes(row.network) == "text"
@@ -350,16 +314,8 @@ def _lowered(program: Program) -> str:
 
 def _trainer(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any], Any]:
     """The Trainer's loop: :func:`rbd_ipu.devices.ipu.program.train_program`."""
-    from rbd_ipu import methods
-    from rbd_ipu._compat import create_variables, keras
-    from rbd_ipu.devices.ipu.program import train_program
-    from rbd_ipu.objective import Objective
-    from rbd_ipu.parallel.exchange import Alone, Exchange, Replicas
-    from rbd_ipu.parallel.plan import plan
-    from rbd_ipu.step import one_step
-
     variables = model.trainable_variables
-    method = methods.create(row.name, **options_for(methods.METHODS.get(row.name), row, variables))
+    method = methods.create(row.name, **options_for(METHODS.get(row.name), row, variables))
     method.build(variables)
     optimizer = keras.optimizers.SGD(method.learning_rate, momentum=method.momentum)
     create_variables(optimizer, variables)
@@ -374,19 +330,12 @@ def _trainer(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any
 
 def _validation(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any], Any]:
     """The evaluation of a model: :func:`rbd_ipu.devices.ipu.program.evaluate_program`."""
-    from rbd_ipu.devices.ipu.program import evaluate_program
-    from rbd_ipu.objective import Objective
-
     program: Any = evaluate_program(Objective(model), STEPS, Sink(noted).enqueue, _finish)
     return lambda iterator, done: program.python_function(iterator)
 
 
 def _keras(row: Row, model: Any, noted: List[Operation]) -> Callable[[Any, Any], Any]:
     """``model.fit``: the hooks of the optimizer in the order in which Graphcore's Keras calls them."""
-    from rbd_ipu._compat import create_variables, tf
-    from rbd_ipu.objective import default_loss, per_batch
-    from rbd_ipu.optimizers import OPTIMIZERS
-
     variables = model.trainable_variables
     make = OPTIMIZERS.get(row.name)
     optimizer = make(**options_for(make, row, variables))
@@ -435,9 +384,6 @@ def options_for(make: Any, row: Row, variables: Sequence[Any]) -> Dict[str, Any]
 
 def _finish(images: Any, labels: Any) -> Any:
     """What :class:`rbd_ipu.data.Batches` makes of bytes, in full: of images, or of tokens."""
-    from rbd_ipu._compat import tf
-    from rbd_ipu.data.batches import standardised
-
     if images.shape.rank == len(WINDOW) + 1:
         return tf.cast(images, tf.int32), labels
     return standardised(tf.cast(images, tf.float32) / 255.0), labels
@@ -445,7 +391,6 @@ def _finish(images: Any, labels: Any) -> Any:
 
 def _traced(run: Callable[[Any, Any], Any], noted: List[Operation], kind: str, text: bool) -> Program:
     """``run(iterator, done)`` as a compiled function of one batch and of the number of steps before."""
-    from rbd_ipu._compat import tf
 
     def program(x: Any, y: Any, done: Any) -> Any:
         kinds = tf.int32 if text else tf.float32 if kind == "keras" else tf.uint8, tf.int32
