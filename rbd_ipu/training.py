@@ -51,6 +51,10 @@ class Applies:
     if KERAS_3:
         apply = apply_gradients
 
+        def _all_reduce_sum_gradients(self, pairs: Any) -> Any:
+            """The pairs, which are alike on all replicas. TensorFlow never frees a graph in which it has added up."""
+            return pairs
+
         def save_own_variables(self, store: Any) -> None:
             """Nothing: a file of weights would set the learning rate of any SGD that it is loaded beside."""
 
