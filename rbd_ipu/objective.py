@@ -36,9 +36,18 @@ def per_batch(loss: Any) -> Callable[[Any, Any], Any]:
         raise TypeError(f"loss must be a Keras loss, its name, or a function (y, outputs), got {loss!r}")
     check_reduction(loss)
     values = loss.call if isinstance(loss, keras.losses.Loss) else loss
-    reduce = tf.reduce_sum if is_sum(loss) else tf.reduce_mean
     matched = _matched if _of_keras(loss) else _as_keras_gives_them
-    return lambda y, outputs: reduce(values(*matched(y, outputs)))
+    return lambda y, outputs: _reduced(values(*matched(y, outputs)), is_sum(loss))
+
+
+def _reduced(values: Any, as_sum: bool) -> Any:
+    """The sum or the mean of a loss, over the examples that it does not mask itself (``ignore_class`` of Keras 3)."""
+    mask = _mask(values)
+    if mask is None:
+        return tf.reduce_sum(values) if as_sum else tf.reduce_mean(values)
+    counted = tf.cast(mask, values.dtype)
+    total = tf.reduce_sum(values * counted)
+    return total if as_sum else total / (tf.reduce_sum(counted) + keras.backend.epsilon())
 
 
 def is_sum(loss: Any) -> bool:
@@ -234,22 +243,31 @@ class Objective:
     def compile(self, optimizer: Any) -> None:
         """Compiles the model, if it was not, and with the loss, if one was passed."""
         compile_keras(self.model, self._compiled, optimizer, None if self._of_all else self.given)
+        names = ("_compile_loss", "_compile_metrics") if KERAS_3 else ("compiled_loss", "compiled_metrics")
+        self._traced = {name: getattr(self.model, name, None) for name in names}
 
     def check_compiled(self) -> None:
-        """Refuses a model that was compiled with another loss meanwhile, if its own is the one to be used.
+        """Refuses a model that was compiled with another loss or other metrics meanwhile.
+
+        What else a compile has put in their place is put back: steps were traced with the variables of the old ones.
 
         Raises:
-          ValueError: it quotes both losses.
+          ValueError: it quotes both.
         """
-        now = compiled_with(self.model)
-        if self._passed or now is None:
-            return
-        for name, before in (("loss", self.loss), ("loss_weights", (self._compiled or {}).get("loss_weights"))):
+        now = compiled_with(self.model) or {}
+        known = self._compiled or {}
+        wanted = {} if self._passed or not now else {"loss": self.loss, "loss_weights": known.get("loss_weights")}
+        if now and known:
+            wanted.update({name: known.get(name) for name in ("metrics", "weighted_metrics")})
+        for name, before in wanted.items():
             if _described(now.get(name)) != _described(before):
                 raise ValueError(
                     f"model {self.model.name!r} was compiled with {name}={now.get(name)!r} after this Trainer was "
                     f"made for {name}={before!r}: make a new Trainer after a compile"
                 )
+        for name, value in self._traced.items():
+            if getattr(self.model, name, None) is not value:
+                setattr(self.model, name, value)
 
     # --- the loss -------------------------------------------------------------------------------------------
 

@@ -48,6 +48,15 @@ class Applies:
         else:
             super().apply_gradients(pairs, experimental_aggregate_gradients=False)  # type: ignore[misc]
 
+    @property
+    def _checkpoint_dependencies(self) -> Any:
+        """None, for a checkpoint of TensorFlow that names this optimizer."""
+        return []
+
+    def _trackable_children(self, *_: Any, **__: Any) -> Any:
+        """The same for TensorFlow 2.9 and later."""
+        return {}
+
     if KERAS_3:
         apply = apply_gradients
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from nets import blobs, flat
+from reference import close
 
 import rbd_ipu
 from rbd_ipu import methods
@@ -89,6 +90,13 @@ def test_several_inputs_and_a_function_of_all_outputs():
         trainer.fit(((x, -x), y, y[:, 0]), batch_size=8, verbose=0)
 
 
+def test_ragged_arrays_are_refused_before_training():
+    ragged = tf.ragged.constant([[1.0, 2.0], [3.0]])
+    trained = rbd_ipu.Trainer(network(3), methods.create("sgd", learning_rate=0.1))
+    with pytest.raises(TypeError, match="data have a RaggedTensor"):
+        trained.fit((ragged, CLASSES[:2]))
+
+
 def test_data_without_labels_are_refused_before_training():
     x, y = blobs(24)
     trainer = rbd_ipu.Trainer(network(10), methods.create("sgd", learning_rate=0.1), "cpu")
@@ -155,6 +163,37 @@ def test_what_an_optimizer_of_keras_2_does_to_gradients_is_refused(name):
     model.compile(keras.optimizers.SGD(0.1, **{name: value}), "mse")
     with pytest.raises(ValueError, match=f"an optimizer of {name}="):
         rbd_ipu.Trainer(model, methods.create("sgd", learning_rate=0.1), "cpu")
+
+
+@pytest.mark.skipif(not KERAS_3, reason="Keras 2 has no ignore_class")
+@pytest.mark.parametrize("kind", ["mean", "sum", "function"])
+@pytest.mark.parametrize("passed", [False, True])
+def test_classes_that_a_loss_ignores_do_not_count(kind, passed):
+    """The values of such a loss have a mask of their own; three epochs, the last batch of each short."""
+    generator = np.random.default_rng(0)
+    x, y = generator.normal(size=(20, 5, 3)).astype(np.float32), generator.integers(0, 3, (20, 5)).astype(np.int32)
+    options = {"from_logits": True, "ignore_class": 0}
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        **options, reduction="sum" if kind == "sum" else "sum_over_batch_size"
+    )
+    if kind == "function":
+        loss = lambda y, outputs: keras.losses.sparse_categorical_crossentropy(y, outputs, **options)  # noqa: E731
+
+    def data():
+        return tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+
+    def model_of():
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((5, 3)), keras.layers.Dense(3)])
+        model.compile(keras.optimizers.SGD(0.05), loss=loss)
+        return model
+
+    model, other = model_of(), model_of()
+    losses = model.fit(data(), epochs=3, shuffle=False, verbose=0).history["loss"]
+    method = methods.create("sgd", learning_rate=0.05)
+    trained = rbd_ipu.Trainer(other, method, loss=loss if passed else None)
+    close(trained.fit(data(), epochs=3, verbose=0).history["loss"], losses, 1e-6)
+    close(flat(other), flat(model), 1e-6)
 
 
 @pytest.mark.skipif(not KERAS_3, reason="Keras 2 knows nothing of the kind")

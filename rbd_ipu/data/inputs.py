@@ -165,4 +165,9 @@ def _parts_of(data: Any) -> Tuple[Any, ...]:
             + (f" of {len(data)}" if isinstance(data, (tuple, list)) else "")
             + ("; a model that needs no targets takes any as y" if isinstance(data, tf.TensorSpec) else "")
         )
+    if any(isinstance(part, tf.RaggedTensor) for part in tf.nest.flatten(tuple(data))):
+        raise TypeError(
+            "data have a RaggedTensor, whose rows differ in length: pad it (to_tensor) and mask it, or train by "
+            "model.fit with an optimizer of rbd_ipu"
+        )
     return tuple(data)

@@ -38,6 +38,11 @@ class _InSavedModel:
 
     owners: Any = None  # projected.Owners, where the state belongs to some variables
 
+    @property
+    def _checkpoint_dependencies(self) -> Any:
+        known = super()._checkpoint_dependencies  # type: ignore[misc]
+        return [own for own in known if own.name != "owners"] if writes_saved_model() or is_saving_model() else known
+
     def _with_step(self, config: Dict[str, Any]) -> Dict[str, Any]:
         if tf.executing_eagerly() and is_saving_model():
             config["iterations"] = int(self.iterations.numpy())
@@ -293,7 +298,7 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
                 self._track_trackable(self.coordinates, "coordinates")
                 self.owners = projected.Owners()
                 self._track_trackable(self.owners, "owners")
-                self.owners.check(self, chosen)
+                self.owners.keep(chosen)
             self.inner_optimizer._create_all_weights(
                 [self.coordinates, *[v for v, own in zip(variables, inside) if not own]]
             )

@@ -48,6 +48,12 @@ class _WithOwners:
     def restored(self) -> None:
         """The state of the optimizer is read from a file."""
 
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:
+        children = dict(super()._trackable_children(save_type, **kwargs))  # type: ignore[misc]
+        if save_type == "savedmodel":  # which would not give them back
+            children.pop("owners", None)
+        return children
+
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)  # type: ignore[misc]
         if self.owners is not None:
@@ -56,11 +62,11 @@ class _WithOwners:
     def load_own_variables(self, store: Any) -> None:
         values = {key: store[key] for key in store.keys()}  # noqa: SIM118 (it is no dict)
         owners = values.pop("owners", None)
-        if len(values) == len(self.variables):  # type: ignore[attr-defined]  # else Keras leaves them where they are
+        super().load_own_variables(values)  # type: ignore[misc]
+        if len(values) == len(self.variables):  # type: ignore[attr-defined]  # else Keras has left them where they are
             if self.owners is not None and owners is not None:
                 self.owners.deserialize(np.asarray(owners).tobytes().decode())
             self.restored()
-        super().load_own_variables(values)  # type: ignore[misc]
 
 
 class SubspaceSGD(_WithOwners, keras.optimizers.SGD):
@@ -218,7 +224,7 @@ class Wrapper(_WithOwners, keras.optimizers.Optimizer):
                     aggregation="only_first_replica",
                 )
             self.owners = projected.Owners()
-            self.owners.check(self, chosen)
+            self.owners.keep(chosen)
             object.__setattr__(self, "coordinates", z)  # 0 between steps: no state, and not saved
             self.inner_optimizer.build([self.coordinates, *[v for v, own in zip(variables, inside) if not own]])
         else:

@@ -23,7 +23,10 @@ import json
 import logging
 import threading
 import weakref
+import zlib
 from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
+
+import numpy as np
 
 from rbd_ipu._compat import inside_xla, tensors, tf
 from rbd_ipu.compartments import describe
@@ -207,60 +210,61 @@ class Owners(tf.train.experimental.PythonState):
     """The variables that a fixed basis, or a state in coordinates, belongs to: those of the first step.
 
     They are state: a checkpoint of TensorFlow saves them, and the formats of Keras that have room. A file knows them
-    by ``names``, in which the numbers that Keras gives to layers count from the lowest: those of a model that is
-    built once more in a process are higher.
+    by their shapes and values, since names change where a model is built or loaded once more.
     """
 
     def __init__(self) -> None:
-        self.keys: List[Any] = []
-        self.names: List[str] = []
+        self._keys: List[Any] = []
+        self._variables: List[Any] = []  # weak references
+        self._file: List[Any] = []  # what a file says, until the next step
+
+    def keep(self, variables: Sequence[Any]) -> None:
+        """These are the variables, of now or of the steps before."""
+        self._keys = [_key(variable) for variable in variables]
+        self._variables = [weakref.ref(variable) for variable in variables]
 
     def check(self, owner: Any, variables: Sequence[Any]) -> None:
         """Keeps the variables of the first step, and refuses others after it.
 
         Raises:
-          ValueError: with the names that differ.
+          ValueError: it says how many there were.
         """
-        keys, names = [_key(variable) for variable in variables], _names(variables)
-        if keys != (self.keys or keys) or names != (self.names or names):
-            raise ValueError(self._words(type(owner).__name__, names))
-        self.keys, self.names = keys, names
+        said, mine = self._file, _described(variables) if self._file else []
+        if said and not _alike(said, mine) or self._keys and self._keys != [_key(v) for v in variables]:
+            raise ValueError(
+                f"the basis of this {type(owner).__name__}, and its state, is kept in coordinates of the "
+                f"{len(said or self._keys)} variables of its first step, and these {len(variables)} are others "
+                "(another model, layers frozen or made trainable, or a part that got no gradient): give each set of "
+                "variables an optimizer of its own. To begin anew with weights from a file, compile the model after "
+                "they are loaded"
+            )
+        self._file = []
+        self.keep(variables)
 
     def serialize(self) -> str:
-        return json.dumps(self.names)
+        variables = [variable() for variable in self._variables]
+        return json.dumps(self._file or _described([v for v in variables if v is not None]))
 
     def deserialize(self, string_value: str) -> None:
-        """What a file says: it must be the variables of the steps before, if there were any."""
-        names = json.loads(string_value)
-        if self.keys and names and names != self.names:
-            raise ValueError(self._words("optimizer", names))
-        self.names = names
-
-    def _words(self, kind: str, names: Sequence[str]) -> str:
-        different = sorted(set(names) ^ set(self.names))
-        about = f": they differ in {', '.join(different[:6])}{', ...' if different[6:] else ''}" if different else ""
-        return (
-            f"the basis of this {kind}, and its state, is kept in coordinates of the {len(self.names)} variables of "
-            f"its first step, and these {len(names)} are others{about} (another model, layers frozen or made "
-            "trainable, or a part that got no gradient): give each set of variables an optimizer of its own"
-        )
+        self._file = json.loads(string_value)
 
 
-def _names(variables: Sequence[Any]) -> List[str]:
-    """Layer, weight and shape of each; a number at the end of a name counts from the lowest that the name has."""
-    # No more of a path: a model that was loaded has its own name in it, or has not.
-    paths = [[_numbered(part) for part in describe(v, 0).name.split("/")[-2:]] for v in variables]
-    lowest: Dict[str, int] = {}
-    for name, number in (part for path in paths for part in path):
-        lowest[name] = min(number, lowest.get(name, number))
-    parts = [[f"{name}_{number - lowest[name]}" for name, number in path] for path in paths]
-    return [f"{'/'.join(path)} {tuple(v.shape)}" for path, v in zip(parts, variables)]
+def _described(variables: Sequence[Any]) -> List[Any]:
+    """[name, shape, checksum of the values] of each; without values (None) in a graph of TensorFlow 1."""
+
+    def checksum(variable: Any) -> Any:
+        return zlib.crc32(np.asarray(variable.numpy()).tobytes()) if tf.executing_eagerly() else None
+
+    with tf.init_scope():
+        return [
+            [describe(v, 0).name, list(v.shape), checksum(value)] for v, value in zip(variables, tensors(variables))
+        ]
 
 
-def _numbered(name: str) -> Tuple[str, int]:
-    """'dense_3' -> ('dense', 3)."""
-    stem, _, number = name.rpartition("_")
-    return (stem, int(number)) if stem and number.isdigit() else (name, 0)
+def _alike(said: Sequence[Any], mine: Sequence[Any]) -> bool:
+    """Whether these variables may be those of a file: their shapes, and their values or else their names."""
+    names, shapes, values = ([[own[i] for own in each] for each in (said, mine)] for i in range(3))
+    return shapes[0] == shapes[1] and (values[0] == values[1] or names[0] == names[1])
 
 
 def agreed() -> Any:

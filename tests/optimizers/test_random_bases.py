@@ -664,6 +664,63 @@ def test_a_file_knows_the_variables_that_a_state_in_coordinates_belongs_to(kind,
     restored(True)
 
 
+class Block(keras.layers.Layer):
+    """Makes layers of its own, which have other names where it is loaded."""
+
+    def build(self, shape):
+        self.inner = keras.layers.Dense(4)
+        if KERAS_3:
+            self.inner.build(shape)
+
+    def call(self, x):
+        return self.inner(x)
+
+
+def _equal_layers(name="d{}"):
+    layers = [keras.layers.Dense(4, name=name.format(i)) for i in range(3)]
+    return keras.Sequential([keras.Input((4,)), *layers])
+
+
+@pytest.mark.parametrize("kind", OF_FIRST_VARIABLES)
+def test_equal_layers_are_told_apart_in_a_checkpoint_and_names_do_not_matter(kind, tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32), np.arange(64) % 4
+
+    def model_of(frozen, name="d{}"):
+        model = _equal_layers(name)
+        model.layers[frozen].trainable = False
+        return compiled(OF_FIRST_VARIABLES[kind](), model)
+
+    model = model_of(0)
+    fit(model, x, y)
+    path = tf.train.Checkpoint(layers=model.layers, optimizer=model.optimizer).save(str(tmp_path / "a"))
+
+    def restored(*how):
+        other = model_of(*how)
+        if KERAS_3:
+            other.optimizer.build(other.trainable_variables)
+        tf.train.Checkpoint(layers=other.layers, optimizer=other.optimizer).restore(path)
+        fit(other, x, y)
+        assert int(other.optimizer.iterations) == 4
+
+    restored(0)
+    restored(0, "another{}")
+    if not (KERAS_3 and kind == "coordinates"):  # whose list of variables TensorFlow restores too, by their places
+        with pytest.raises(ValueError, match="of its first step"):
+            restored(2)
+
+
+@only_keras_3
+@pytest.mark.parametrize("kind", OF_FIRST_VARIABLES)
+def test_layers_within_layers_may_have_other_names_in_a_loaded_model(kind, tmp_path):
+    x, y = blobs(64)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5), Block(), keras.layers.Dense(10)])
+    fit(compiled(OF_FIRST_VARIABLES[kind](), model), x, y)
+    model.save(tmp_path / "a.keras")
+    loaded = keras.models.load_model(tmp_path / "a.keras", custom_objects={"Block": Block})
+    fit(loaded, x, y)
+    assert int(loaded.optimizer.iterations) == 4
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_loss_scale_changes_nothing_and_leaves_no_trace_of_a_step_that_overflowed(name):
     """Keras 2's LossScaleOptimizer asks for the projected gradients before it applies them, or does not."""
