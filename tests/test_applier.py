@@ -154,19 +154,17 @@ def test_a_model_compiled_with_another_loss_meanwhile_is_refused():
     method = methods.create("rbd", learning_rate=0.1, dim=20)
     own, passed = rbd_ipu.Trainer(model, method, "cpu"), trainer(model)
     own.fit((DATA[0], y), epochs=1, verbose=0)
-    others = (
-        {"loss": "mae", "loss_weights": [2.0]},
-        {"loss": "mse"},
-        {"loss": "mse", "loss_weights": [2.0], "metrics": ["mae"]},
-    )
-    for options in others:
+    for options in ({"loss": "mae", "loss_weights": [2.0]}, {"loss": "mse"}):
         model.compile("sgd", **options)
-        with pytest.raises(ValueError, match="after this Trainer was made for (loss|metrics).*make a new Trainer"):
+        with pytest.raises(ValueError, match="after this Trainer was made for loss.*make a new Trainer"):
             own.fit((DATA[0], y), epochs=2, initial_epoch=1, verbose=0)
     model.compile("adam", "mse", loss_weights=[2.0])
     gc.collect()  # what was compiled before must outlive it
     own.fit((DATA[0], y), epochs=2, initial_epoch=1, verbose=0)
     assert own.step == 4 and passed.objective.check_compiled() is None
+    model.compile("adam", "mse", loss_weights=[2.0], metrics=["mae"])
+    with pytest.raises(ValueError, match="after this Trainer was made for metrics=None"):
+        own.fit((DATA[0], y), epochs=3, initial_epoch=2, verbose=0)
 
 
 def test_a_callback_can_evaluate_the_model():
