@@ -81,6 +81,14 @@ def _clean_keras_session():
     if stack is not None:
         # Keras 3 also collects garbage unless told not to: 0.2 s a test.
         stack.keras.backend.clear_session(**({"free_memory": False} if stack.KERAS_3 else {}))
+        _forget_gradients()
+
+
+def _forget_gradients():
+    """Optimizers of Keras 3 sum over replicas, and for the gradient of that sum TensorFlow keeps the whole graph."""
+    known = importlib.import_module("tensorflow.python.framework.ops").gradient_registry._registry
+    for name in [name for name in known if name.startswith("CustomGradient-")]:
+        del known[name]
 
 
 @pytest.fixture(autouse=True)
