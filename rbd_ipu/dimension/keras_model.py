@@ -13,6 +13,7 @@ import numpy as np
 from rbd_ipu import checks, files
 from rbd_ipu.dimension import report
 from rbd_ipu.dimension.search import FINISHED, NOT_FINITE, START, IntrinsicDimension, Order, Run, search
+from rbd_ipu.errors import NonFiniteError
 
 METHODS = ("fpd", "rbd")
 RUNS = "runs.jsonl"  # a line for each run that is done
@@ -141,8 +142,6 @@ def intrinsic_dimension(
         trainer(Order(dim, 1.0, all_seeds[0]))
 
     def made(order: Order) -> Run:
-        from rbd_ipu.errors import NonFiniteError
-
         began, outcome = time.perf_counter(), FINISHED
         try:
             data = {"batch_size": batch_size, "seed": order.seed}

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from rbd_ipu.config import Config
 from rbd_ipu.config.yaml import YamlError, scalar
-from rbd_ipu.errors import ConfigError
+from rbd_ipu.errors import ConfigError, NonFiniteError
 from rbd_ipu.runs.experiment import Experiment, prepare
 
 HIGHEST, LOWEST = 7, -19  # the exponents of the paper (Section C.1)
@@ -292,8 +292,6 @@ def train(config: Config, exponent: int, again: bool = False) -> Trial:
     Raises:
       ConfigError: see :func:`prepared`.
     """
-    from rbd_ipu.errors import NonFiniteError
-
     began = time.perf_counter()
     experiment = prepared(dataclasses.replace(config, learning_rate=2.0**exponent))
     held_out = experiment.evaluation("validation")

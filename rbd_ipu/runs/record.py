@@ -8,15 +8,16 @@ import signal
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from rbd_ipu import files, plots
+from rbd_ipu import devices, files, methods, models, plots, training
 from rbd_ipu.checkpoints import Checkpoint
 from rbd_ipu.config import resolve
 from rbd_ipu.delta import weights_of
-from rbd_ipu.errors import Dismissed
+from rbd_ipu.errors import Dismissed, NonFiniteError
 from rbd_ipu.files import installed
 from rbd_ipu.process import SIGNALS, deferred
 from rbd_ipu.replay import Log, ReplayError
 from rbd_ipu.runs import metrics, resume
+from rbd_ipu.runs.callbacks import recorders, save_weights
 from rbd_ipu.runs.experiment import Experiment
 from rbd_ipu.runs.folder import RunFolder, summarise
 from rbd_ipu.runs.resume import MAY_CHANGE
@@ -49,9 +50,6 @@ def record(
       the outcome and the result (what result.json holds). Errors that are not of these kinds leave
       as they are, once the folder is complete.
     """
-    from rbd_ipu.errors import NonFiniteError
-    from rbd_ipu.runs.callbacks import recorders
-
     with deferred() as interrupt:
         ending = _Ending(experiment, folder)
         try:
@@ -132,8 +130,6 @@ class _Ending:
         return self.outcome, self.result
 
     def _stopped(self) -> None:
-        from rbd_ipu.runs.callbacks import save_weights
-
         save_weights(self.experiment.model, self.folder / "checkpoints" / "stopped.weights.h5")
 
     def _not_stopped(self) -> None:
@@ -185,8 +181,6 @@ def trainer_of(log: Log, device: str = "cpu", weights: Optional[Path] = None) ->
       ConfigError: its settings are unknown to this version.
       ValueError, OSError: the device, or the file of weights, is not as it must be.
     """
-    from rbd_ipu import devices, methods, models, training
-
     about: Dict[str, Any] = log.header["about"]
     if not {"settings", "shape", "classes"} <= set(about):
         raise ReplayError(

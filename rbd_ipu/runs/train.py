@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 from rbd_ipu.config import FIELDS, Config, resolve
 from rbd_ipu.config.resolve import Given
-from rbd_ipu.errors import ConfigError
+from rbd_ipu.errors import ConfigError, NonFiniteError
 from rbd_ipu.files import locked, missing
 from rbd_ipu.parallel.ranks import TIMEOUT, connect, connected
 from rbd_ipu.parallel.workers import running, task
@@ -246,7 +246,6 @@ def _later_instance() -> bool:
 def follow(config: Config, folder: Any) -> int:
     """Trains as worker 1, 2, ..., from the checkpoint that worker 0 begins with; returns the exit status."""
     from rbd_ipu.checkpoints import restore
-    from rbd_ipu.errors import NonFiniteError
     from rbd_ipu.runs.callbacks import StopOnInterrupt
     from rbd_ipu.runs.experiment import prepare
 
