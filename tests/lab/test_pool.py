@@ -27,6 +27,7 @@ FAKE = """
 import json, os, sys, time
 from pathlib import Path
 import rbd_ipu.cli
+from rbd_ipu import files
 from rbd_ipu.config import from_assignments, from_file, resolve
 from rbd_ipu.lab import pool
 from rbd_ipu.config.yaml import dumps
@@ -41,9 +42,11 @@ def train(given, words, output, quiet):
     if "--resume" not in words:
         settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
         config = resolve(from_assignments(settings))
-        folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text(dumps(config.as_dict()))
-        (folder / "run.json").write_text(json.dumps({"outcome": "running"}))
+        begun = folder.with_name(".begun")  # a kill leaves a whole folder or none
+        begun.mkdir(parents=True, exist_ok=True)
+        (begun / "config.yaml").write_text(dumps(config.as_dict()))
+        (begun / "run.json").write_text(json.dumps({"outcome": "running"}))
+        begun.rename(folder)
     config = resolve(from_file(folder / "config.yaml"))
     path = folder / "metrics.jsonl"
     done = path.read_text().count("\\n") if path.exists() else 0
@@ -54,7 +57,7 @@ def train(given, words, output, quiet):
         time.sleep(0.05)
         with open(path, "a") as file:
             file.write(json.dumps({"epoch": epoch + 1, "val_accuracy": (config.seed + 1) / (epoch + 2)}) + "\\n")
-    (folder / "run.json").write_text(json.dumps({"outcome": "finished"}))
+    files.write_text(folder / "run.json", json.dumps({"outcome": "finished"}))
     return 0
 
 pool.train_run, pool.go_on = train, go_on
