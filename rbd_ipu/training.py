@@ -317,6 +317,7 @@ class Trainer:
 
     def evaluate(self, data: Any, batch_size: int = 32) -> Dict[str, float]:
         """Mean ``loss`` and ``accuracy`` (or the model's metrics) over data of the kinds that :meth:`fit` takes."""
+        self.objective.check_compiled()
         dataset = in_order(data, batch_size)
         self.objective.build(dataset.element_spec, self.device)
         with self.device:

@@ -167,6 +167,45 @@ def test_a_model_compiled_with_another_loss_meanwhile_is_refused():
         own.fit((DATA[0], y), epochs=3, initial_epoch=2, verbose=0)
 
 
+class Scaled(keras.losses.Loss):
+    """Has a setting that its configuration does not say, as most losses of people's own."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def call(self, y, outputs):
+        return self.scale * tf.reduce_mean(tf.square(y - outputs), axis=-1)
+
+
+def test_an_evaluation_after_another_compile_has_the_same_metrics_or_is_refused():
+    y = np.eye(10, dtype=np.float32)[DATA[1]]
+    model = dense()
+    model.compile("sgd", "mse", metrics=["mae"])
+    trained = rbd_ipu.Trainer(model, methods.create("sgd", learning_rate=0.1), "cpu")
+    trained.fit((DATA[0], y), (DATA[0], y), epochs=1, verbose=0)
+    wanted = trained.evaluate((DATA[0], y))
+    model.compile("adam", "mse", metrics=["mae"])
+    gc.collect()
+    model.evaluate(DATA[0], y, verbose=0)
+    for _ in range(2):
+        assert trained.evaluate((DATA[0], y)) == wanted
+    model.compile("adam", "mae", metrics=["mae"])
+    with pytest.raises(ValueError, match="after this Trainer was made for loss"):
+        trained.evaluate((DATA[0], y))
+
+
+def test_a_loss_of_ones_own_with_other_settings_is_another_loss():
+    y = np.eye(10, dtype=np.float32)[DATA[1]]
+    model = dense()
+    model.compile("sgd", Scaled(1.0))
+    trained = rbd_ipu.Trainer(model, methods.create("sgd", learning_rate=0.1), "cpu")
+    trained.fit((DATA[0], y), epochs=1, verbose=0)
+    model.compile("sgd", Scaled(5.0))
+    with pytest.raises(ValueError, match="after this Trainer was made for loss"):
+        trained.fit((DATA[0], y), epochs=2, initial_epoch=1, verbose=0)
+
+
 def test_a_callback_can_evaluate_the_model():
     found = []
     t = trainer()

@@ -298,7 +298,7 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
                 self._track_trackable(self.coordinates, "coordinates")
                 self.owners = projected.Owners()
                 self._track_trackable(self.owners, "owners")
-                self.owners.keep(chosen)
+                self.owners.expect(chosen)
             self.inner_optimizer._create_all_weights(
                 [self.coordinates, *[v for v, own in zip(variables, inside) if not own]]
             )
@@ -443,6 +443,7 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
 
     def decay_weights(self, variables: Sequence[Any]) -> None:
         """Nothing: the optimizers of Keras 2 do not decay weights."""
+        return None  # AutoGraph takes docstrings away
 
     def write(self, variable: Any, value: Any, write: Any) -> None:
         """``write(variable, value)`` on every replica; all hold the value alike."""

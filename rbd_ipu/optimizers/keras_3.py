@@ -224,7 +224,7 @@ class Wrapper(_WithOwners, keras.optimizers.Optimizer):
                     aggregation="only_first_replica",
                 )
             self.owners = projected.Owners()
-            self.owners.keep(chosen)
+            self.owners.expect(chosen)
             object.__setattr__(self, "coordinates", z)  # 0 between steps: no state, and not saved
             self.inner_optimizer.build([self.coordinates, *[v for v, own in zip(variables, inside) if not own]])
         else:

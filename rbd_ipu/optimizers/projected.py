@@ -216,10 +216,15 @@ class Owners(tf.train.experimental.PythonState):
     def __init__(self) -> None:
         self._keys: List[Any] = []
         self._variables: List[Any] = []  # weak references
-        self._file: List[Any] = []  # what a file says, until the next step
+        self._file: List[Any] = []  # what a file says, until the first step here
+        self._begun = False
 
-    def keep(self, variables: Sequence[Any]) -> None:
-        """These are the variables, of now or of the steps before."""
+    def expect(self, variables: Sequence[Any]) -> None:
+        """The variables of the steps before, or to come, unless it is known already."""
+        if not (self._begun or self._file):
+            self._keep(variables)
+
+    def _keep(self, variables: Sequence[Any]) -> None:
         self._keys = [_key(variable) for variable in variables]
         self._variables = [weakref.ref(variable) for variable in variables]
 
@@ -229,24 +234,35 @@ class Owners(tf.train.experimental.PythonState):
         Raises:
           ValueError: it says how many there were.
         """
-        said, mine = self._file, _described(variables) if self._file else []
-        if said and not _alike(said, mine) or self._keys and self._keys != [_key(v) for v in variables]:
-            raise ValueError(
-                f"the basis of this {type(owner).__name__}, and its state, is kept in coordinates of the "
-                f"{len(said or self._keys)} variables of its first step, and these {len(variables)} are others "
-                "(another model, layers frozen or made trainable, or a part that got no gradient): give each set of "
-                "variables an optimizer of its own. To begin anew with weights from a file, compile the model after "
-                "they are loaded"
-            )
-        self._file = []
-        self.keep(variables)
+        if self._file and not _alike(self._file, _described(variables)):
+            raise _others(type(owner).__name__, len(self._file), len(variables))
+        if not self._file and self._keys and self._keys != [_key(v) for v in variables]:
+            raise _others(type(owner).__name__, len(self._keys), len(variables))
+        self._file, self._begun = [], True
+        self._keep(variables)
 
     def serialize(self) -> str:
         variables = [variable() for variable in self._variables]
         return json.dumps(self._file or _described([v for v in variables if v is not None]))
 
     def deserialize(self, string_value: str) -> None:
-        self._file = json.loads(string_value)
+        said = json.loads(string_value)
+        if not self._begun:
+            self._file = said
+            return
+        # Steps are traced, and will not ask again: an older state of these variables, or of others.
+        mine = [variable() for variable in self._variables]
+        if said and [shape for _, shape, _ in said] != [None if v is None else list(v.shape) for v in mine]:
+            raise _others("optimizer", len(said), len(mine))
+
+
+def _others(kind: str, before: int, now: int) -> ValueError:
+    return ValueError(
+        f"the basis of this {kind}, and its state, is kept in coordinates of the {before} variables of its first "
+        f"step, and these {now} are others (another model, layers frozen or made trainable, or a part that got no "
+        "gradient): give each set of variables an optimizer of its own. To begin anew with weights from a file, "
+        "compile the model after they are loaded"
+    )
 
 
 def _described(variables: Sequence[Any]) -> List[Any]:

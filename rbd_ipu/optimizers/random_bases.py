@@ -241,7 +241,7 @@ class FixedProjectionDescent(RandomBasesDescent):
 
     def restored(self) -> None:
         if self._known:  # the steps before were taken with these variables
-            self.owners.keep([known() for known in self._known])
+            self.owners.expect([known() for known in self._known])
 
     @as_it_is
     def descend(self, pairs: Pairs) -> Pairs:

@@ -709,6 +709,55 @@ def test_equal_layers_are_told_apart_in_a_checkpoint_and_names_do_not_matter(kin
             restored(2)
 
 
+@pytest.mark.parametrize("kind", OF_FIRST_VARIABLES)
+def test_an_older_checkpoint_is_restored_into_a_training_that_goes_on(kind, tmp_path):
+    """Its steps are traced, and ask for nothing again; what is saved after it is of then, under whatever names."""
+    x, y = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32), np.arange(64) % 4
+
+    def started(name):
+        model = compiled(OF_FIRST_VARIABLES[kind](), _equal_layers(name))
+        if KERAS_3:
+            model.optimizer.build(model.trainable_variables)
+        return model, tf.train.Checkpoint(layers=model.layers, optimizer=model.optimizer)
+
+    model, files = started("d{}")
+    fit(model, x, y)
+    older = files.save(str(tmp_path / "older"))
+    fit(model, x, y)
+    files.restore(older)
+    fit(model, x[:40], y[:40])  # a short last batch is traced anew
+    newer = files.save(str(tmp_path / "newer"))
+    other, again = started("another{}")
+    again.restore(newer)
+    fit(other, x, y)
+    fit(model, x, y)
+    np.testing.assert_array_equal(flat(other), flat(model))
+
+
+@only_keras_3
+def test_a_part_without_a_gradient_is_not_of_the_first_step_in_a_file_either(tmp_path):
+    x, y = blobs(64)
+    inputs = keras.Input((6,))
+    head = keras.layers.Dense(10, name="head")
+    model = keras.Model(inputs, [keras.layers.Dense(10, name="used")(inputs), head(inputs)])
+
+    def step(model, optimizer):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(crossentropy()(y, model(x)[0]))
+        variables = [v.value for v in model.trainable_variables]
+        gradients = zip(tape.gradient(loss, variables), model.trainable_variables)
+        optimizer.apply_gradients([(g, v) for g, v in gradients if g is not None])
+
+    model.compile(rbd_ipu.FixedProjectionDescent(0.1, dim=5), loss=[crossentropy(), None])
+    model.optimizer.build(model.trainable_variables)
+    step(model, model.optimizer)
+    model.save(tmp_path / "a.keras")
+    loaded = keras.models.load_model(tmp_path / "a.keras")
+    step(loaded, loaded.optimizer)
+    step(model, model.optimizer)
+    np.testing.assert_array_equal(flat(loaded), flat(model))
+
+
 @only_keras_3
 @pytest.mark.parametrize("kind", OF_FIRST_VARIABLES)
 def test_layers_within_layers_may_have_other_names_in_a_loaded_model(kind, tmp_path):
