@@ -4,6 +4,7 @@ Keras calls ``_all_reduce_sum_gradients`` once for each optimizer step: after it
 gradients, before it applies them. It is a private hook; a test fails loudly should Keras move it.
 """
 
+import contextlib
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -215,7 +216,7 @@ class Wrapper(_WithOwners, keras.optimizers.Optimizer):
             for variable in chosen:
                 self._kept[name, self._var_key(variable)] = self._new(name, variable)
         if self.state == "coordinates":
-            with tf.init_scope(), self._distribution_strategy.scope():
+            with tf.init_scope(), self._in_strategy():
                 z = keras.Variable(
                     lambda shape, dtype: tf.zeros(shape, dtype),
                     shape=(sketch.dim,),
@@ -233,6 +234,11 @@ class Wrapper(_WithOwners, keras.optimizers.Optimizer):
             with tf.init_scope():
                 self.set_weights(self._awaited)
             self._awaited = ()
+
+    def _in_strategy(self) -> Any:
+        """Its strategy's scope, unless this is a replica of it, which may not enter it again."""
+        inside = tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
+        return contextlib.nullcontext() if inside else self._distribution_strategy.scope()
 
     def _new(self, name: str, like: Any) -> Any:
         """A variable of which each replica has its own; files hold the mean."""

@@ -339,6 +339,22 @@ def test_other_variables_are_refused_where_the_state_is_theirs():
         fitted(model.optimizer, model=model)
 
 
+def test_a_state_in_coordinates_begins_within_a_replica():
+    strategy = tf.distribute.OneDeviceStrategy("CPU:0")
+    with strategy.scope():
+        model, optimizer = dense(), wrap(OPT.Adam(0.01), **KINDS["coordinates"])
+
+    @tf.function
+    def step():
+        variables = model.trainable_variables
+        optimizer.apply_gradients([(tf.ones(v.shape), v) for v in variables])
+
+    before = flat(model)
+    for _ in range(2):
+        strategy.run(step)
+    assert not np.array_equal(flat(model), before)
+
+
 def test_presets():
     small = fitted(presets.small_messages(0.01, fraction=1 / 16))
     np.testing.assert_array_equal(flat(small), flat(fitted(wrap(OPT.SGD(0.01), **BOLD))))
