@@ -577,12 +577,11 @@ def _refuse(model: Any, described: Dict[str, Any]) -> None:
 
 
 def _described(losses: Any) -> Any:
-    """Losses, of one output or of several, in what can be compared."""
+    """Losses or metrics, of one output or of several, in what can be compared."""
 
     def one(loss: Any) -> Any:
         # A class with the configuration of its base may have settings that it does not say.
-        own = type(loss).__module__.split(".")[0] == "keras" or "get_config" in vars(type(loss))
-        known = isinstance(loss, keras.losses.Loss) and own
+        known = isinstance(loss, keras.losses.Loss) and (_of_keras(loss) or "get_config" in vars(type(loss)))
         return (type(loss), {k: v for k, v in loss.get_config().items() if k != "name"}) if known else loss
 
     if isinstance(losses, dict):

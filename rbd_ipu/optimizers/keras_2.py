@@ -35,7 +35,6 @@ class _InSavedModel:
     """
 
     iterations: Any
-
     owners: Any = None  # projected.Owners, where the state belongs to some variables
 
     @property
@@ -46,8 +45,6 @@ class _InSavedModel:
     def _with_step(self, config: Dict[str, Any]) -> Dict[str, Any]:
         if tf.executing_eagerly() and is_saving_model():
             config["iterations"] = int(self.iterations.numpy())
-            if self.owners is not None:
-                config["owners"] = self.owners.serialize()
         return config
 
 
@@ -195,7 +192,10 @@ class SubspaceSGD(_InSavedModel, keras.optimizers.SGD):
         self.restored()
 
     def get_config(self) -> Dict[str, Any]:
-        return self._with_step(super().get_config())
+        config = self._with_step(super().get_config())
+        if "iterations" in config and self.owners is not None:
+            config["owners"] = self.owners.serialize()
+        return config
 
     @classmethod
     def from_config(cls, config: Dict[str, Any], custom_objects: Any = None) -> Any:
@@ -513,7 +513,6 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
             if isinstance(config.get(name), dict):
                 config[name] = _function(name, config[name], custom_objects)
         iterations = config.pop("iterations", 0)
-        config.pop("owners", None)  # of a state that begins anew
         optimizer = cls(inner, **config)
         if iterations:  # of a SavedModel
             optimizer.iterations.assign(iterations)

@@ -428,8 +428,7 @@ class Wrapper(_WithOwners, keras.optimizers.Optimizer):
     @classmethod
     def from_config(cls, config: Dict[str, Any], custom_objects: Any = None) -> Any:
         config = dict(config)
-        for key in ("iterations", "owners"):  # of a SavedModel of Keras 2
-            config.pop(key, None)
+        config.pop("iterations", None)  # of a SavedModel of Keras 2
         inner = config.pop("inner_optimizer")
         if isinstance(inner, dict):
             inner = keras.saving.deserialize_keras_object(_of_keras_3(inner), custom_objects=custom_objects)

@@ -7,6 +7,8 @@ where it comes out of the projection, with its optimizer and its variable; where
 is looked for. An update without it, with that of another variable, or one that was used before is refused: what was
 computed from it is no longer known to lie in the subspace.
 
+The variables that a fixed basis, or a state in coordinates, belongs to: others are refused, also after a restart.
+
 Coordinates averaged over replicas: one collective of one vector, right under every strategy.
 
 Keras divides a replica's loss by ``num_replicas_in_sync``, so that the sum of the replicas' gradients is the gradient
@@ -234,12 +236,15 @@ class Owners(tf.train.experimental.PythonState):
         Raises:
           ValueError: it says how many there were.
         """
-        if self._file and not _alike(self._file, _described(variables)):
-            raise _others(type(owner).__name__, len(self._file), len(variables))
-        if not self._file and self._keys and self._keys != [_key(v) for v in variables]:
-            raise _others(type(owner).__name__, len(self._keys), len(variables))
-        self._file, self._begun = [], True
-        self._keep(variables)
+        if self._file:
+            fits = _alike(self._file, _described(variables))
+        else:
+            fits = not self._keys or self._keys == [_key(variable) for variable in variables]
+        if not fits:
+            raise _others(type(owner).__name__, len(self._file or self._keys), len(variables))
+        if not self._begun:
+            self._file, self._begun = [], True
+            self._keep(variables)
 
     def serialize(self) -> str:
         variables = [variable() for variable in self._variables]
@@ -260,8 +265,9 @@ def _others(kind: str, before: int, now: int) -> ValueError:
     return ValueError(
         f"the basis of this {kind}, and its state, is kept in coordinates of the {before} variables of its first "
         f"step, and these {now} are others (another model, layers frozen or made trainable, or a part that got no "
-        "gradient): give each set of variables an optimizer of its own. To begin anew with weights from a file, "
-        "compile the model after they are loaded"
+        "gradient): give each set of variables an optimizer of its own, and leave out those that get no gradient "
+        "(trainable=False, or exclude= of a SubspaceOptimizer). To begin anew with weights from a file, compile the "
+        "model after they are loaded"
     )
 
 

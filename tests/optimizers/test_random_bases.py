@@ -596,18 +596,14 @@ def test_a_fixed_basis_is_not_left_by_freezing_a_layer(momentum, first, then, lo
     fit(compiled(model.optimizer, model), x, y)  # as it was
 
 
-def _in_coordinates():
-    return rbd_ipu.SubspaceOptimizer(
-        keras.optimizers.Adam(0.01), dim=20, distribution="hadamard", state="coordinates", redraw_every=0
-    )
-
-
 (Backup,) = hooks.of_keras("BackupAndRestore")
 WAYS = ["checkpoint", "backup", "weights" if KERAS_3 else "saved_model"]
 OF_FIRST_VARIABLES = {
     "fixed": lambda: rbd_ipu.FixedProjectionDescent(0.5, dim=5),
     "fixed with momentum": lambda: rbd_ipu.FixedProjectionDescent(0.5, dim=5, momentum=0.5),
-    "coordinates": _in_coordinates,
+    "coordinates": lambda: rbd_ipu.SubspaceOptimizer(
+        keras.optimizers.Adam(0.01), dim=20, distribution="hadamard", state="coordinates", redraw_every=0
+    ),
 }
 
 
@@ -619,16 +615,12 @@ def test_a_file_knows_the_variables_that_a_state_in_coordinates_belongs_to(kind,
         pytest.skip("of a state in coordinates a SavedModel of Keras 2 brings back nothing")
     x, y = blobs(64)
 
-    def started():
-        keras.utils.set_random_seed(3) if KERAS_3 else tf.random.set_seed(3)
-        return dense()
-
     class Killed(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 2:
                 raise KeyboardInterrupt
 
-    model = compiled(OF_FIRST_VARIABLES[kind](), started())
+    model = compiled(OF_FIRST_VARIABLES[kind](), dense())
     path = str(tmp_path / ("a.weights.h5" if way == "weights" else "a"))
     if way == "backup":
         with pytest.raises(KeyboardInterrupt):
@@ -643,7 +635,7 @@ def test_a_file_knows_the_variables_that_a_state_in_coordinates_belongs_to(kind,
         model.save(path)
 
     def restored(trainable):
-        other = keras.models.load_model(path) if way == "saved_model" else started()
+        other = keras.models.load_model(path) if way == "saved_model" else dense()
         optimizer = other.optimizer if way == "saved_model" else OF_FIRST_VARIABLES[kind]()
         if way == "checkpoint":
             if KERAS_3:

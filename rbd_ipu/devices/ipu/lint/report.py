@@ -182,7 +182,6 @@ def check_stack() -> None:
     Raises:
       ConfigError: this is not TensorFlow 2.6.
     """
-
     if not tf.__version__.startswith("2.6."):
         raise ConfigError(
             "devices lint traces on TensorFlow 2.6, which Graphcore's is built on; this is "

@@ -291,7 +291,6 @@ def lower(function: Any, *arguments: Any) -> str:
     Raises:
       ValueError: XLA cannot lower it; the message is the first line of XLA's.
     """
-
     try:
         return function.experimental_get_compiler_ir(*arguments)(stage="hlo")
     except (tf.errors.OpError, RuntimeError, ValueError) as error:

@@ -292,7 +292,6 @@ def trace(row: Row) -> Program:
       Refused: there is no such program.
       Exception: whatever tracing raises.
     """
-
     noted: List[Operation] = []
     text = models.takes(row.network) == "text"
     model = models.build(row.network, WINDOW, CHARACTERS) if text else models.build(row.network, IMAGE)
