@@ -11,6 +11,7 @@ Everything in the package that needs TensorFlow takes it from here, so that a mi
 reported once, in words.
 """
 
+import importlib.util
 import inspect
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -56,7 +57,59 @@ as_it_is = tf.autograph.experimental.do_not_convert
 
 def program(function: Callable, jit: bool = False) -> Any:
     """A ``tf.function`` of our own arithmetic, which AutoGraph leaves as it is; ``jit``: compiled by XLA."""
-    return tf.function(function, jit_compile=jit or None, autograph=False)
+    traced = tf.function(function, jit_compile=jit or None, autograph=False)
+    return _launching(traced) if jit else traced
+
+
+def _launching(traced: Any) -> Callable:
+    """The same function, called from the graph of another one by the op that runs compiled programs.
+
+    As a nested function, TensorFlow would keep a copy of it for each graph that ever called it: a MB or two a model.
+    On CPUs only: where there is a GPU, people compile whole steps, and XLA has no such op.
+    """
+
+    def call(*arguments: Any) -> Any:
+        nested = tf.compat.v1.executing_eagerly_outside_functions() and not tf.executing_eagerly()
+        if not nested or inside_xla() or not only_cpus():
+            return traced(*arguments)
+        specs = tf.nest.map_structure(_spec, arguments)
+        tensors = [x for x in tf.nest.flatten(arguments) if tf.is_tensor(x)]
+        # What is a constant in that graph must not look like one, or TensorFlow runs the program while it builds it.
+        given = [tf.raw_ops.PlaceholderWithDefault(input=x, shape=x.shape) for x in tensors]
+        with tf.init_scope():  # for all graphs, this one is only the first
+            concrete = traced.get_concrete_function(*specs)
+        graph = tf.compat.v1.get_default_graph()
+        concrete.add_to_graph(graph)
+        results = tf.nest.flatten(concrete.structured_outputs)
+        attributes = {
+            "Tconstants": _attribute(list={}),
+            "Targs": _attribute(list={"type": [x.dtype.as_datatype_enum for x in given]}),
+            "Nresources": _attribute(i=0),
+            "Tresults": _attribute(list={"type": [x.dtype.as_datatype_enum for x in results]}),
+            "function": _attribute(func={"name": concrete.name}),
+        }
+        outputs = graph.create_op("XlaLaunch", given, [x.dtype for x in results], attrs=attributes).outputs
+        for output, result in zip(outputs, results):
+            output.set_shape(result.shape)
+        return tf.nest.pack_sequence_as(concrete.structured_outputs, outputs)
+
+    return call
+
+
+def only_cpus() -> bool:
+    """Whether a CPU is all there is. Asks for visible devices: listing logical ones would fix their number."""
+    # Graphcore's TensorFlow shows its devices only once they are configured.
+    if importlib.util.find_spec("tensorflow.python.ipu") is not None:
+        return False
+    return {device.device_type for device in tf.config.get_visible_devices()} <= {"CPU", "XLA_CPU"}
+
+
+def _spec(argument: Any) -> Any:
+    return tf.TensorSpec(argument.shape, argument.dtype) if tf.is_tensor(argument) else argument
+
+
+def _attribute(**value: Any) -> Any:
+    return tf.compat.v1.AttrValue(**value)
 
 
 def create_variables(optimizer: Any, variables: Sequence[Any]) -> None:
@@ -179,6 +232,7 @@ __all__ = [
     "inside_xla",
     "keras",
     "is_saving_model",
+    "only_cpus",
     "program",
     "rate_of",
     "tensors",

@@ -31,8 +31,8 @@ from typing import Any, Callable, List, Sequence, Tuple
 
 import numpy as np
 
-from rbd_ipu._compat import inside_xla, program, tf
-from rbd_ipu.directions.source import Compiled, Source, only_cpus
+from rbd_ipu._compat import inside_xla, only_cpus, program, tf
+from rbd_ipu.directions.source import Compiled, Source
 from rbd_ipu.directions.stream import DISTRIBUTIONS, Distribution, schedule, word_at
 from rbd_ipu.placement import here
 from rbd_ipu.seeds import fold_in

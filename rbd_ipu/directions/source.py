@@ -5,10 +5,9 @@ faster than drawing its entries one by one, so it brings sources of its own.
 """
 
 import importlib
-import importlib.util
 from typing import Any, Callable, NamedTuple, Optional, Sequence, Tuple
 
-from rbd_ipu._compat import as_it_is, program, tf
+from rbd_ipu._compat import as_it_is, only_cpus, program, tf
 from rbd_ipu.checks import Registry
 from rbd_ipu.directions.stream import DISTRIBUTIONS
 from rbd_ipu.placement import on_ipu
@@ -130,14 +129,6 @@ def resolve(source: str) -> str:
         accepted = ", ".join(repr(name) for name in ("auto", *SOURCES.names()))
         raise ValueError(f"unknown source {source!r}; accepted: {accepted}")
     return source
-
-
-def only_cpus() -> bool:
-    """Whether a CPU is all there is. Asks for visible devices: listing logical ones would fix their number."""
-    # Graphcore's TensorFlow shows its devices only once they are configured.
-    if importlib.util.find_spec("tensorflow.python.ipu") is not None:
-        return False
-    return {device.device_type for device in tf.config.get_visible_devices()} <= {"CPU", "XLA_CPU"}
 
 
 STRUCTURED = Registry("distribution")

@@ -33,11 +33,16 @@ def test_nothing_of_this_package_keeps_a_model(kind, compartments):
 @pytest.mark.slow
 @pytest.mark.skipif(not SCRIPT.is_file(), reason="no benchmarks beside the tests")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_grows_no_faster_than_with_the_sgd_of_keras(tmp_path):
-    pytest.importorskip("numba")
+@pytest.mark.parametrize("source", ["native", "counter"])
+def test_memory_grows_no_faster_than_with_the_sgd_of_keras(tmp_path, source):
+    if source == "native":
+        pytest.importorskip("numba")
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    words = ["--models", "50", "--source", "native", "--output", str(tmp_path / "growth.json")]
+    words = ["--models", "50", "--source", source, "--output", str(tmp_path / "growth.json")]
+    words += ["--optimizers", "SGD", "RandomBasesDescent", "FixedProjectionDescent"]
     subprocess.run([sys.executable, str(SCRIPT), *words], env=environment, check=True)
-    sgd, rbd = (row["mb_a_model"] for row in json.loads((tmp_path / "growth.json").read_text())["rows"])
-    assert rbd <= sgd + 0.2  # MB; 2.3 before the seeds were hashed by machine code
+    sgd, rbd, fpd = (row["mb_a_model"] for row in json.loads((tmp_path / "growth.json").read_text())["rows"])
+    assert (
+        max(rbd, fpd) <= sgd + 0.2
+    )  # MB; 2.3 with seeds hashed by ops, 1.9 with nested ones
