@@ -762,6 +762,19 @@ def test_layers_within_layers_may_have_other_names_in_a_loaded_model(kind, tmp_p
     assert int(loaded.optimizer.iterations) == 4
 
 
+def test_a_step_of_constants_is_not_run_while_its_graph_is_built():
+    """With a fixed basis of many sizes, TensorFlow evaluated all of it in advance, and its stack overflowed."""
+    variables = [(keras if KERAS_3 else tf).Variable(np.ones(5 + i, np.float32)) for i in range(213)]
+    optimizer = rbd_ipu.FixedProjectionDescent(0.1, dim=426, compartments="variable", source="counter")
+
+    @tf.function
+    def step():
+        optimizer.apply_gradients([(tf.ones(v.shape), v) for v in variables])
+
+    step()
+    assert all(np.isfinite(v.numpy()).all() and (v.numpy() != 1).any() for v in variables)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_loss_scale_changes_nothing_and_leaves_no_trace_of_a_step_that_overflowed(name):
     """Keras 2's LossScaleOptimizer asks for the projected gradients before it applies them, or does not."""

@@ -43,6 +43,4 @@ def test_memory_grows_no_faster_than_with_the_sgd_of_keras(tmp_path, source):
     words += ["--optimizers", "SGD", "RandomBasesDescent", "FixedProjectionDescent"]
     subprocess.run([sys.executable, str(SCRIPT), *words], env=environment, check=True)
     sgd, rbd, fpd = (row["mb_a_model"] for row in json.loads((tmp_path / "growth.json").read_text())["rows"])
-    assert (
-        max(rbd, fpd) <= sgd + 0.2
-    )  # MB; 2.3 with seeds hashed by ops, 1.9 with nested ones
+    assert max(rbd, fpd) <= sgd + 0.2  # MB; 2.3 with seeds hashed by ops, 1.9 with nested ones
