@@ -38,7 +38,7 @@ def launcher() -> str:
     if found is None or importlib.util.find_spec("mpi4py") is None:
         lacking = f"there is no {LAUNCHER}" if found is None else "mpi4py is not installed"
         raise ConfigError(
-            f"several workers on this machine talk through MPI, and {lacking}: pip install 'rbd-ipu[mpi]' brings "
+            f"several workers on this machine communicate by MPI, and {lacking}: pip install 'rbd-ipu[mpi]' brings "
             "both. With an MPI of your own, start them by its launcher: mpiexec -n K rbd-ipu train ..."
         )
     return found

@@ -345,7 +345,7 @@ def _library(mpi: Any) -> str:
 
 @contextlib.contextmanager
 def _deadline(who: str, timeout: float) -> Iterator[None]:
-    """Ends this process by a child of it if what is inside takes too long: MPI_Init hears nothing while it waits."""
+    """Ends this process by a child of it if what is inside takes too long: MPI_Init heeds no signal meanwhile."""
     said = f"rbd-ipu: {who}: not all ranks have come within {timeout:g} s\n"
     words = [sys.executable, "-I", "-S", "-c", _WATCH, str(timeout), said, str(os.getpid())]
     watch = subprocess.Popen(words, stdin=subprocess.PIPE)

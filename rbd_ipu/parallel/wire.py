@@ -320,13 +320,3 @@ def _set_bits(bits: Any, k: int) -> Any:
     length = bits.shape[1]
     score = tf.cast(bits * (length - tf.range(length)), tf.float32)
     return length - tf.cast(tf.math.top_k(score, k).values, tf.int32)
-
-
-def entropy(n: int, k: int) -> float:
-    """log2 C(n, k): the bits that no code of k of n indices can do without.
-
-    Example:
-      >>> round(entropy(4096, 32), 1)
-      266.2
-    """
-    return (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)) / math.log(2)

@@ -81,7 +81,7 @@ def task(environment: Optional[Mapping[str, str]] = None) -> Optional[Task]:
     by_mpi = launched(here)
     if by_mpi and by_mpi.workers > 1 and of_cluster and of_cluster.workers > 1:
         raise ConfigError(
-            f"{by_mpi.source} makes this process one of {by_mpi.workers} that talk through MPI, and TF_CONFIG one "
+            f"{by_mpi.source} makes this process one of {by_mpi.workers} that communicate by MPI, and TF_CONFIG one "
             f"of {of_cluster.workers} of a TensorFlow cluster: unset TF_CONFIG, or start it without an MPI launcher"
         )
     if by_mpi and by_mpi.workers > 1 and not _of_poprun(environment):

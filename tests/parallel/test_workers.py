@@ -56,7 +56,7 @@ def test_a_batch_script_of_slurm_is_no_rank():
 
 def test_a_launcher_and_a_tf_config_contradict_each_other():
     environment = {"PMI_RANK": "0", "PMI_SIZE": "2", "TF_CONFIG": tf_config(0, ["a:1", "b:1"])}
-    with pytest.raises(ConfigError, match="one of 2 that talk through MPI, and TF_CONFIG one of 2"):
+    with pytest.raises(ConfigError, match="one of 2 that communicate by MPI, and TF_CONFIG one of 2"):
         task(environment)
 
 
