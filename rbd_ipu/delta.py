@@ -15,6 +15,8 @@ their shapes too, of which it keeps a SHA-256: a file has at most 4 d + 1,000 by
 
 import hashlib
 import json
+import math
+import os
 import struct
 import weakref
 import zlib
@@ -24,7 +26,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from rbd_ipu import files
-from rbd_ipu._compat import keras, tensors, tf
+from rbd_ipu._compat import create_variables, keras, tensors, tf
 from rbd_ipu.compartments import describe
 from rbd_ipu.optimizers import FixedProjectionDescent, SubspaceOptimizer
 from rbd_ipu.subspace import BasisSpec, Subspace, subspace_of
@@ -33,6 +35,8 @@ MAGIC, FORMAT = b"rbd-ipu delta", 1
 MOST_HEADER = 900
 #: What of a change may lie outside of the subspace: more than rounding, and it is not a change in it.
 OUTSIDE = 1e-3
+#: Each step rounds the weights to float32: what of them that may come to, for each step and in all.
+ROUNDING, MOST_ROUNDING = 2.0**-24, 1e-4
 # Steps of conjugate gradients towards the coordinates, where directions are not orthonormal.
 STEPS = 200
 
@@ -51,7 +55,7 @@ class Delta(NamedTuple):
       coordinates: c, float32 [d].
       size: D, entries of the variables that it changes.
       shapes: of these variables, by their paths; None where the file has a SHA-256 of them alone.
-      layout: SHA-256 of their shapes.
+      layout: SHA-256 of their places among the weights of the model, and their shapes.
       base: SHA-256 of the weights that it is for.
     """
 
@@ -89,7 +93,7 @@ def save_delta(path: Union[str, Path], model: Any, base: Base) -> Delta:
 
     Raises:
       ValueError: the optimizer has no fixed subspace; weights have changed outside of it, or variables that are not
-        trained; the base has other shapes.
+        trained; the base has other shapes; a weight is not finite. Nothing has been written.
       OSError: with the path, when it cannot be written.
 
     Example:
@@ -122,17 +126,21 @@ def save_delta(path: Union[str, Path], model: Any, base: Base) -> Delta:
                 "in the subspace only (moving statistics of batch normalisation belong to the base)"
             )
     change = np.concatenate(moved)
+    if not np.isfinite(change).all():
+        count = int((~np.isfinite(change)).sum())
+        raise ValueError(f"{count:,} of {len(change):,} weights are not finite: the training or the base has diverged")
     space = subspace_of(basis, variables)
     coordinates = _coordinates(space, basis.seed, change)
     rest = float(np.linalg.norm(change - _expanded(space, basis.seed, coordinates)))
     length = float(np.linalg.norm(change))
-    if rest > OUTSIDE * length:
+    if rest > OUTSIDE * length + _rounding(model, after):
         raise ValueError(
             f"a part of the change, {rest / length:.1%}, lies outside the subspace of {basis}: the "
             "model was not trained from this base in this subspace"
         )
     shapes = {describe(v, i).name: tuple(int(n) for n in v.shape) for i, v in enumerate(variables)}
-    delta = Delta(basis, coordinates, len(change), shapes, layout(variables), fingerprint(before))
+    places = layout(variables, model.weights)
+    delta = Delta(basis, coordinates, len(change), shapes, places, fingerprint(before))
     with files.replacing(path) as draft:
         Path(draft).write_bytes(encoded(delta))
     return delta
@@ -163,7 +171,7 @@ def apply_delta(model: Any, path: Union[str, Path]) -> None:
     """
     delta = load_delta(path)
     variables = list(model.trainable_variables)
-    if layout(variables) != delta.layout:
+    if delta.layout not in (layout(variables, model.weights), layout(variables)):
         own = {describe(v, i).name: tuple(int(n) for n in v.shape) for i, v in enumerate(variables)}
         theirs = delta.shapes if delta.shapes is not None else f"others, with SHA-256 {delta.layout}"
         raise DeltaError(f"{path}: is for variables {theirs}, and the model trains {own}")
@@ -257,9 +265,23 @@ def fingerprint(weights: Sequence[np.ndarray]) -> str:
 _BASES: "weakref.WeakKeyDictionary[Any, Tuple[List[np.ndarray], str]]" = weakref.WeakKeyDictionary()
 
 
-def layout(variables: Sequence[Any]) -> str:
-    """SHA-256 of the shapes of variables, in order."""
-    return hashlib.sha256(repr([tuple(int(n) for n in v.shape) for v in variables]).encode()).hexdigest()
+def layout(variables: Sequence[Any], weights: Optional[Sequence[Any]] = None) -> str:
+    """SHA-256 of the shapes of variables, in order, and of their places among the weights of a model.
+
+    Two layers of one shape differ by their places alone. Files of before 2026-12 have the SHA-256 without places.
+    """
+    found: List[Any] = [tuple(int(n) for n in v.shape) for v in variables]
+    if weights is not None:
+        places = {id(v): i for i, v in enumerate(tensors(weights))}
+        found = [places[id(v)] for v in tensors(variables)] + found
+    return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+def _rounding(model: Any, weights: Sequence[np.ndarray]) -> float:
+    """What the rounding of the weights, at each step, may have added up to."""
+    steps = int(model.optimizer.iterations)
+    length = math.sqrt(sum(float(np.sum(np.square(w, dtype=np.float64))) for w in weights))
+    return min(ROUNDING * steps, MOST_ROUNDING) * length
 
 
 def _path(variable: Any) -> str:
@@ -272,7 +294,11 @@ def _subspace_of(model: Any) -> Tuple[BasisSpec, List[Any]]:
     Raises:
       ValueError: there is none.
     """
-    optimizer, variables = model.optimizer, list(model.trainable_variables)
+    optimizer, variables = getattr(model, "optimizer", None), list(model.trainable_variables)
+    if optimizer is None:
+        raise ValueError("the model is not compiled: a delta is of what an optimizer with a fixed subspace has trained")
+    if "LossScale" in type(optimizer).__name__:  # which Keras puts around it for mixed_float16
+        optimizer = optimizer.inner_optimizer
     if isinstance(optimizer, FixedProjectionDescent):
         return optimizer.basis_spec, variables
     if isinstance(optimizer, SubspaceOptimizer):
@@ -280,6 +306,8 @@ def _subspace_of(model: Any) -> Tuple[BasisSpec, List[Any]]:
         whole = config["include"] is None and config["exclude"] is None
         if config["select"] == "all" and config["redraw_every"] == 0 and whole and config["distribution"] != "blocks":
             names = [name for name in BasisSpec.names() if name not in ("dim", "redraw_every")]
+            if not getattr(optimizer, "built", True):
+                create_variables(optimizer, variables)
             dim = optimizer.sketch_of(optimizer.described(variables)).dim
             return BasisSpec(dim=dim, **{name: config[name] for name in names}), variables
     raise ValueError(
@@ -293,20 +321,39 @@ def weights_of(base: Base, model: Any) -> List[np.ndarray]:
     """The weights of a model, or of a file of one or of its weights, in the order of the model's.
 
     Raises:
-      ValueError: it has another number of weights.
+      ValueError: it has another number of weights; the file is of none of these, or of another model.
       OSError: it cannot be read.
     """
     if isinstance(base, (str, Path)):
+        with files.naming(base):
+            os.stat(base if os.path.exists(base) else f"{base}.index")  # weights in the format of TensorFlow
         try:
-            other = keras.models.load_model(str(base), compile=False)
-        except (ValueError, OSError, KeyError, TypeError):
-            other = type(model).from_config(model.get_config())  # a clone would be compiled, and read an optimizer
-            other.load_weights(str(base))
-        base = other
+            base = keras.models.load_model(str(base), compile=False)
+        except Exception:
+            base = _with_weights(model, base)
     found = [np.asarray(v.numpy()) for v in base.weights]
     if len(found) != len(model.weights):
         raise ValueError(f"the base has {len(found)} weights, and the model {len(model.weights)}")
     return found
+
+
+def _with_weights(model: Any, path: Union[str, Path]) -> Any:
+    """Another model as this one, with the weights of a file.
+
+    Raises:
+      ValueError: it cannot be made; it says why, and what to give instead.
+    """
+    try:
+        other = type(model).from_config(model.get_config())  # a clone would be compiled, and read an optimizer
+        if not other.weights:
+            other.build(model.input_shape)
+        other.load_weights(str(path))
+    except Exception as error:
+        raise ValueError(
+            f"{path}: the base cannot be read into another {type(model).__name__}: {error or type(error).__name__}; "
+            "give a file of a whole model, or the base model itself"
+        ) from None
+    return other
 
 
 def _expanded(space: Subspace, seed: int, coordinates: np.ndarray) -> np.ndarray:

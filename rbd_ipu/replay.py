@@ -412,7 +412,8 @@ def _described(trainer: Any, plan: Plan, form: Form, workers: int, about: Mappin
         "bytes": form.bytes,
         "D": method.size,
         "d": method.dim,
-        "layout": layout(variables),
+        "layout": layout(variables, trainer.model.weights),
+        "shapes": layout(variables),  # all that older logs have
         "base": fingerprint(_weights(trainer.model)),
         "about": dict(about),
     }
@@ -434,7 +435,8 @@ def _check_same(log: Log, here: Mapping[str, Any], more: Tuple[str, ...]) -> Non
             raise ReplayError(f"{log.path}: is of a method with {name} {pair[0]!r}, and here it is {pair[1]!r}")
     said = {"layout": "variables with SHA-256", "base": "starting weights with SHA-256", "plan": "workers that share"}
     for name in ("D", "d", "layout", "plan", *_FORM, *more):
-        if there.get(name) != here[name]:
+        accepted = [here[name], here["shapes"]] if name == "layout" else [here[name]]
+        if there.get(name) not in accepted:
             raise ReplayError(
                 f"{log.path}: is of a training with {said.get(name, name)} {there.get(name)}, and here it is "
                 f"{here[name]}"
