@@ -128,7 +128,9 @@ def save_delta(path: Union[str, Path], model: Any, base: Base) -> Delta:
     change = np.concatenate(moved)
     if not np.isfinite(change).all():
         count = int((~np.isfinite(change)).sum())
-        raise ValueError(f"{count:,} of {len(change):,} weights are not finite: the training or the base has diverged")
+        raise ValueError(
+            f"{count:,} of {len(change):,} weights are not finite: the training or the base has diverged"
+        )
     space = subspace_of(basis, variables)
     coordinates = _coordinates(space, basis.seed, change)
     rest = float(np.linalg.norm(change - _expanded(space, basis.seed, coordinates)))
@@ -296,7 +298,9 @@ def _subspace_of(model: Any) -> Tuple[BasisSpec, List[Any]]:
     """
     optimizer, variables = getattr(model, "optimizer", None), list(model.trainable_variables)
     if optimizer is None:
-        raise ValueError("the model is not compiled: a delta is of what an optimizer with a fixed subspace has trained")
+        raise ValueError(
+            "the model is not compiled: a delta is of what an optimizer with a fixed subspace has trained"
+        )
     if "LossScale" in type(optimizer).__name__:  # which Keras puts around it for mixed_float16
         optimizer = optimizer.inner_optimizer
     if isinstance(optimizer, FixedProjectionDescent):

@@ -200,7 +200,17 @@ class Wrapper(_WithOwners, keras.optimizers.Optimizer):
         self.inner_optimizer = inner
         if not isinstance(inner, Wrapper):  # which sees by itself that all replicas hold the same updates
             inner._all_reduce_sum_gradients = list
+            inner._get_current_learning_rate = self._rate_of_inner
         object.__setattr__(self, "_kept", {})  # by name and variable; Keras would track a dict of its own kind
+
+    def _rate_of_inner(self) -> Any:
+        """Its learning rate now: Keras' schedules count each of several steps whose gradients are accumulated."""
+        inner = self.inner_optimizer
+        if self.gradient_accumulation_steps and isinstance(
+            inner._learning_rate, keras.optimizers.schedules.LearningRateSchedule
+        ):
+            return inner._learning_rate(self._iterations)
+        return type(inner)._get_current_learning_rate(inner)
 
     def build(self, variables: Sequence[Any]) -> None:
         if not projected.is_to_build(self, variables):

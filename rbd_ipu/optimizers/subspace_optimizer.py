@@ -62,7 +62,8 @@ class SubspaceOptimizer(Wrapper):
       include, exclude: which variables: shell patterns of names or layers ("embedding*", "*/bias"), several in a
         list, or a function of the variable. The others are given to the inner optimizer as they are.
       seed: of the bases, an int of at most 64 bits.
-      on_redraw: what becomes of the inner state in coordinates when the basis changes: "keep" or "reset".
+      on_redraw: what becomes of the inner state in coordinates when the basis changes: "keep" or "reset" to zero. The
+        count of its steps goes on, so that after a reset Adam takes steps of up to 0.1 / sqrt(0.001) = 3.2 rates.
       compartments, normalize, source, orthogonalize: of the bases, as for :class:`rbd_ipu.RandomBasis`.
       second_moment: b, in [0, 1): each worker divides its gradients by the root of a running mean of their squares
         before anything else, as Adam does: v <- b v + (1 - b) g^2, g / (sqrt(v / (1 - b^t)) + 1e-8). Then
@@ -129,13 +130,22 @@ class SubspaceOptimizer(Wrapper):
             )
         if on_redraw == "reset" and state != "coordinates":
             raise ValueError(f"on_redraw='reset' is for state='coordinates', got state={state!r}")
-        _check_inner(inner_optimizer, state)
+        _check_inner(inner_optimizer)
+        _check_state(inner_optimizer, state)
         super().__init__(inner_optimizer, name or type(self).__name__, **kwargs)
         self._use, self.update, self.state, self.on_redraw = use, update, state, on_redraw
         self.include, self.exclude = _plain(include), _plain(exclude)
         object.__setattr__(self, "_sketches", {})  # by variables; not tracked by Keras
 
+    @classmethod
+    def from_config(cls, config: Dict[str, Any], custom_objects: Any = None) -> Any:
+        optimizer = super().from_config(config, custom_objects)
+        optimizer._patterns_may_miss = True  # they have matched once, and a layer may have been frozen since
+        return optimizer
+
     # --- which variables ----------------------------------------------------------------------------------------
+
+    _patterns_may_miss = False
 
     def inside(self, variables: Sequence[Any]) -> List[bool]:
         """Of each variable, whether its gradient goes through the subspace.
@@ -147,7 +157,8 @@ class SubspaceOptimizer(Wrapper):
         if self.include is not None:
             chosen = _matching("include", self.include, variables, self.candidates(variables))
         if self.exclude is not None:
-            left_out = _matching("exclude", self.exclude, variables, self.candidates(variables))
+            candidates = () if self._patterns_may_miss else self.candidates(variables)
+            left_out = _matching("exclude", self.exclude, variables, candidates)
             chosen = [own and not out for own, out in zip(chosen, left_out)]
         sizes = [describe(v, i).size if own else 0 for i, (v, own) in enumerate(zip(variables, chosen))]
         chosen = [own and size > 0 for own, size in zip(chosen, sizes)]
@@ -221,7 +232,7 @@ class SubspaceOptimizer(Wrapper):
           ValueError: it names the setting.
         """
         projected.check_inner(self)
-        _check_average(self.inner_optimizer, self.state)
+        _check_state(self.inner_optimizer, self.state, getattr(self, "gradient_accumulation_steps", None))
 
     # --- a step ---------------------------------------------------------------------------------------------------
 
@@ -272,10 +283,15 @@ class SubspaceOptimizer(Wrapper):
         outside = [known[i] for i in others]
         applied = self.apply_inner([total, *plain], [self.coordinates, *outside])
         # One sum of weights and update, not an update that is added: half of the traffic of a large model.
-        weights = [_flat(variable, variable) for variable in tensors(inside)]
+        # Of float64 the update is float32, and the weights are not rounded.
+        exact = [tf.as_dtype(variable.dtype) == tf.float64 for variable in inside]
+        weights = [
+            _flat(v, v) if not own else tf.zeros([v.shape.num_elements()]) for v, own in zip(tensors(inside), exact)
+        ]
         moved = sketch.moved(weights, tf.convert_to_tensor(z), index)
-        for variable, weight in zip(inside, moved):
-            self.put(variable, tf.cast(tf.reshape(weight, variable.shape), variable.dtype))
+        for variable, weight, own in zip(inside, moved, exact):
+            value = tf.cast(tf.reshape(weight, variable.shape), variable.dtype)
+            self.put(variable, tf.convert_to_tensor(variable) + value if own else value)
         self.constrain(inside)
         return applied
 
@@ -339,7 +355,7 @@ def _flat(tensor: Any, variable: Any) -> Any:
 
 
 def _matching(what: str, patterns: Patterns, variables: Sequence[Any], candidates: Sequence[Any]) -> List[bool]:
-    """Of each variable, whether it matches. A pattern has to match one of the candidates."""
+    """Of each variable, whether it matches. A pattern has to match one of the candidates, if there are any."""
     if callable(patterns):
         return [bool(patterns(variable)) for variable in variables]
     wanted = [patterns] if isinstance(patterns, str) else list(patterns or ())
@@ -348,9 +364,11 @@ def _matching(what: str, patterns: Patterns, variables: Sequence[Any], candidate
     known = [describe(variable, i) for i, variable in enumerate(variables)]
     meant = [describe(variable, i) for i, variable in enumerate(candidates)]
     for pattern in wanted:
-        if not any(_matches(about, pattern) for about in meant):
+        if meant and not any(_matches(about, pattern) for about in meant):
             names = ", ".join(list(dict.fromkeys(about.name for about in meant))[:20])
-            raise ValueError(f"{what}: no variable or layer matches {pattern!r}; the variables are {names}")
+            raise ValueError(
+                f"{what}: no variable or layer matches {pattern!r}; the variables that are trained are {names}"
+            )
     return [any(_matches(about, pattern) for pattern in wanted) for about in known]
 
 
@@ -365,7 +383,7 @@ def _plain(patterns: Patterns) -> Any:
     return patterns if patterns is None or isinstance(patterns, str) or callable(patterns) else list(patterns)
 
 
-def _check_inner(inner: Any, state: str) -> None:
+def _check_inner(inner: Any) -> None:
     if not isinstance(inner, keras.optimizers.Optimizer):
         raise TypeError(f"inner_optimizer must be an optimizer of this Keras ({keras.__version__}), got {inner!r}")
     if isinstance(inner, SubspaceSGD):
@@ -383,14 +401,40 @@ def _check_inner(inner: Any, state: str) -> None:
             f"inner_optimizer {type(inner).__name__} would let scaled gradients into the memory; put it around: "
             f"{type(inner).__name__}(SubspaceOptimizer(...)), as Keras does for a policy of mixed precision"
         )
-    _check_average(inner, state)
+    if _is_one_of(inner, ("Muon",)):
+        raise ValueError(
+            "inner_optimizer Muon treats variables by their shapes and paths, which the inner optimizer is not given"
+        )
 
 
-def _check_average(inner: Any, state: str) -> None:
-    if state == "coordinates" and getattr(inner, "use_ema", False):
+#: Optimizers of Keras whose step depends on the values of the weights, which coordinates have not.
+OF_WEIGHTS = ("Adafactor", "Ftrl", "Lamb", "ScheduleFreeAdamW")
+
+
+def _is_one_of(inner: Any, names: Sequence[str]) -> bool:
+    return any(kind.__name__ in names for kind in type(inner).__mro__)
+
+
+def _check_state(inner: Any, state: str, accumulated: Optional[int] = None) -> None:
+    """Refuses an inner optimizer that would not do what it does without the subspace."""
+    averages = getattr(inner, "use_ema", False)
+    if averages and accumulated:
+        raise ValueError(
+            "use_ema of inner_optimizer would average after each update, and Keras averages after each of the "
+            f"{accumulated} steps of gradient_accumulation_steps: leave one of them out"
+        )
+    if state != "coordinates":
+        return
+    if averages:
         raise ValueError(
             "use_ema of inner_optimizer would average coordinates of different bases; with state='coordinates' it "
             "must be False"
+        )
+    if _is_one_of(inner, OF_WEIGHTS):
+        raise ValueError(
+            f"the step of inner_optimizer {type(inner).__name__} depends on the values of the weights, and with "
+            "state='coordinates' it is given coordinates that begin at 0 in each step: use state='full', or another "
+            "optimizer, as Adam"
         )
 
 
