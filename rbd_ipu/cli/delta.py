@@ -6,6 +6,7 @@ A delta is a fine-tune in a fixed subspace; a replay log gives the weights of an
 import argparse
 import os
 from pathlib import Path
+from typing import Sequence
 
 from rbd_ipu import files
 from rbd_ipu.errors import ConfigError
@@ -16,7 +17,22 @@ def configure_delta(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("show", "apply"), help="print what a file holds; or apply it to a model")
     parser.add_argument("file", type=Path, metavar="FILE", help="of rbd_ipu.save_delta")
     parser.add_argument("--model", type=Path, metavar="BASE", help="apply: the base, a file of a Keras model")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="apply: where the fine-tuned model goes")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="apply: where the fine-tuned model goes: a new file, .keras or .h5",
+    )
+
+
+def _check_output(path: Path, endings: Sequence[str]) -> None:
+    """Refuses a file that could not be written at the end."""
+    if os.path.lexists(path):
+        raise ConfigError(f"--output {path}: is there already, and is not written over")
+    if not path.name.endswith(tuple(endings)):
+        raise ConfigError(f"--output {path}: accepted endings are {', '.join(endings)}")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--output {path}: there is no folder {path.parent}")
 
 
 def run_delta(arguments: argparse.Namespace) -> int:
@@ -25,6 +41,11 @@ def run_delta(arguments: argparse.Namespace) -> int:
         raise ConfigError("rbd-ipu delta apply needs --model BASE and --output FILE")
     if arguments.what == "show" and (arguments.model or arguments.output):
         raise ConfigError("rbd-ipu delta show takes the file alone; --model and --output are for apply")
+    for path in filter(None, (arguments.file, arguments.model)):
+        if not path.exists():
+            raise ConfigError(f"{path}: there is no such file")
+    if arguments.output:
+        _check_output(arguments.output, (".keras", ".h5"))
     from rbd_ipu import delta
     from rbd_ipu._compat import keras
 
@@ -38,7 +59,8 @@ def run_delta(arguments: argparse.Namespace) -> int:
         delta.apply_delta(model, arguments.file)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    model.save(str(arguments.output))
+    with files.replacing(arguments.output) as draft:
+        model.save(str(draft))
     print(f"{arguments.output}: {arguments.model} with {arguments.file}")
     return 0
 
@@ -63,10 +85,8 @@ def configure_replay(parser: argparse.ArgumentParser) -> None:
 def run_replay(arguments: argparse.Namespace) -> int:
     """Makes the weights, says what it took, writes the file; returns the exit status."""
     output = arguments.output
-    if output is not None and os.path.lexists(output):
-        raise ConfigError(f"--output {output}: is there already, and is not written over")
-    if output is not None and not output.name.endswith((".keras", ".h5")):
-        raise ConfigError(f"--output {output}: accepted endings are .weights.h5, .keras and .h5")
+    if output is not None:
+        _check_output(output, (".weights.h5", ".keras", ".h5"))
     from rbd_ipu import replay
     from rbd_ipu.runs.callbacks import save_weights
     from rbd_ipu.runs.record import trainer_of

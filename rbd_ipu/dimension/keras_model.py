@@ -1,10 +1,13 @@
 """``rbd_ipu.intrinsic_dimension``: the search for users' own Keras models and data, by the Trainer."""
 
+import contextlib
 import hashlib
 import json
 import math
 import numbers
 import time
+import warnings
+import weakref
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -13,7 +16,7 @@ import numpy as np
 from rbd_ipu import checks, files
 from rbd_ipu.dimension import report
 from rbd_ipu.dimension.search import FINISHED, NOT_FINITE, START, IntrinsicDimension, Order, Run, search
-from rbd_ipu.errors import NonFiniteError
+from rbd_ipu.errors import ConfigError, NonFiniteError
 
 METHODS = ("fpd", "rbd")
 RUNS = "runs.jsonl"  # a line for each run that is done
@@ -79,7 +82,8 @@ def intrinsic_dimension(
       loss: as for :class:`rbd_ipu.Trainer`: by default the model's own, else softmax cross entropy of logits.
       device: as for :class:`rbd_ipu.Trainer`. Default "cpu".
       folder: keeps every run that is done, ``dimension.json``, ``curve.csv`` and ``curve.png``; the same call goes on
-        there and repeats no run. None keeps nothing.
+        there and repeats no run. None keeps nothing. Another network, or other arrays, are noticed; of a
+        ``tf.data.Dataset`` only its number of batches and their types, and not what functions of your own do.
       verbose: whether to print a line for each run and the result. Default False.
       **options: further ones of the method, see :func:`rbd_ipu.methods.create`; the full space has those that SGD
         takes too, such as ``momentum``.
@@ -128,15 +132,26 @@ def intrinsic_dimension(
     feed(train, batch_size, all_seeds[0])
     in_order(validation, batch_size)
 
+    last: List[Any] = []
+
+    def build(seed: int) -> Any:
+        model = build_model(seed)
+        if last and last[0]() is model:
+            raise ValueError("build_model gave the model that it gave before: it must build a new one at each call")
+        last[:] = [weakref.ref(model)]
+        return model
+
     def trainer(order: Order) -> Any:
         if order.dim is None:
             chosen = create("sgd", learning_rate=order.learning_rate, **of_sgd)
         else:
             own = {"dim": order.dim, "distribution": distribution, "seed": order.seed, **options}
             chosen = create(method, learning_rate=order.learning_rate, **own)
-        return Trainer(build_model(order.seed), chosen, device, loss)
+        return Trainer(build(order.seed), chosen, device, loss)
 
-    size = trainer(Order(None, 1.0, all_seeds[0])).method.size
+    first = trainer(Order(None, 1.0, all_seeds[0]))
+    size, network = first.method.size, described(first.model)
+    del first
     least, greatest, also = dimensions(size, least, greatest, also)
     for dim in sorted({least, greatest, *also}):
         trainer(Order(dim, 1.0, all_seeds[0]))
@@ -172,7 +187,7 @@ def intrinsic_dimension(
         "method": method, "distribution": distribution, "epochs": epochs, "batch_size": batch_size, "size": size,
         "options": {name: repr(value) for name, value in sorted(options.items())},
         "loss": loss if loss is None or isinstance(loss, str) else type(loss).__name__,
-        "train": fingerprint(train), "validation": fingerprint(validation),
+        "network": network, "train": fingerprint(train), "validation": fingerprint(validation),
     }  # fmt: skip
     settings = {**decisive, **looked_for, "seeds": list(all_seeds)}
     title = f"{method.upper()} in d of D = {size:,} parameters, {epochs} epochs"
@@ -203,7 +218,14 @@ class Kept:
     def __init__(self, path: Path):
         self.path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        rows = [Run(**json.loads(text)) for text in lines]
+        rows = []
+        for number, text in enumerate(lines, start=1):
+            try:
+                rows.append(Run(**json.loads(text)))
+            except (ValueError, TypeError) as error:
+                raise ConfigError(
+                    f"{path}: line {number} is damaged ({error}): take it out, and its run is made again"
+                ) from None
         self.runs = {row.order: row._replace(accuracy=_number(row.accuracy)) for row in rows}
 
     def run(self, order: Order, make: Callable[[Order], Run], say: Callable[[str], None]) -> Run:
@@ -279,8 +301,45 @@ def dimensions(size: int, least: Any, greatest: Any, also: Any) -> Tuple[int, in
     return int(least), int(greatest), [int(dim) for dim in also]
 
 
+def described(model: Any) -> str:
+    """SHA-256 of a model's configuration and compiled loss, whatever its layers are called; else of its class."""
+    loss: Any = getattr(model, "loss", None)
+    parts: List[Any] = [type(model).__name__, loss.get_config() if hasattr(loss, "get_config") else loss]
+    with contextlib.suppress(NotImplementedError), warnings.catch_warnings():  # a subclass of Keras 2
+        warnings.simplefilter("ignore")  # Keras 2 warns of layers with masks that it could not load
+        parts.append(model.get_config())
+    # Keras numbers the names of its layers as it goes: here they are numbered from 0.
+    parts = json.loads(json.dumps(parts, default=lambda part: type(part).__name__))
+    names: Dict[str, str] = {}
+
+    def name_in(part: Any) -> None:
+        if isinstance(part, dict):
+            if isinstance(part.get("name"), str) and len(part) > 1:  # a policy of precision is its name alone
+                names.setdefault(part["name"], f"#{len(names)}")
+            for own in part.values():
+                name_in(own)
+        elif isinstance(part, list):
+            for own in part:
+                name_in(own)
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: plain(own) for key, own in part.items()}
+        if isinstance(part, list):
+            return [plain(own) for own in part]
+        return names.get(part, part) if isinstance(part, str) else part
+
+    name_in(parts)
+    return hashlib.sha256(json.dumps(plain(parts), sort_keys=True).encode()).hexdigest()
+
+
 def fingerprint(data: Any) -> Optional[str]:
-    """SHA-256 of arrays in tuples, lists and dicts; None for data of another kind, which is not looked at."""
+    """SHA-256 of arrays in tuples, lists and dicts; None for data of another kind, which is not looked at.
+
+    Of a ``tf.data.Dataset``, its number of batches and what is in one, in words.
+    """
+    if hasattr(data, "element_spec") and hasattr(data, "cardinality"):
+        return f"{int(data.cardinality())} batches of {data.element_spec}"
     found = hashlib.sha256()
 
     def add(part: Any) -> bool:

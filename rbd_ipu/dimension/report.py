@@ -94,7 +94,7 @@ def opened(
         try:
             yield record
         except BaseException as error:
-            record.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            record.end("interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed")
             raise
 
 

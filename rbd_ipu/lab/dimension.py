@@ -178,7 +178,7 @@ class Runs:
 
         Raises:
           RunFailed: one ended without a result.
-          KeyboardInterrupt: Ctrl-C; everything up to there is on disk.
+          KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM; everything up to there is on disk.
         """
         jobs = [job(config_of(self.given, self.wanted.method, order), _label(order), self.folder) for order in orders]
         kept = {one.folder for one in jobs if one.ended()}

@@ -300,6 +300,7 @@ def run(jobs: Sequence[Job], parallel: int, seconds: Callable[[Config], float], 
 
     Raises:
       KeyboardInterrupt: Ctrl-C; the runs have stopped, with everything up to there on disk.
+      SystemExit: SIGTERM has ended a run in this process, and with it all.
     """
     waiting = [job for job in jobs if not job.ended()]
     if parallel == 0:
@@ -315,8 +316,11 @@ def _in_this_process(jobs: Sequence[Job], say: Tell) -> List[Failure]:
         # What a run prints goes where that of a process goes; warnings stay on the screen.
         with open(job.log, "a", encoding="utf-8") as log, redirect_stdout(log):
             status = train(job.folder, job.words())
-        if status == 130:
+        if status == 128 + signal.SIGINT:
             raise KeyboardInterrupt
+        if status == 128 + signal.SIGTERM:
+            say("ended by SIGTERM; what is done is kept, and the same command goes on")
+            raise SystemExit(status)
         if not job.ended():
             failures.append(Failure(job, f"exit status {status}"))
             say(f"failed: {job.label}: exit status {status}")
