@@ -92,6 +92,124 @@ def test_the_command(tmp_path, capsys):
     assert main(line) == 2 and "needs --model BASE and --output FILE" in capsys.readouterr().err
 
 
+def twins(frozen, seed=0):
+    """Two layers of one shape, one of which is not trained."""
+    layers = [keras.layers.Dense(6, "tanh", name="a"), keras.layers.Dense(6, name="b")]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    generator = np.random.default_rng(seed)
+    model.set_weights([generator.normal(size=w.shape).astype(np.float32) for w in model.get_weights()])
+    model.get_layer(frozen).trainable = False
+    return model
+
+
+def test_equal_layers_are_told_apart_by_their_places(tmp_path):
+    model = twins("a")
+    model.compile(optimizer=rbd_ipu.FixedProjectionDescent(0.1, dim=8), loss="mse")
+    model.fit(np.ones((8, 6)), np.ones((8, 6)), verbose=0)
+    path = tmp_path / "a.delta"
+    written = delta.save_delta(path, model, twins("a"))
+    other = twins("b")
+    before = flat(other)
+    with pytest.raises(delta.DeltaError, match="and the model trains"):
+        delta.apply_delta(other, path)
+    np.testing.assert_array_equal(flat(other), before)
+    older = written._replace(layout=delta.layout(model.trainable_variables))  # of shapes alone
+    path.write_bytes(delta.encoded(older))
+    base = twins("a")
+    delta.apply_delta(base, path)
+    np.testing.assert_allclose(flat(base), flat(model), atol=1e-6)
+
+
+def test_a_model_that_has_diverged_is_not_written_over_a_good_file(tmp_path):
+    path, model = tmp_path / "a.delta", tuned(MAKERS["fpd normal"])
+    delta.save_delta(path, model, dense())
+    good = path.read_bytes()
+    model.set_weights([np.full_like(w, np.nan) for w in model.get_weights()])
+    with pytest.raises(ValueError, match="214 of 214 weights are not finite"):
+        delta.save_delta(path, model, dense())
+    assert path.read_bytes() == good
+
+
+@pytest.mark.parametrize("kind", ["fpd", "adam"])
+def test_what_rounding_moves_in_a_fine_tune_by_small_steps_is_no_change_outside(kind, tmp_path):
+    def build():
+        layers = [keras.layers.Dense(64, "tanh"), keras.layers.LayerNormalization(), keras.layers.Dense(8)]
+        model = keras.Sequential([keras.Input((8,)), *layers])
+        generator = np.random.default_rng(0)
+        start = [generator.normal(size=w.shape) / 8 if w.ndim > 1 else np.ones(w.shape) for w in model.get_weights()]
+        model.set_weights([w.astype(np.float32) for w in start])
+        return model
+
+    model = build()
+    x = np.random.default_rng(1).normal(size=(64, 8)).astype(np.float32)
+    of_adam = {"dim": 20, "distribution": "groups", "state": "coordinates", "redraw_every": 0}
+    optimizer = (
+        rbd_ipu.FixedProjectionDescent(1e-4, dim=20)
+        if kind == "fpd"
+        else rbd_ipu.SubspaceOptimizer(keras.optimizers.Adam(1e-5), **of_adam)
+    )
+    model.compile(optimizer=optimizer, loss="mse")
+    model.fit(x, x, batch_size=8, epochs=25, verbose=0, shuffle=False)
+    delta.save_delta(tmp_path / "a", model, build())
+    base = build()
+    delta.apply_delta(base, tmp_path / "a")
+    np.testing.assert_allclose(flat(base), flat(model), atol=2e-5)
+    moved = model.get_weights()
+    moved[0] = moved[0] + np.float32(0.01) * np.random.default_rng(2).normal(size=moved[0].shape).astype(np.float32)
+    model.set_weights(moved)
+    with pytest.raises(ValueError, match="lies outside the subspace"):
+        delta.save_delta(tmp_path / "b", model, build())
+
+
+@pytest.mark.parametrize("name", ["fpd normal", "groups"])
+def test_a_model_that_was_not_trained_yet_has_moved_by_nothing(name, tmp_path):
+    model = dense()
+    model.compile(optimizer=MAKERS[name](), loss=crossentropy())
+    assert not delta.save_delta(tmp_path / "a", model, dense()).coordinates.any()
+
+
+def test_a_loss_scale_around_the_optimizer(tmp_path):
+    model = dense()
+    scaling = keras.optimizers.LossScaleOptimizer if KERAS_3 else keras.mixed_precision.LossScaleOptimizer
+    model.compile(optimizer=scaling(MAKERS["fpd normal"]()), loss=crossentropy())
+    x, y = blobs(96)
+    model.fit(x, y, batch_size=32, epochs=2, verbose=0, shuffle=False)
+    delta.save_delta(tmp_path / "a", model, dense())
+    base = dense()
+    delta.apply_delta(base, tmp_path / "a")
+    np.testing.assert_allclose(flat(base), flat(model), atol=2e-6)
+
+
+def test_a_base_that_cannot_be_read_is_said(tmp_path):
+    with pytest.raises(ValueError, match="the model is not compiled"):
+        delta.save_delta(tmp_path / "a", dense(), dense())
+    model = tuned(MAKERS["fpd normal"])
+    (tmp_path / "junk.keras").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="junk.keras: the base cannot be read"):
+        delta.save_delta(tmp_path / "a", model, tmp_path / "junk.keras")
+    with pytest.raises(OSError, match="nothere"):
+        delta.save_delta(tmp_path / "a", model, tmp_path / "nothere")
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_command_says_what_is_wrong_with_its_files(tmp_path, capsys):
+    end = "keras" if KERAS_3 else "h5"
+    base, path = tmp_path / f"base.{end}", tmp_path / "a.delta"
+    dense().save(str(base))
+    delta.save_delta(path, tuned(MAKERS["fpd normal"]), dense())
+    assert main(["delta", "show", str(tmp_path / "nothere")]) == 2
+    assert "nothere: there is no such file" in capsys.readouterr().err
+    for model, output, words in (
+        ("nothere", f"b.{end}", "nothere: there is no such file"),
+        (base.name, base.name, "is there already"),
+        (base.name, "b.txt", "accepted endings are .keras, .h5"),
+        (base.name, f"no/b.{end}", "there is no folder"),
+    ):
+        line = ["delta", "apply", str(path), "--model", str(tmp_path / model), "--output", str(tmp_path / output)]
+        assert main(line) == 2 and words in capsys.readouterr().err
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([base.name, path.name])
+
+
 def test_what_does_not_fit_changes_nothing(tmp_path):
     path = tmp_path / "a.delta"
     delta.save_delta(path, tuned(MAKERS["fpd normal"]), dense())

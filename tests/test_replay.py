@@ -317,3 +317,27 @@ def test_moving_statistics_are_refused_unless_they_are_frozen(tmp_path):
     again = small(model=frozen[1])
     replay.replay_weights(again, tmp_path / "a")
     assert bits_of(again.model) == bits_of(trained.model)
+
+
+def test_a_log_of_a_layer_that_is_frozen_here_is_refused(tmp_path):
+    def trainer(frozen, log=None):
+        layers = [keras.layers.Dense(6, "tanh", name="a"), keras.layers.Dense(6, name="b")]
+        model = keras.Sequential([keras.Input((6,)), *layers])
+        generator = np.random.default_rng(0)
+        model.set_weights([generator.normal(size=w.shape).astype(np.float32) for w in model.get_weights()])
+        model.get_layer(frozen).trainable = False
+        method = methods.create("rbd", learning_rate=0.5, dim=8)
+        return rbd_ipu.Trainer(model, method, replay_log=log)
+
+    x = np.random.default_rng(1).normal(size=(32, 6)).astype(np.float32)
+    path = tmp_path / "replay.log"
+    trained = trainer("a", rbd_ipu.ReplayLog(path))
+    trained.fit((x, np.arange(32) % 6), verbose=0)
+    again = trainer("a")
+    replay.replay_weights(again, path)
+    assert bits_of(again.model) == bits_of(trained.model)
+    other = trainer("b")
+    before = bits_of(other.model)
+    with pytest.raises(replay.ReplayError, match="is of a training with variables with SHA-256"):
+        replay.replay_weights(other, path)
+    assert bits_of(other.model) == before

@@ -122,6 +122,7 @@ def intrinsic_dimension(
     all_seeds = _seeds(seeds)
     rates, full_rates = _rates("learning_rates", learning_rates), _rates("full_learning_rates", full_learning_rates)
 
+    from rbd_ipu._compat import keras
     from rbd_ipu.data.inputs import feed, in_order
     from rbd_ipu.methods import create
     from rbd_ipu.methods.base import METHODS as ROWS
@@ -136,9 +137,10 @@ def intrinsic_dimension(
 
     def build(seed: int) -> Any:
         model = build_model(seed)
-        if last and last[0]() is model:
+        if last and last[0]() is model and model is not None:
             raise ValueError("build_model gave the model that it gave before: it must build a new one at each call")
-        last[:] = [weakref.ref(model)]
+        if isinstance(model, keras.Model):
+            last[:] = [weakref.ref(model)]
         return model
 
     def trainer(order: Order) -> Any:

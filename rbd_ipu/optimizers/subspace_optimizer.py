@@ -366,9 +366,7 @@ def _matching(what: str, patterns: Patterns, variables: Sequence[Any], candidate
     for pattern in wanted:
         if meant and not any(_matches(about, pattern) for about in meant):
             names = ", ".join(list(dict.fromkeys(about.name for about in meant))[:20])
-            raise ValueError(
-                f"{what}: no variable or layer matches {pattern!r}; the variables that are trained are {names}"
-            )
+            raise ValueError(f"{what}: no variable or layer matches {pattern!r}; the variables are {names}")
     return [any(_matches(about, pattern) for pattern in wanted) for about in known]
 
 

@@ -13,6 +13,7 @@ import rbd_ipu
 from rbd_ipu import methods
 from rbd_ipu._compat import keras, tf
 from rbd_ipu.dimension import keras_model
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.files import installed
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "dimension.md"
@@ -164,6 +165,47 @@ def test_a_model_without_accuracy_is_refused():
     one_hot = np.eye(10, dtype=np.float32)[Y]
     with pytest.raises(ValueError, match=r'must measure "accuracy" .* measures loss: compile it with metrics'):
         rbd_ipu.intrinsic_dimension(build, (X, one_hot), (X, one_hot), **QUICK)
+
+
+def test_a_folder_of_another_network_or_other_data_is_refused(tmp_path):
+    def other(seed):
+        model = dense(seed)
+        model.layers[1].activation = keras.activations.sigmoid
+        return model
+
+    sets = [tf.data.Dataset.from_tensor_slices(DATA[0]).take(n).batch(32) for n in (128, 64)]
+    options = {"least": 16, "greatest": 16, "folder": tmp_path / "a"}
+    kept = rbd_ipu.intrinsic_dimension(dense, sets[0], DATA[1], **QUICK, **options)
+    again = rbd_ipu.intrinsic_dimension(dense, sets[0], DATA[1], **QUICK, **options)  # its layers have other names
+    assert again.runs == kept.runs
+    for build, train, what in ((other, sets[0], "network"), (dense, sets[1], "train")):
+        with pytest.raises(ConfigError, match=f"a search with other settings is kept there: {what}"):
+            rbd_ipu.intrinsic_dimension(build, train, DATA[1], **QUICK, **options)
+    path = tmp_path / "a" / keras_model.RUNS
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(ConfigError, match=r"line 2 is damaged .* its run is made again"):
+        rbd_ipu.intrinsic_dimension(dense, sets[0], DATA[1], **QUICK, **options)
+
+
+def test_a_model_is_described_by_what_it_computes():
+    def build(activation="relu", units=4, rate=0.1):
+        layers = [keras.layers.Dense(units, activation), keras.layers.Dropout(rate), keras.layers.Dense(2)]
+        inputs = outputs = keras.Input((3,))
+        for layer in layers:
+            outputs = layer(outputs)
+        return keras.Model(inputs, outputs)
+
+    one = keras_model.described(build())
+    assert one == keras_model.described(build())
+    assert one not in [
+        keras_model.described(build(**o)) for o in ({"activation": "tanh"}, {"units": 5}, {"rate": 0.2})
+    ]
+
+
+def test_one_model_for_all_runs_is_refused():
+    model = dense()
+    with pytest.raises(ValueError, match="it must build a new one at each call"):
+        rbd_ipu.intrinsic_dimension(lambda seed: model, *DATA, **QUICK)
 
 
 def test_fingerprints_tell_data_apart():

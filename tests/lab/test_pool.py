@@ -325,3 +325,17 @@ def numbers(run: Path):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     test = json.loads((run / "result.json").read_text())["test"]
     return [{k: v for k, v in row.items() if "second" not in k} for row in rows], test
+
+
+def test_sigterm_ends_all_runs_of_this_process(tmp_path, monkeypatch):
+    begun = []
+
+    def ended_by_sigterm(folder, words):
+        begun.append(folder)
+        return 128 + signal.SIGTERM
+
+    monkeypatch.setattr(pool, "train", ended_by_sigterm)
+    said = []
+    with pytest.raises(SystemExit) as stop:
+        pool.run(jobs_of(tmp_path, [0, 1]), 0, lambda config: 1.0, said.append)
+    assert stop.value.code == 143 and len(begun) == 1 and "ended by SIGTERM" in said[-1]

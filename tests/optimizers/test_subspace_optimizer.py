@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from rbd_ipu._compat import KERAS_3, keras, tf
 from rbd_ipu.optimizers import projected
 
 OPT = keras.optimizers
+only_keras_3 = pytest.mark.skipif(not KERAS_3, reason="Keras 2.6 has none of these")
 INNER = {
     "sgd": lambda: OPT.SGD(0.1),
     "nesterov": lambda: OPT.SGD(0.1, momentum=0.9, nesterov=True),
@@ -35,6 +37,9 @@ if KERAS_3:
         ema=lambda: OPT.SGD(0.1, use_ema=True, ema_momentum=0.5),
         ema_overwrite=lambda: OPT.SGD(0.1, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=2),
         accumulation=lambda: OPT.SGD(0.1, gradient_accumulation_steps=3),
+        accumulation_schedule=lambda: OPT.SGD(
+            OPT.schedules.ExponentialDecay(0.1, 1, 0.7), gradient_accumulation_steps=3
+        ),
     )
 BOLD = {"fraction": 1 / 16, "select": "largest", "memory": 1.0, "wire": "sign", "update": "sign", "redraw_every": 0}
 KINDS = {
@@ -293,6 +298,57 @@ def test_averages_of_weights_and_their_callback():
     models[1].fit(x, y, batch_size=32, epochs=1, verbose=0, callbacks=[swapped])
 
 
+@only_keras_3
+@pytest.mark.parametrize("name", ["Adafactor", "Lamb", "ScheduleFreeAdamW"])
+def test_an_inner_optimizer_that_looks_at_the_weights_has_no_state_in_coordinates(name):
+    make = getattr(OPT, name)
+
+    class Own(make):
+        pass
+
+    np.testing.assert_allclose(flat(fitted(wrap(make(0.01)))), flat(fitted(make(0.01))), atol=1e-6)
+    for inner in (make(0.01), Own(0.01)):
+        with pytest.raises(ValueError, match="depends on the values of the weights"):
+            wrap(inner, state="coordinates", redraw_every=0)
+
+
+@only_keras_3
+def test_what_cannot_be_as_without_the_subspace_is_refused():
+    with pytest.raises(ValueError, match="Muon treats variables by their shapes and paths"):
+        wrap(OPT.Muon(0.01))
+    averaging = OPT.SGD(0.1, use_ema=True, gradient_accumulation_steps=3)
+    with pytest.raises(ValueError, match="Keras averages after each of the 3 steps"):
+        fitted(wrap(averaging))
+
+
+def test_a_layer_that_is_left_out_may_be_frozen_later(tmp_path):
+    layers = [keras.layers.Dense(12, "relu", name="hidden"), keras.layers.Dense(10)]
+    model = fitted(
+        wrap(OPT.Adam(0.01), exclude="hidden", **BOLD), model=keras.Sequential([keras.Input((6,)), *layers])
+    )
+    model.get_layer("hidden").trainable = False
+    fitted(model.optimizer, model=model)
+    path = str(tmp_path / ("a.keras" if KERAS_3 else "a.h5"))
+    model.save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras says that the slots of the layer are left behind
+        loaded = keras.models.load_model(path)
+    fitted(loaded.optimizer, model=loaded)
+    with pytest.raises(ValueError, match="exclude: no variable or layer matches 'hidde'; the variables"):
+        fitted(wrap(OPT.Adam(0.01), exclude="hidde", **BOLD))
+
+
+def test_weights_in_float64_are_not_rounded():
+    optimizer = wrap(OPT.SGD(0.0), state="coordinates", redraw_every=0)
+    before = np.random.default_rng(0).normal(size=(7, 3))
+    variable = (keras if KERAS_3 else tf).Variable(before, dtype="float64")
+    optimizer.apply_gradients([(tf.ones((7, 3), tf.float64), variable)])
+    np.testing.assert_array_equal(variable.numpy(), before)
+    optimizer.learning_rate = 1.0
+    optimizer.apply_gradients([(tf.ones((7, 3), tf.float64), variable)])
+    np.testing.assert_allclose(variable.numpy(), before - 1.0, atol=1e-6)
+
+
 def test_weight_decay_acts_on_the_weights_of_a_state_in_coordinates():
     if not KERAS_3:
         pytest.skip("the optimizers of Keras 2.6 decay no weights")
@@ -318,6 +374,7 @@ def test_weight_decay_acts_on_the_weights_of_a_state_in_coordinates():
     (lambda: wrap(OPT.SGD(0.1), dim=0), "dim must be an integer >= 1, got 0"),
     (lambda: wrap(OPT.SGD(0.1), nesterov=True), "does not take nesterov"),
     (lambda: wrap(OPT.SGD(0.1, clipnorm=1.0), clipnorm=2.0), "clipnorm=2.0 contradicts 1.0 of inner_optimizer"),
+    (lambda: wrap(OPT.Ftrl(0.1), state="coordinates"), "inner_optimizer Ftrl depends on the values of the weights"),
 ])  # fmt: skip
 def test_refusals(make, words):
     with pytest.raises((TypeError, ValueError), match=words):
