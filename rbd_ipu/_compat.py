@@ -55,10 +55,14 @@ else:
 as_it_is = tf.autograph.experimental.do_not_convert
 
 
-def program(function: Callable, jit: bool = False) -> Any:
-    """A ``tf.function`` of our own arithmetic, which AutoGraph leaves as it is; ``jit``: compiled by XLA."""
+def program(function: Callable, jit: bool = False, beside_others: bool = False) -> Any:
+    """A ``tf.function`` of our own arithmetic, which AutoGraph leaves as it is; ``jit``: compiled by XLA.
+
+    Those ``beside_others`` run at the same time in one graph: TensorFlow runs its ops for compiled programs one after
+    the other there, but not nested functions.
+    """
     traced = tf.function(function, jit_compile=jit or None, autograph=False)
-    return _launching(traced) if jit else traced
+    return _launching(traced) if jit and not beside_others else traced
 
 
 def _launching(traced: Any) -> Callable:

@@ -81,6 +81,17 @@ def test_small_groups_are_compiled_beside_one_that_is_cut_into_programs():
     close(space.filter(g, 3, 7), P.T @ (P @ g), 2e-6)
 
 
+def test_the_programs_of_a_large_basis_do_not_wait_for_each_other():
+    """TensorFlow chains stateful operations, such as those that launch compiled programs."""
+    space = Subspace(Compartments.of([40_000], "global", 200), source="counter")
+    ((_, source),) = space._groups
+    graph = source._side_by_side.get_concrete_function(
+        "project", tf.TensorSpec([1, 40_000]), tf.TensorSpec([1, 2], tf.int32)
+    ).graph
+    calls = [op for op in graph.get_operations() if op.type == "PartitionedCall"]
+    assert len(calls) > 1 and not any(op.control_inputs for op in calls)
+
+
 def test_equal_arguments_share_one_program():
     cut = Compartments.of(SHAPES, "layer", 20)
     again = Compartments.of(SHAPES, "layer", 20)

@@ -214,7 +214,7 @@ class Parts(Source):
         count = -(-whole.dim // parts)
         self._cuts = [min(count, whole.dim - start) for start in range(0, whole.dim, count)]
         self._keys = program(whole.keys, jit=True)
-        self._sources = {dim: Compiled(self._part(dim)) for dim in set(self._cuts)}
+        self._sources = {dim: Compiled(self._part(dim), beside_others=True) for dim in set(self._cuts)}
         self._side_by_side = program(self._run)
 
     def _part(self, dim: int) -> Counter:

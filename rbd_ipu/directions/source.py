@@ -100,11 +100,14 @@ class Source:
 class Compiled(Source):
     """A source whose methods are compiled by XLA: blocks stay in the cache, temporaries are fused away."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Source, beside_others: bool = False):
+        def compiled(function: Callable) -> Any:
+            return program(function, jit=True, beside_others=beside_others)
+
         self.directions = source.directions  # type: ignore[method-assign]
-        self.project = program(source.project, jit=True)  # type: ignore[method-assign]
-        self.expand = program(source.expand, jit=True)  # type: ignore[method-assign]
-        self.sketch = program(source.sketch, jit=True)  # type: ignore[method-assign]
+        self.project = compiled(source.project)  # type: ignore[method-assign]
+        self.expand = compiled(source.expand)  # type: ignore[method-assign]
+        self.sketch = compiled(source.sketch)  # type: ignore[method-assign]
 
 
 def resolve(source: str) -> str:
