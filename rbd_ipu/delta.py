@@ -135,7 +135,7 @@ def save_delta(path: Union[str, Path], model: Any, base: Base) -> Delta:
     coordinates = _coordinates(space, basis.seed, change)
     rest = float(np.linalg.norm(change - _expanded(space, basis.seed, coordinates)))
     length = float(np.linalg.norm(change))
-    if rest > OUTSIDE * length + _rounding(model, after):
+    if rest > OUTSIDE * length + _rounding(int(model.optimizer.iterations), variables):
         raise ValueError(
             f"a part of the change, {rest / length:.1%}, lies outside the subspace of {basis}: the "
             "model was not trained from this base in this subspace"
@@ -279,11 +279,10 @@ def layout(variables: Sequence[Any], weights: Optional[Sequence[Any]] = None) ->
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
-def _rounding(model: Any, weights: Sequence[np.ndarray]) -> float:
-    """What the rounding of the weights, at each step, may have added up to."""
-    steps = int(model.optimizer.iterations)
-    length = math.sqrt(sum(float(np.sum(np.square(w, dtype=np.float64))) for w in weights))
-    return min(ROUNDING * steps, MOST_ROUNDING) * length
+def _rounding(steps: int, variables: Sequence[Any]) -> float:
+    """What the rounding of the trained weights, at each step, may have added up to."""
+    squares = (float(np.sum(np.square(v.numpy(), dtype=np.float64))) for v in variables)
+    return min(ROUNDING * steps, MOST_ROUNDING) * math.sqrt(sum(squares))
 
 
 def _path(variable: Any) -> str:
