@@ -110,7 +110,7 @@ def test_what_is_no_log(whole, tmp_path, capsys):
     for words, said in (
         ([str(tmp_path / "a")], "is no replay log of rbd_ipu: it begins with b'nothing of the'"),
         ([str(whole), "--step", "112"], "has 111 steps, and step 112 is asked for"),
-        ([str(whole), "--output", "a.npz"], "accepted endings are .weights.h5, .keras and .h5"),
+        ([str(whole), "--output", "a.npz"], "accepted endings are .weights.h5, .keras, .h5"),
     ):
         assert main(["replay", *words]) == 2
         assert said in capsys.readouterr().err
