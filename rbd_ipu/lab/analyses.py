@@ -17,6 +17,11 @@ from rbd_ipu.lab.tables import NOT_MEASURED, Grid
 from rbd_ipu.plots import PAPER, Line, Panel
 
 DISTRIBUTIONS = ("normal", "uniform", "rademacher", "bernoulli-0.5")
+#: What the script of Figure 2 draws for uniform and for Bernoulli directions: entries whose mean is not 0.
+PUBLISHED: Dict[str, Callable[[np.random.Generator, Tuple[int, int]], np.ndarray]] = {
+    "in [0, 1)": lambda random, shape: random.random(shape),
+    "0 or 1": lambda random, shape: random.integers(0, 2, shape).astype(np.float64),
+}
 
 
 class Findings(NamedTuple):
@@ -50,32 +55,48 @@ def orthogonality(options: Mapping[str, Any], limits: Budget, jobs: Sequence[Job
 
 
 def landscape(options: Mapping[str, Any], limits: Budget, jobs: Sequence[Job]) -> Findings:
-    """Fig. 2: the loss along directions of each distribution, at the initial weights and after each run."""
-    from rbd_ipu import RandomBasis, analysis
+    """Fig. 2: the loss along directions of each distribution, at the initial weights and after each run.
+
+    The numbers are mean |<g, phi>| over a draw of directions, over that of theory for uniform ones on the sphere; mean
+    and standard deviation over the draws.
+    """
+    from rbd_ipu import analysis
     from rbd_ipu.runs.experiment import prepare
 
-    count, points, images = (options[name] for name in ("count", "points", "images"))
+    count, draws, points, images = (options[name] for name in ("count", "draws", "points", "images"))
     if limits.tiny:
-        count, points, images = 3, 5, 64
+        count, draws, points, images = 3, 2, 5, 64
     displacements = np.linspace(-options["radius"], options["radius"], points).tolist()
     panels = []
-    lines = [["slope along directions", *DISTRIBUTIONS]]
+    lines = [["slope over that of theory", *DISTRIBUTIONS, *PUBLISHED]]
     for job, title in _moments(jobs):
         experiment = prepare(job.config)
         if title != _START:
             experiment.model.load_weights(str(attempts(job.folder)[-1] / "checkpoints" / "last.weights.h5"))
         x, y = next(iter(experiment.data.evaluation("validation", images)))
         surface = analysis.Surface(experiment.model, (x, y))
+        gradient = surface.gradient().astype(np.float64)
+        theory = np.linalg.norm(gradient) * analysis.expected_abs_cosine(surface.size)
         curves, line = [], [title]
-        for name in DISTRIBUTIONS:
-            directions = RandomBasis(surface.size, count, name).directions(0)
-            found = analysis.landscape(surface, directions, displacements).downhill()
-            change = found.mean - found.mean[points // 2]
-            curves.append(Line(name, displacements, change.tolist(), [0.0] * points, None, 1))
-            line.append(f"{found.slopes.mean():.2g} ± {found.slopes.std(ddof=1):.1g}")
+        for name in lines[0][1:]:
+            drawn = [_directions(name, surface.size, count, draw) for draw in range(draws)]
+            slopes = np.array([np.abs(phi.astype(np.float64) @ gradient).mean() for phi in drawn]) / theory
+            line.append(f"{slopes.mean():.3f} ± {slopes.std(ddof=1):.3f}")
+            mean = analysis.landscape(surface, drawn[0], displacements).downhill().mean
+            curves.append(Line(name, displacements, (mean - mean[points // 2]).tolist(), [0.0] * points, None, 1))
         panels.append(Panel(title, "displacement", "change of the loss", curves))
         lines.append(line)
     return Findings(panels, lines)
+
+
+def _directions(name: str, size: int, count: int, draw: int) -> np.ndarray:
+    """Unit directions as rows [count, size]: of a distribution of this package or of the published script."""
+    from rbd_ipu import RandomBasis
+
+    if name not in PUBLISHED:
+        return np.asarray(RandomBasis(size, count, name).directions(draw))
+    entries = PUBLISHED[name](np.random.default_rng(draw), (count, size))
+    return entries / np.linalg.norm(entries, axis=1, keepdims=True)
 
 
 def correlations(options: Mapping[str, Any], limits: Budget, jobs: Sequence[Job]) -> Findings:

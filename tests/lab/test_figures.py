@@ -8,6 +8,7 @@ import pytest
 from fake_runs import result
 
 from rbd_ipu import files
+from rbd_ipu.config import resolve
 from rbd_ipu.lab import analyses, presets
 from rbd_ipu.lab.measures import Index
 from rbd_ipu.lab.pool import Job
@@ -106,6 +107,23 @@ def test_the_walk_of_the_noise(monkeypatch):
         ([2.0], [pytest.approx(5.0)]),
         ([2.0], [pytest.approx(expected)]),
     ]
+
+
+def test_directions_of_zero_mean_have_the_slope_of_theory(monkeypatch):
+    config = resolve({"dataset": "digits", "network": "fc", "method": "rbd", "dim": 4, "learning_rate": 1.0})
+    monkeypatch.setattr(analyses, "_moments", lambda jobs: [(jobs[0], analyses._START)])
+    options = {**presets.load("figure2").options, "points": 3, "images": 64}
+    found = analyses.landscape(options, FULL, [Job(config, "rbd", Path("nowhere"))])
+    heading, line = found.lines
+    slopes = dict(zip(heading[1:], (float(text.split(" ")[0]) for text in line[1:])))
+    assert list(slopes) == [*analyses.DISTRIBUTIONS, *analyses.PUBLISHED] == [one.name for one in found.panels[0].lines]
+    # The mean of 20 draws of 25 has a standard error of 0.756 / sqrt(500); the test allows four.
+    for name in ("normal", "uniform", "rademacher"):
+        assert slopes[name] == pytest.approx(1.0, abs=4 * 0.756 / 500**0.5)
+    # Entries that are not of zero mean have the slope along the vector of ones, nearly the same for all of them.
+    deviation = float(line[heading.index("in [0, 1)")].split(" ± ")[1])
+    assert deviation < float(line[heading.index("normal")].split(" ± ")[1])
+    assert all(one.y[0] > one.y[2] for one in found.panels[0].lines)  # all turned downhill
 
 
 def test_both_correlations_are_those_of_theory():
