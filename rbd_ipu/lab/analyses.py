@@ -57,8 +57,8 @@ def orthogonality(options: Mapping[str, Any], limits: Budget, jobs: Sequence[Job
 def landscape(options: Mapping[str, Any], limits: Budget, jobs: Sequence[Job]) -> Findings:
     """Fig. 2: the loss along directions of each distribution, at the initial weights and after each run.
 
-    The numbers are mean |<g, phi>| over a draw of directions, over that of theory for uniform ones on the sphere; mean
-    and standard deviation over the draws.
+    The numbers are mean |<g, phi>| over a draw of directions, divided by that of theory for directions that are
+    uniform on the sphere: mean and standard deviation over the draws.
     """
     from rbd_ipu import analysis
     from rbd_ipu.runs.experiment import prepare

@@ -116,7 +116,8 @@ def test_directions_of_zero_mean_have_the_slope_of_theory(monkeypatch):
     found = analyses.landscape(options, FULL, [Job(config, "rbd", Path("nowhere"))])
     heading, line = found.lines
     slopes = dict(zip(heading[1:], (float(text.split(" ")[0]) for text in line[1:])))
-    assert list(slopes) == [*analyses.DISTRIBUTIONS, *analyses.PUBLISHED] == [one.name for one in found.panels[0].lines]
+    assert list(slopes) == [*analyses.DISTRIBUTIONS, *analyses.PUBLISHED]
+    assert list(slopes) == [one.name for one in found.panels[0].lines]
     # The mean of 20 draws of 25 has a standard error of 0.756 / sqrt(500); the test allows four.
     for name in ("normal", "uniform", "rademacher"):
         assert slopes[name] == pytest.approx(1.0, abs=4 * 0.756 / 500**0.5)
