@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
+from rbd_ipu import __version__
 from rbd_ipu.process import usable
 
 PACKAGE = Path(__file__).resolve().parent
@@ -55,7 +56,6 @@ def versions() -> Dict[str, str]:
     """Python, this package, TensorFlow, Keras, NumPy."""
     import numpy
 
-    from rbd_ipu import __version__
     from rbd_ipu._compat import keras, tf
 
     return {

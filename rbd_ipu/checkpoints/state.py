@@ -155,8 +155,6 @@ def restore(trainer: Any, checkpoint: Checkpoint) -> Any:
       ...     restore(trainer, checkpoints.load(f"{folder}/a")).epoch
       0
     """
-    from rbd_ipu._compat import tf
-
     check(trainer, checkpoint)
     with trainer.device:
         for group, members in variables(trainer).items():

@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from rbd_ipu import files
 from rbd_ipu.cli import Command, add_commands
 from rbd_ipu.errors import ConfigError
 
@@ -73,7 +74,6 @@ def run_lint(arguments: argparse.Namespace) -> int:
     """Traces, judges, prints the table; returns the exit status."""
     if arguments.all and arguments.write:
         raise ConfigError("--write is for the table of every row by itself; leave out --all")
-    from rbd_ipu import files
     from rbd_ipu.devices.ipu.lint import report, trace
 
     report.check_stack()

@@ -19,17 +19,20 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
-from rbd_ipu import files
+from rbd_ipu import files, text_table
 from rbd_ipu.cli.train import add_search, count, settings_of
 from rbd_ipu.config import Config, resolve
 from rbd_ipu.config.schema import Real
 from rbd_ipu.config.yaml import YamlError, scalar
 from rbd_ipu.errors import ConfigError, say
 from rbd_ipu.files import missing
-from rbd_ipu.lab import paper
+from rbd_ipu.lab import demo, dimension, paper, tuning
+from rbd_ipu.lab.bench import report, team
 from rbd_ipu.lab.bench.runners import DEFAULT_DIMS, KERAS, KERAS_JIT, WORKLOADS, Case, Choices, grid
+from rbd_ipu.lab.report import page
+from rbd_ipu.lab.results import read
 from rbd_ipu.lab.trials import HIGHEST, LOWEST, Wanted, exponents, read_exponent, written
-from rbd_ipu.provenance import command_line
+from rbd_ipu.provenance import command_line, now
 from rbd_ipu.runs import check_free, new_folder
 
 _BENCH_DEFAULTS = {
@@ -89,9 +92,6 @@ def run_bench(arguments: argparse.Namespace) -> int:
         raise ConfigError("--exchanges and --parallel are for --workers")
     cases = _target_cases(arguments) if arguments.preset else _grid(arguments)
 
-    from rbd_ipu import text_table
-    from rbd_ipu.lab.bench import report
-
     document, complete = report.measured(cases, arguments.rounds, arguments.seconds, say)
     document = {"command": command_line(arguments.words), **document}
     _write(arguments, document)
@@ -117,8 +117,6 @@ def run_bench(arguments: argparse.Namespace) -> int:
 
 def _by_workers(arguments: argparse.Namespace) -> int:
     """Measures teams of processes, which take turns; returns the exit status."""
-    from rbd_ipu import text_table
-    from rbd_ipu.lab.bench import report, team
     from rbd_ipu.parallel.plan import plan
 
     wanted = itertools.product(arguments.exchanges or ["auto"], arguments.parallel or ["own"])
@@ -165,7 +163,6 @@ def _target_cases(arguments: argparse.Namespace) -> List[Case]:
     if given:
         raise ConfigError(f"--preset {arguments.preset} decides on all cases; leave out {', '.join(given)}")
     from rbd_ipu.directions import native
-    from rbd_ipu.lab.bench import report
 
     return report.cases(native.available(), KERAS_JIT in _keras_loops())
 
@@ -180,10 +177,8 @@ def _write(arguments: argparse.Namespace, document: Dict[str, Any]) -> None:
     if arguments.output:
         files.write_text(arguments.output, files.document(document))
     if arguments.plot:
-        from rbd_ipu.lab.bench.report import plot
-
         machine = document["machine"]
-        plot(arguments.plot, document["rows"], f"{machine['processor']}, {machine['usable_cores']} cores")
+        report.plot(arguments.plot, document["rows"], f"{machine['processor']}, {machine['usable_cores']} cores")
 
 
 def _check_files(arguments: argparse.Namespace) -> None:
@@ -251,10 +246,7 @@ def configure_tune(parser: argparse.ArgumentParser) -> None:
 def run_tune(arguments: argparse.Namespace) -> int:
     """Searches; returns the exit status."""
     config, wanted = _trial_settings(arguments), _rates_to_try(arguments)
-
-    from rbd_ipu.lab.tuning import tune
-
-    return tune(config, wanted, arguments.output, command_line(arguments.words))
+    return tuning.tune(config, wanted, arguments.output, command_line(arguments.words))
 
 
 def _trial_settings(arguments: argparse.Namespace) -> Config:
@@ -331,9 +323,6 @@ def configure_dimension(parser: argparse.ArgumentParser) -> None:
 def run_dimension(arguments: argparse.Namespace) -> int:
     """Searches; returns the exit status."""
     given = settings_of(arguments, "epochs")
-
-    from rbd_ipu.lab import dimension
-
     names = ("method", "share", "seeds", "tolerance", "least", "greatest", "also", "rates", "full_rates", "jobs")
     wanted = dimension.Wanted(**{name: getattr(arguments, name) for name in names})
     return dimension.run(given, wanted, arguments.output, command_line(arguments.words))
@@ -385,8 +374,6 @@ def configure_demo(parser: argparse.ArgumentParser) -> None:
 
 def run_demo(arguments: argparse.Namespace) -> int:
     """Trains, prints the table, writes the picture; returns the exit status."""
-    from rbd_ipu.lab import demo
-
     if arguments.output is not None:
         check_free(arguments.output)
     full, quick = (demo.TEXT, demo.QUICK_TEXT) if arguments.text else (demo.FULL, demo.QUICK)
@@ -441,19 +428,13 @@ def configure_report(parser: argparse.ArgumentParser) -> None:
 
 def run_report(arguments: argparse.Namespace) -> int:
     """Writes the page; returns the exit status."""
-    from rbd_ipu import files
-    from rbd_ipu.lab.paper import known
-    from rbd_ipu.lab.report import page
-    from rbd_ipu.lab.results import read
-    from rbd_ipu.provenance import now
-
     if arguments.output is None:
         arguments.output = Path("paper.html" if arguments.paper else "report.html")
     if arguments.output.suffix not in (".html", ".htm"):
         raise ConfigError(f"--output {arguments.output}: must end in .html")
     if not arguments.output.parent.is_dir():
         raise ConfigError(f"--output {arguments.output}: there is no folder {arguments.output.parent}")
-    rows = known(arguments.results, arguments.folders)
+    rows = paper.known(arguments.results, arguments.folders)
     findings = [row for place in (*arguments.folders, arguments.results) for row in read(place, "analysis")]
     text = page(rows, arguments.results / "performance", now(), findings, arguments.paper)
     files.write_text(arguments.output, text)

@@ -15,6 +15,7 @@ from rbd_ipu.lab.pool import Job, attempts
 from rbd_ipu.lab.presets import Budget, Preset
 from rbd_ipu.lab.tables import NOT_MEASURED, Grid
 from rbd_ipu.plots import PAPER, Line, Panel
+from rbd_ipu.runs.experiment import prepare
 
 DISTRIBUTIONS = ("normal", "uniform", "rademacher", "bernoulli-0.5")
 #: What the script of Figure 2 draws for uniform and for Bernoulli directions: entries whose mean is not 0.
@@ -61,7 +62,6 @@ def landscape(options: Mapping[str, Any], limits: Budget, jobs: Sequence[Job]) -
     uniform on the sphere: mean and standard deviation over the draws.
     """
     from rbd_ipu import analysis
-    from rbd_ipu.runs.experiment import prepare
 
     count, draws, points, images = (options[name] for name in ("count", "draws", "points", "images"))
     if limits.tiny:
@@ -129,7 +129,6 @@ def _correlations(
     from rbd_ipu import Compartments, analysis
     from rbd_ipu._compat import tf
     from rbd_ipu.methods.base import likeness
-    from rbd_ipu.runs.experiment import prepare
     from rbd_ipu.subspace import subspace
 
     config = resolve({**settings, "method": "sgd", "learning_rate": 1.0})
@@ -185,7 +184,6 @@ def _moved(job: Job, batches: int) -> Tuple[np.ndarray, np.ndarray, float, int, 
     from rbd_ipu._compat import tf
     from rbd_ipu.analysis import Surface
     from rbd_ipu.objective import default_loss
-    from rbd_ipu.runs.experiment import prepare
     from rbd_ipu.step import flatten
 
     experiment, loss = prepare(job.config), default_loss()

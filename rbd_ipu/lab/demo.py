@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Sequence
 
 from rbd_ipu import files, plots, provenance
 from rbd_ipu.config import OF_TEXT, Config, resolve
+from rbd_ipu.runs.experiment import prepare
 
 METHODS = ("sgd", "rbd", "fpd")
 _MOVES = {
@@ -82,7 +83,6 @@ def configs(plan: Plan) -> List[Config]:
 
 def train(config: Config) -> Run:
     """Trains one network."""
-    from rbd_ipu.runs.experiment import prepare
 
     began = time.perf_counter()
     experiment = prepare(config)
@@ -98,7 +98,6 @@ def train(config: Config) -> Run:
 
 def check(settings: Sequence[Config]) -> None:
     """Builds the first run, so that what is missing is said before anything is written."""
-    from rbd_ipu.runs.experiment import prepare
 
     prepare(settings[0])
 

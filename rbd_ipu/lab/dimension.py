@@ -19,6 +19,7 @@ from rbd_ipu.lab import pool
 from rbd_ipu.lab.pool import Job, job
 from rbd_ipu.lab.results import IMAGES, Costs, essence, from_folder, merge
 from rbd_ipu.runs import new_folder
+from rbd_ipu.runs.experiment import prepare
 
 DISTRIBUTION = "hadamard"  # unless another one is given: its cost does not depend on d
 
@@ -220,14 +221,12 @@ def _start(config: Config) -> float:
 
 
 def _size(given: Mapping[str, Any], wanted: Wanted, seed: int) -> int:
-    from rbd_ipu.runs.experiment import prepare
 
     return int(prepare(config_of(given, wanted.method, Order(None, 1.0, seed))).method.size)
 
 
 def _fitting(given: Mapping[str, Any], method: str, dims: Sequence[int], seed: int) -> None:
     """Builds the method at the ends of the range: a d that does not fit is said before anything is trained."""
-    from rbd_ipu.runs.experiment import prepare
 
     for dim in dims:
         try:

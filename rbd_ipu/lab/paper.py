@@ -6,7 +6,8 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Se
 
 from rbd_ipu import files, plots, process
 from rbd_ipu.config import Config
-from rbd_ipu.errors import ConfigError, say
+from rbd_ipu.data.datasets import data_folder
+from rbd_ipu.errors import ConfigError, MissingDataError, say
 from rbd_ipu.files import installed
 from rbd_ipu.lab import analyses, pool, presets, results, tables, tuning
 from rbd_ipu.lab.measures import Index
@@ -14,6 +15,7 @@ from rbd_ipu.lab.pool import Failure, Job, job
 from rbd_ipu.lab.presets import Cell, Preset, cells
 from rbd_ipu.lab.results import Costs, duration, key, stem
 from rbd_ipu.lab.tables import Grid, grid
+from rbd_ipu.provenance import command_line
 
 
 class Plan(NamedTuple):
@@ -95,8 +97,6 @@ def summary(plan: Plan, budget: str) -> str:
 
 def absent(configs: Sequence[Config]) -> Dict[str, str]:
     """Data sets that are not here, and what to do about it: said once, not by every run."""
-    from rbd_ipu.data.datasets import data_folder
-    from rbd_ipu.errors import MissingDataError
 
     reasons: Dict[str, str] = {}
     places: Any = sorted({(config.dataset, config.data_dir or "") for config in configs})
@@ -255,7 +255,6 @@ def _analysed(
     finding = analyses.latest(rows, preset, limits)
     if arguments.only_show or finding is not None and finding["options"] == preset.options:
         return finding
-    from rbd_ipu.provenance import command_line
 
     runs = to_run(found).values()
     jobs = [one for one in (job(config, label, file.parent / "runs") for config, label in runs) if one.ended()]

@@ -17,6 +17,7 @@ from rbd_ipu.files import installed
 from rbd_ipu.lab import analyses, presets, tables
 from rbd_ipu.lab import paper as show
 from rbd_ipu.lab.bench import report as bench
+from rbd_ipu.lab.bench import report as bench_report
 from rbd_ipu.lab.claims import VERDICTS, Known, Verdict, verdicts
 from rbd_ipu.lab.measures import Index
 from rbd_ipu.lab.presets import NAMED, Budget, budget, cells
@@ -389,9 +390,7 @@ def of_speed(folder: Path) -> str:
         rows = document["rows"]
         parts.append(element("h3", escaped("The project's targets" if name == "targets" else "The cost of a step")))
         if name == "targets" and document.get("targets"):
-            from rbd_ipu.lab.bench.report import lines
-
-            parts.append(table(lines(document["targets"]), left=2))
+            parts.append(table(bench_report.lines(document["targets"]), left=2))
         else:
             parts.append(table(bench.cells(rows, bench.columns_for(rows)), left=1))
         parts.append(notes([f"{document['command']}; {_place(document)}"]))

@@ -22,6 +22,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
+from rbd_ipu import __version__
 from rbd_ipu.errors import STATUS, ConfigError, WorkersError
 from rbd_ipu.parallel.workers import Groups, launched, task, tree
 from rbd_ipu.process import divided, keep_to, usable
@@ -399,8 +400,6 @@ def _machine() -> str:
 
 def _versions() -> Dict[str, str]:
     from importlib import metadata
-
-    from rbd_ipu import __version__
 
     found = {"version of rbd_ipu": __version__, "version of Python": ".".join(map(str, sys.version_info[:2]))}
     packages = {"TensorFlow": ("tensorflow", "tensorflow-cpu"), "NumPy": ("numpy",), "Numba": ("numba",)}

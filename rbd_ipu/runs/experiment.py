@@ -6,6 +6,7 @@ from typing import Any, Dict, NamedTuple
 
 import numpy as np
 
+from rbd_ipu import models
 from rbd_ipu.config import Config
 from rbd_ipu.errors import ConfigError, WorkersError
 
@@ -50,7 +51,6 @@ class Experiment(NamedTuple):
 
         A copy of the network writes it, where TensorFlow computes by itself: a device may be busy, or slow at this.
         """
-        from rbd_ipu import models
         from rbd_ipu.gpt import generate
 
         config, data = self.config, self.data
@@ -101,7 +101,7 @@ def prepare(config: Config) -> Experiment:
       WorkersError: not all workers of a cluster have come.
     """
     try:
-        from rbd_ipu import data, devices, methods, models, replay, training
+        from rbd_ipu import data, devices, methods, replay, training
 
         device = devices.open_device(config.device, **config.place())
         config = dataclasses.replace(config, seed=device.shared_seed(config.seed))

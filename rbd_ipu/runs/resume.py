@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
+from rbd_ipu import checkpoints
 from rbd_ipu.checkpoints.file import Checkpoint, CheckpointError, Found, search
 from rbd_ipu.config import FIELDS, Config, from_file, resolve
 from rbd_ipu.errors import ConfigError
@@ -157,15 +158,13 @@ def _check(checkpoint: Checkpoint, experiment: Experiment, folder: RunFolder, fi
 
 def rewind(experiment: Experiment, folder: RunFolder, start: Checkpoint) -> List[Dict[str, Any]]:
     """Takes the trainer and the metrics to where the checkpoint was written; gives the rows of the epochs before."""
-    from rbd_ipu.checkpoints import restore
 
-    restore(experiment.trainer, start)
+    checkpoints.restore(experiment.trainer, start)
     return metrics.cut(folder / "metrics.jsonl", folder / "metrics.csv", start.about["metrics"])
 
 
 def keeper(experiment: Experiment, folder: RunFolder) -> Any:
     """The callback that writes the checkpoints of a run."""
-    from rbd_ipu.checkpoints import Checkpoints
 
     config, data = experiment.config, experiment.fingerprint()
 
@@ -175,7 +174,7 @@ def keeper(experiment: Experiment, folder: RunFolder) -> Any:
             found["replay_log"] = experiment.trainer.replay_log.extent()
         return found
 
-    return Checkpoints(
+    return checkpoints.Checkpoints(
         folder / "checkpoints", experiment.trainer, config.checkpoint_seconds, config.keep_checkpoints, about
     )
 

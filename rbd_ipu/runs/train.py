@@ -9,15 +9,18 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
+from rbd_ipu import checkpoints
 from rbd_ipu.config import FIELDS, Config, resolve
 from rbd_ipu.config.resolve import Given
 from rbd_ipu.errors import ConfigError, NonFiniteError
 from rbd_ipu.files import locked, missing
+from rbd_ipu.parallel import launch
 from rbd_ipu.parallel.ranks import TIMEOUT, connect, connected
 from rbd_ipu.parallel.workers import running, task
 from rbd_ipu.process import deferred
 from rbd_ipu.provenance import command_line
 from rbd_ipu.runs import RunFolder, check_free, new_folder, resume
+from rbd_ipu.runs.experiment import prepare
 
 
 def with_all_ranks(read: Callable[[], Dict[str, Given]]) -> Dict[str, Given]:
@@ -87,8 +90,6 @@ def train(
     if status is not None:
         return status
 
-    from rbd_ipu.runs.experiment import prepare
-
     experiment = prepare(config)
     if experiment.trainer.device.compiles_only:
         return _compile(experiment)
@@ -121,8 +122,6 @@ def go_on(given: Mapping[str, Given], words: Sequence[str], output: Path, quiet:
             said = f"finished already after {config.epochs} epochs\nfolder      {folder.path}"
             print(folder.path if quiet else said)
             return 0
-
-        from rbd_ipu.runs.experiment import prepare
 
         experiment = prepare(config)
         if experiment.trainer.device.compiles_only:
@@ -225,8 +224,6 @@ def elsewhere(config: Config, words: Sequence[str], folder: Any = None) -> Optio
         return follow(config, folder) if _later_instance() else None
     own = task()
     if own is None:
-        from rbd_ipu.parallel import launch  # late: most processes start no others
-
         return launch.run(["rbd_ipu", *words], config.workers)
     return follow(config, folder) if own.index else None
 
@@ -245,9 +242,7 @@ def _later_instance() -> bool:
 
 def follow(config: Config, folder: Any) -> int:
     """Trains as worker 1, 2, ..., from the checkpoint that worker 0 begins with; returns the exit status."""
-    from rbd_ipu.checkpoints import restore
     from rbd_ipu.runs.callbacks import StopOnInterrupt
-    from rbd_ipu.runs.experiment import prepare
 
     if folder is not None and as_first(resume.is_finished(folder, config)):
         return 0
@@ -255,7 +250,7 @@ def follow(config: Config, folder: Any) -> int:
     start = None
     if folder is not None:
         found = resume.find(experiment, folder).checkpoint
-        start = None if found is None else restore(experiment.trainer, found)
+        start = None if found is None else checkpoints.restore(experiment.trainer, found)
     with deferred() as interrupt:
         try:
             experiment.fit(verbose=0, start=start, callbacks=[StopOnInterrupt(interrupt)])

@@ -37,8 +37,6 @@ def package() -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("tensorflow.python.ipu"):
             raise
-        from rbd_ipu._compat import tf
-
         raise RuntimeError(
             f"an IPU needs the TensorFlow of the Poplar SDK (Python 3.8, TensorFlow 2.6); this is TensorFlow "
             f"{tf.__version__} without tensorflow.python.ipu. `rbd-ipu devices check FILE` needs no SDK"

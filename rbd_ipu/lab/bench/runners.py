@@ -30,8 +30,11 @@ from typing import (
 
 import numpy as np
 
+from rbd_ipu import models
+from rbd_ipu.compartments import parse_scheme
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.process import for_children
+from rbd_ipu.provenance import machine
 
 # Name -> network and shape of its images.
 WORKLOADS: Dict[str, Tuple[str, Tuple[int, int, int]]] = {
@@ -145,7 +148,6 @@ def _options(method: str, choices: Choices) -> Iterable[Dict[str, Any]]:
 
 def check(choices: Choices) -> None:
     """Refuses unknown names before anything is built."""
-    from rbd_ipu.compartments import parse_scheme
     from rbd_ipu.directions import check_distribution, resolve
     from rbd_ipu.methods import METHODS
 
@@ -199,7 +201,7 @@ class TrainerSteps(Runner):
     """
 
     def __init__(self, case: Case):
-        from rbd_ipu import methods, models
+        from rbd_ipu import methods
         from rbd_ipu.training import Trainer
 
         network, shape = WORKLOADS[case.network]
@@ -226,7 +228,6 @@ class KerasSteps(Runner):
     """
 
     def __init__(self, case: Case):
-        from rbd_ipu import models
         from rbd_ipu._compat import KERAS_3, keras
 
         class Stopwatch(keras.callbacks.Callback):
@@ -420,7 +421,6 @@ def threads() -> int:
     """How many threads the sources may use."""
     from rbd_ipu._compat import tf
     from rbd_ipu.directions import native
-    from rbd_ipu.provenance import machine
 
     if native.available():
         from rbd_ipu.directions.native.threads import thread_count

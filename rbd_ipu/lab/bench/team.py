@@ -11,10 +11,12 @@ import tempfile
 import threading
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
-from rbd_ipu import files
+from rbd_ipu import files, models
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab.bench.report import ratio, spread
-from rbd_ipu.lab.bench.runners import TRAINER, WORKLOADS, Case, measure
+from rbd_ipu.lab.bench.runners import CLASSES, RATE, TRAINER, WORKLOADS, Case, images, measure
+from rbd_ipu.parallel.launch import Launch
+from rbd_ipu.parallel.ranks import Ranks, connect
 from rbd_ipu.process import divided, keep_to, usable
 
 TURN_TIMEOUT = 24 * 3600.0  # seconds that a team waits for its turn
@@ -51,8 +53,6 @@ class TeamSteps:
     """
 
     def __init__(self, case: Case, team: Team):
-        from rbd_ipu.parallel.launch import Launch
-
         self.case, self.team = case, team
         self.turns: List[Dict[str, Any]] = []
         cores = divided(usable(), team.shares)
@@ -112,15 +112,13 @@ def main() -> None:
     """A worker's life: worker 0 reads how many steps to do and where, line by line, and says how they went."""
     facts, team_facts, cores, orders = json.loads(sys.argv[1])
     case, team = Case(**facts), Team(**team_facts)
-    from rbd_ipu.parallel.ranks import Ranks, connect
 
     ranks: Ranks = connect(TURN_TIMEOUT)
     index = ranks.rank
     keep_to(cores[index])  # before TensorFlow counts them
 
-    from rbd_ipu import methods, models
+    from rbd_ipu import methods
     from rbd_ipu.devices import open_device
-    from rbd_ipu.lab.bench.runners import CLASSES, RATE, images
     from rbd_ipu.training import Trainer
 
     device = open_device("cpu", worker_timeout=TURN_TIMEOUT, **team.plan())

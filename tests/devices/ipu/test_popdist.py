@@ -128,7 +128,7 @@ def test_an_instance_that_gets_sigterm_ends_where_all_end(monkeypatch):
     import os
     import signal
 
-    from rbd_ipu.runs import experiment, train
+    from rbd_ipu.runs import train
 
     seen = []
 
@@ -140,7 +140,7 @@ def test_an_instance_that_gets_sigterm_ends_where_all_end(monkeypatch):
             seen.append("went on")
 
     monkeypatch.setattr(train, "running", lambda: types.SimpleNamespace(getInstanceIndex=lambda: 1))
-    monkeypatch.setattr(experiment, "prepare", lambda config: Experiment())
+    monkeypatch.setattr(train, "prepare", lambda config: Experiment())
     assert train.follow(None, None) == 0 and not seen
 
 
