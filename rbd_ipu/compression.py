@@ -44,13 +44,15 @@ class Layout:
 
     A vector of n entries has n // 4096 whole blocks, and one of what is left. A block of n_b coordinates sends
     max(1, round(fraction n_b)) of them; all, where fraction is 1. Where that would be more than was asked for, with a
-    fraction below 1/4096, each block has one candidate, and of the blocks of one length B those with the largest
-    candidates send: max(1, round(fraction B n_b)) of them. Blocks of one shape are coded together: those of
-    vectors of one length one after the other, lengths in the order in which they first appear.
+    fraction below 1/4096 (with ``shared``: below 1/n_b), each block has one candidate, and of the blocks of one
+    length B those with the largest candidates send: max(1, round(fraction B n_b)) of them. Blocks of one shape are
+    coded together: those of vectors of one length one after the other, lengths in the order in which they first
+    appear.
 
     Args:
       sizes: n of each vector.
       fraction: of the coordinates that are sent, in (0, 1].
+      shared: whether the number that is sent comes as near to fraction D as it can.
 
     Attributes:
       shapes: of the blocks, see :class:`rbd_ipu.parallel.wire.Shape`.
@@ -63,8 +65,8 @@ class Layout:
       [Shape(blocks=2, n=4096, k=32), Shape(blocks=2, n=904, k=7), Shape(blocks=1, n=10, k=1)]
     """
 
-    def __init__(self, sizes: Sequence[int], fraction: float):
-        self.sizes, self.fraction = tuple(sizes), fraction
+    def __init__(self, sizes: Sequence[int], fraction: float, shared: bool = False):
+        self.sizes, self.fraction, self.shared = tuple(sizes), fraction, shared
         self.groups: Dict[int, List[int]] = {}
         for index, size in enumerate(sizes):
             self.groups.setdefault(size, []).append(index)
@@ -82,7 +84,10 @@ class Layout:
                     counts[rest] = last + 1
         self.shapes = [Shape(count, n, self.sent(n)) for n, count in counts.items()]
         self.lengths = list(counts)
-        self.sent_shapes = [self._of_some(shape) if fraction * BLOCK < 1.0 else shape for shape in self.shapes]
+        self.sent_shapes = [
+            self._of_some(shape) if fraction * (shape.n if shared else BLOCK) < 1.0 else shape
+            for shape in self.shapes
+        ]
         self.coordinates = sum(shape.blocks * shape.k for shape in self.sent_shapes)
 
     def _of_some(self, shape: Shape) -> Shape:
@@ -185,10 +190,19 @@ class BlockSketch(Sketch):
       seed: of the bases.
       signed: whether the bases have random signs.
       source: "auto", "native" or "counter".
+      shared: as for :class:`Layout`.
     """
 
-    def __init__(self, sizes: Sequence[int], fraction: float, seed: int, signed: bool, source: str = "auto"):
-        self.layout = Layout(sizes, fraction)
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        fraction: float,
+        seed: int,
+        signed: bool,
+        source: str = "auto",
+        shared: bool = False,
+    ):
+        self.layout = Layout(sizes, fraction, shared)
         self.size, self.dim, self.shapes = sum(sizes), self.layout.coordinates, self.layout.sent_shapes
         self.seed, self._signed = seed, signed
         self._kernels = self._seeds = None
@@ -402,7 +416,8 @@ class Compression(NamedTuple):
         basis = self.basis
         if self.select == "largest":
             fraction = self.fraction if self.dim is None else self.dim / D
-            sketch = BlockSketch(sizes, float(fraction or 1.0), basis.seed, not self.fixed, basis.source)
+            counted = self.dim is not None
+            sketch = BlockSketch(sizes, float(fraction or 1.0), basis.seed, not self.fixed, basis.source, counted)
             if self.dim is not None and self.dim < len(sketch.shapes):
                 raise ValueError(
                     f"dim={self.dim}: this model has blocks of {len(sketch.shapes)} lengths, and those of each send "
@@ -438,7 +453,10 @@ def compression(
       >>> compression(0, None, 1 / 128, "largest", 1.0, "sign", distribution="blocks").fixed
       True
     """
-    fixed = isinstance(redraw_every, int) and not isinstance(redraw_every, bool) and redraw_every == 0
+    whole = isinstance(redraw_every, int) and not isinstance(redraw_every, bool)
+    fixed = whole and redraw_every == 0
+    if whole and redraw_every < 0:
+        raise ValueError(f"redraw_every must be an integer >= 0, where 0 keeps the first basis; got {redraw_every}")
     made = Compression(
         BasisSpec(redraw_every=1 if fixed else redraw_every, **basis),
         fixed,
@@ -486,6 +504,8 @@ def check(use: Compression) -> None:
         raise ValueError("second_moment must be below 1, the decay of a running mean; got 1.0")
     if use.memory is not None and use.basis.normalize != "unit":
         raise ValueError(f"memory={use.memory} needs normalize='unit', got {use.basis.normalize!r}")
+    if distribution == "blocks" and use.basis.normalize == "none":
+        raise ValueError("distribution 'blocks' has directions of norm 1: normalize must be 'unit', got 'none'")
     if distribution == "blocks" and use.basis.compartments not in ("global", "variable"):
         raise ValueError(
             f"distribution 'blocks' cuts every variable into blocks by itself; compartments must be 'variable' or "
@@ -539,7 +559,7 @@ def send(
             gradients = sketch.rescaled(use, squares, gradients, finite, step)
         chosen = sketch.choose(list(gradients), index)
     coded = wires.encode(use.wire, chosen)
-    if memory or wires.VALUES.get(use.wire).scaled:
+    if memory or wires.VALUES.get(use.wire).scaled or use.select == "largest":  # NaN is not the largest of a block
         coded = [_not_finite_unless(finite, use.wire, one) for one in coded]
     own = wires.decode(use.wire, coded)
     if gather is None:
@@ -551,6 +571,8 @@ def send(
 @as_it_is
 def receive(sketch: Any, sent: Sent, memory: Sequence[Any], index: Any, sign: bool = False) -> List[Any]:
     """The last two lines: m <- m - P q, unless the gradients were not finite, and P of the sum, or its sign."""
+    if sign:  # that of infinity is 1
+        sent = sent._replace(coordinates=[nan_unless_finite(own) for own in sent.coordinates])
     return sketch.receive(sent, memory, index, sign)
 
 
@@ -562,6 +584,11 @@ def unbiased(decay: float, step: Any) -> Any:
 def all_finite(tensors: Sequence[Any]) -> Any:
     """Whether all entries are finite, by their sums: bool scalar."""
     return functools.reduce(tf.logical_and, [tf.math.is_finite(tf.reduce_sum(tensor)) for tensor in tensors])
+
+
+def nan_unless_finite(coordinates: Sequence[Chosen]) -> List[Chosen]:
+    """The same coordinates, with NaN for those that are infinite: the sign of infinity is a number."""
+    return [(index, tf.where(tf.math.is_finite(values), values, math.nan)) for index, values in coordinates]
 
 
 def _not_finite_unless(finite: Any, wire: str, coded: Any) -> Any:
@@ -581,6 +608,7 @@ __all__ = [
     "SubspaceSketch",
     "check",
     "compression",
+    "nan_unless_finite",
     "receive",
     "send",
 ]

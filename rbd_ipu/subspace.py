@@ -21,7 +21,15 @@ import numpy as np
 from rbd_ipu import checks
 from rbd_ipu._compat import as_it_is, inside_xla, program, tf
 from rbd_ipu.compartments import Compartments, parse_scheme
-from rbd_ipu.directions import DISTRIBUTIONS, Compiled, Source, check_distribution, make_source, resolve
+from rbd_ipu.directions import (
+    DISTRIBUTIONS,
+    Compiled,
+    Source,
+    check_distribution,
+    check_orthogonal,
+    make_source,
+    resolve,
+)
 from rbd_ipu.directions.dense import BLOCK_FLOATS, MOST_PLACES, Keyed, Many
 from rbd_ipu.directions.source import module_of, repeat
 from rbd_ipu.directions.stream import schedule
@@ -83,6 +91,8 @@ class BasisSpec:
         parse_scheme(self.compartments)
         check_normalize(self.normalize)
         resolve(self.source)
+        if self.orthogonalize:
+            check_orthogonal(self.distribution, self.normalize)
 
     @classmethod
     def names(cls) -> Tuple[str, ...]:

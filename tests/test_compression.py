@@ -253,6 +253,52 @@ def test_the_layout_counts_every_coordinate_once():
             assert layout.sent_shapes == layout.shapes or fraction == 1e-6
 
 
+def test_a_number_of_coordinates_is_met_where_blocks_are_small():
+    """With ``shared`` blocks of less than one coordinate share them; else each sends one."""
+    sizes = [100] * 30 + [10] * 30 + [4096]
+    D = sum(sizes)
+    for dim in (3, 5, 8, 20, 40, 62, 100, 400, D):
+        layout = Layout(sizes, dim / D, shared=True)
+        assert abs(layout.coordinates - dim) <= max(2, 0.15 * dim)
+        assert sum(shape.blocks * shape.n for shape in layout.sent_shapes) == D
+    assert Layout(sizes, 5 / D).coordinates == 63
+
+
+def test_a_number_of_coordinates_by_machine_code_and_operations():
+    sizes = [100] * 7 + [10] * 3 + [5000]
+    variables, step, runs = [(n,) for n in sizes], tf.constant(0), []
+    for source in ("counter", "native"):
+        use = made("float32", source=source)._replace(dim=9, fraction=None)
+        assert use.sketch(variables).dim == 9
+        runs.append(trained(use, sizes, 3, 2, seed=4))
+    for one, other in zip(tf.nest.flatten(runs[0]), tf.nest.flatten(runs[1])):
+        np.testing.assert_array_equal(one, other)
+    # Of blocks that share them, those with the largest coordinates of all send one each.
+    sketch = made("float32", memory=None)._replace(dim=9, fraction=None).sketch(variables)
+    g = [np.random.default_rng(6).standard_normal(n).astype(np.float32) for n in sizes]
+    whole = made("float32", "all", None, None).sketch(variables).choose(g, step)
+    for (_, values), (_, c), shape in zip(sketch.choose(g, step), whole, sketch.shapes):
+        if c.shape[0] > 1:
+            candidates = np.sort(np.abs(c.numpy()).max(axis=1))[::-1]
+            np.testing.assert_allclose(np.sort(np.abs(values.numpy()[0]))[::-1], candidates[: shape.k], rtol=1e-6)
+
+
+@pytest.mark.parametrize("source", ["counter", "native"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_never_lost(source, bad):
+    """Neither by a selection, for which NaN is not large, nor by the sign, which infinity has."""
+    g = np.ones(9000, np.float32)
+    g[17] = bad
+    for wire in VALUES:
+        for select, fraction in (("all", None), ("largest", 0.01), ("largest", 1e-5)):
+            use = made(wire, select, fraction, None, source=source)
+            sketch = use.sketch([(9000,)])
+            sent = compression.send(use, sketch, [tf.constant(g)], [], tf.constant(0), None)
+            for sign in (False, True):
+                (u,) = compression.receive(sketch, sent, [], tf.constant(0), sign)
+                assert not np.isfinite(u.numpy()).all()
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -265,6 +311,7 @@ def test_the_layout_counts_every_coordinate_once():
         ({"basis": BasisSpec(distribution="normal"), "select": "all"}, "memory=1.0 needs orthonormal directions"),
         ({"basis": BasisSpec(distribution="groups", normalize="none"), "select": "all"}, "needs normalize='unit'"),
         ({"basis": BasisSpec(distribution="blocks", compartments="layer")}, "cuts every variable into blocks"),
+        ({"basis": BasisSpec(distribution="blocks", normalize="none"), "memory": None}, "normalize must be 'unit'"),
     ],
 )
 def test_what_does_not_go_together_is_refused(change, words):

@@ -87,6 +87,9 @@ def run_replay(arguments: argparse.Namespace) -> int:
     output = arguments.output
     if output is not None:
         _check_output(output, (".weights.h5", ".keras", ".h5"))
+    for path in filter(None, (arguments.folder, arguments.weights)):
+        if not path.exists():
+            raise ConfigError(f"{path}: there is no such file")
     from rbd_ipu import replay
     from rbd_ipu.runs.callbacks import save_weights
     from rbd_ipu.runs.record import trainer_of

@@ -349,9 +349,9 @@ class Config:
         ("gradients",),
     )
     fraction: Optional[float] = _key(
-        1 / 128,
+        None,
         Real(positive=True, most=1.0),
-        "of the coordinates of each block, the part that is sent",
+        "of the coordinates of each block, the part that select=largest sends; null: 1/128",
         (COMPRESSED,),
     )
     select: Optional[str] = _key("largest", Choice("largest", "all"), "which coordinates are sent", (COMPRESSED,))

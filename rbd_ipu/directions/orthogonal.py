@@ -26,16 +26,18 @@ TILE_FLOATS = 1 << 21
 SMALLEST_TILED = 64
 
 
-def make(groups: int, size: int, dim: int, distribution: str, normalize: str) -> Source:
-    """The source for G bases; orthonormal whatever source draws the numbers.
+def check(distribution: str, normalize: str) -> None:
+    """Refuses directions that cannot be made orthonormal, or already are.
 
     Raises:
-      ValueError: the directions cannot be orthonormal, already are, or would take too long; the message says why.
+      ValueError: the message says why.
     """
     if distribution.partition(":")[0] not in ("normal", "uniform", "rademacher"):
         why = {
             "hadamard": "its directions are orthogonal by construction",
             "sparse": "orthogonal directions would not be sparse",
+            "blocks": "its directions are orthonormal by construction",
+            "groups": "its directions are orthogonal by construction",
             "bernoulli-0.5": "its directions share their mean, which is what it is there to reproduce",
         }.get(distribution.partition(":")[0], "it is not known here")
         raise ValueError(
@@ -43,6 +45,15 @@ def make(groups: int, size: int, dim: int, distribution: str, normalize: str) ->
         )
     if normalize != "unit":
         raise ValueError(f"orthogonalize makes directions of norm 1: normalize must be 'unit', got {normalize!r}")
+
+
+def make(groups: int, size: int, dim: int, distribution: str, normalize: str) -> Source:
+    """The source for G bases; orthonormal whatever source draws the numbers.
+
+    Raises:
+      ValueError: the directions cannot be orthonormal, already are, or would take too long; the message says why.
+    """
+    check(distribution, normalize)
     if dim > size:
         raise ValueError(
             f"no more than {size} directions can be orthogonal in a space of {size} parameters, got dim {dim}"

@@ -183,6 +183,11 @@ def _structure(distribution: Any) -> Tuple[Structure, Any]:
     return row, row.parse(text)
 
 
+def check_orthogonal(distribution: str, normalize: str) -> None:
+    """Refuses directions that cannot be made orthonormal, or already are; ValueError says why."""
+    imported(ORTHOGONAL).check(distribution, normalize)
+
+
 def make_source(
     source: str,
     groups: int,

@@ -1,6 +1,6 @@
 """Compressed descent: the largest coordinates of an orthonormal basis, few bits each, with a memory of the rest."""
 
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -9,7 +9,10 @@ from rbd_ipu._compat import tf
 from rbd_ipu.compartments import describe
 from rbd_ipu.methods.base import METHODS, Method
 from rbd_ipu.parallel import wire as wires
+from rbd_ipu.parallel.exchange import replica
 from rbd_ipu.parallel.workers import groups
+
+FRACTION = 1 / 128  # of the coordinates, where nobody says; has Adam's loss on a small language model
 
 
 @METHODS.register("compressed")
@@ -32,8 +35,8 @@ class Compressed(Method):
 
     Args:
       learning_rate, momentum: as for every method; momentum only with the inner optimizer "sgd".
-      fraction: of the coordinates of each block that is sent, in (0, 1].
-      select: "largest", or "all".
+      fraction: of the coordinates of each block that is sent, in (0, 1]; None: 1/128 with ``select="largest"``.
+      select: "largest", or "all", which takes no fraction.
       memory: what is kept of the memory, in [0, 1]; None for none. It is D numbers for each worker.
       bits: how coordinates are sent, a row of :data:`rbd_ipu.parallel.wire.VALUES`.
       update: "mean" or "sign".
@@ -65,7 +68,7 @@ class Compressed(Method):
         self,
         learning_rate: Any,
         momentum: float = 0.0,
-        fraction: float = 1 / 128,
+        fraction: Optional[float] = None,
         select: str = "largest",
         memory: Any = 1.0,
         bits: str = "sign",
@@ -78,10 +81,11 @@ class Compressed(Method):
         **basis: Any,
     ):
         super().__init__(learning_rate, momentum)
-        self.fraction = checks.finite_float("fraction", fraction, 0.0, 1.0)
-        whole = None if select == "all" else self.fraction
+        if fraction is None and select == "largest":
+            fraction = FRACTION
+        self.fraction = fraction
         self.use = compression.compression(
-            redraw_every, None, whole, select, memory, bits, second_moment, distribution="blocks", **basis
+            redraw_every, None, fraction, select, memory, bits, second_moment, distribution="blocks", **basis
         )
         self.basis, self.memory, self.second_moment = self.use.basis, self.use.memory, self.use.second_moment
         self.select, self.bits, self.redraw_every = select, bits, redraw_every
@@ -178,6 +182,8 @@ class Compressed(Method):
             wires.decode(self.bits, wires.unpack(self.bits, self.sketch.shapes, message))
             for message in tf.unstack(messages)
         ]
+        if self.sign == "sign":
+            coordinates = [compression.nan_unless_finite(one) for one in coordinates]
         return self.sketch.expand(coordinates, self.use.basis_index(step))
 
     def step(self, state: Any, batch: Any, step: Any) -> Any:
@@ -268,6 +274,10 @@ def _sortable(name: str) -> str:
     return f"{text}_{int(number):04}"
 
 
+def _is_mirrored(strategy: Any) -> bool:
+    return isinstance(strategy, tf.distribute.MirroredStrategy)
+
+
 class _AllRows:
     """The memories of all K workers or of all leaders of a level, where a checkpoint expects a variable: [rows, n].
 
@@ -286,11 +296,17 @@ class _AllRows:
         self.shape: Tuple[int, int] = (workers // stride, n)
         here = range(-(-first // stride), -(-(first + count) // stride))
         self._first, self._count = here.start, len(here)
-        self.slot = tf.Variable(tf.zeros([len(here), n]), trainable=False, name=name) if here else None
+        strategy = tf.distribute.get_strategy()
+        # A MirroredStrategy has a worker on each device, and there a copy of the slot: that worker's row.
+        self._copies = strategy.experimental_local_results if _is_mirrored(strategy) else None
+        kept = 1 if self._copies else len(here)
+        self.slot = tf.Variable(tf.zeros([kept, n]), trainable=False, name=name) if here else None
         self._rows: Any = None
 
     def row(self, index: Any) -> "_Row":
         """The memory with this index among all, which is here."""
+        if self._copies:
+            return _Row(self._copies(self.slot)[replica()], 0, 1)
         return _Row(self.slot, index - self._first, self._count)
 
     def keep(self, rows: Any, step: int) -> None:
@@ -298,13 +314,18 @@ class _AllRows:
         self._rows, self.step = np.asarray(rows, np.float32), step
 
     def numpy(self) -> np.ndarray:
+        if self._copies:
+            return np.concatenate([copy.numpy() for copy in self._copies(self.slot)])
         if self._count == self.shape[0] and self.slot is not None:
             return self.slot.numpy()
         return np.zeros(self.shape, np.float32) if self._rows is None else self._rows
 
     def assign(self, value: Any) -> None:
         rows = np.asarray(value)
-        if self.slot is not None:
+        if self._copies:
+            for copy, row in zip(self._copies(self.slot), rows):
+                copy.assign(row[np.newaxis])
+        elif self.slot is not None:
             self.slot.assign(rows[self._first : self._first + self._count])
         self.keep(rows, -1)  # see `restored`
 

@@ -47,10 +47,11 @@ class SubspaceOptimizer(Wrapper):
     Args:
       inner_optimizer: a Keras optimizer. Its clipping, loss scale and gradient accumulation act before the
         compression; its weight decay acts on the weights.
-      dim: how many coordinates a step sends, or
-      fraction: which part of D, in (0, 1]. With ``select="largest"`` each block sends max(1, round(fraction n)) of
-        its n, and below 1/4096 some of the blocks send one each; with ``select="all"`` they are d, the number of
-        directions. Both None: all D, for "blocks".
+      dim: how many coordinates a step sends. With ``select="all"`` it is d, the number of directions; with
+        ``select="largest"`` each block sends round(n dim / D) of its n, and where that is below 1 some of the blocks
+        send one each, so that there are about dim in all.
+      fraction: or which part of D, in (0, 1]. With ``select="largest"`` each block sends max(1, round(fraction n)) of
+        its n, and below 1/4096 some of the blocks send one each. Both None: all D, for "blocks".
       distribution: of the bases: "blocks" (the default), "groups", "hadamard", or another of
         :class:`rbd_ipu.RandomBasis`.
       select: "all" coordinates, or the "largest" of each block of "blocks".
@@ -216,7 +217,7 @@ class SubspaceOptimizer(Wrapper):
                 outside += 4 * sizes[i]
                 count = f"{4 * sizes[i]:,}"
             elif isinstance(whole, compression.BlockSketch):
-                layout = compression.Layout([sizes[i]], whole.layout.fraction)
+                layout = compression.Layout([sizes[i]], whole.layout.fraction, whole.layout.shared)
                 coordinates = f"{layout.coordinates:,}"
                 count = f"{wires.message_bytes(self._use.wire, layout.sent_shapes):,}"
             shape = " x ".join(str(n) for n in variable.shape) or "1"

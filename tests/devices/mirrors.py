@@ -34,6 +34,7 @@ QUICK = {
     "split-update": case(parallel="split", exchange="update"),
     "sgd": case("sgd", data="weighted", options={"momentum": 0.5}, metrics=["accuracy"]),
     "nes": case("nes", normalised=True, options={"dim": 3}),
+    "compressed": case("compressed", normalised=True, options={"fraction": 0.5}),
 }
 SLOW = {
     "shared-update": case(parallel="shared", exchange="update"),
@@ -88,7 +89,8 @@ def variables(trained):
 
 
 def values(trained):
-    return [np.asarray(variable.numpy()).tolist() for variable in variables(trained)]
+    kept = [slot for _, slot in sorted(trained.method.saved().items())]
+    return [np.asarray(variable.numpy()).tolist() for variable in [*variables(trained), *kept]]
 
 
 def differing(trained):
@@ -153,8 +155,9 @@ def outcome(name, where, folder):
         found.update(differing(trained))
     if first:
         found["stopped"] = stopped(trained)
-    if first and where == "devices":
+    if where == "devices" and (first or name == "compressed"):
         found["resumed"] = resumed(trained, one, folder / "state")
+    if first and where == "devices":
         found["refusals"] = refusals(trained)
     return found
 

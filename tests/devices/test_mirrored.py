@@ -74,9 +74,10 @@ def test_a_validation_is_made(found):
     assert {"val_loss", "val_accuracy"} <= set(found["own-coordinates"]["devices"]["history"])
 
 
-def test_resuming_is_exact(found):
-    """Saved within an epoch, restored after other steps: weights, velocities, statistics and counts, bit for bit."""
-    resumed = found["own-coordinates"]["devices"]["resumed"]
+@pytest.mark.parametrize("name", ["own-coordinates", "compressed"])
+def test_resuming_is_exact(found, name):
+    """Saved within an epoch, restored after other steps: weights, all that is kept, counts, bit for bit."""
+    resumed = found[name]["devices"]["resumed"]
     assert resumed["same"] and resumed["changed"]
 
 

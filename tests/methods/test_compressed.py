@@ -160,6 +160,7 @@ def test_without_memory_nothing_is_kept():
     ({"inner": "adam", "momentum": 0.5}, "momentum=0.5 is for inner='sgd', got inner='adam'"),
     ({"inner": "adagrad"}, "unknown inner 'adagrad'; accepted with Keras"),
     ({"fraction": 0.0}, r"fraction must be in \(0, 1\]"),
+    ({"fraction": 0.5, "select": "all"}, "with select='all' dim must be .* got dim=None, fraction=0.5"),
     ({"group_size": 0}, "group_size must be .*0"),
     ({"group_levels": 2}, "group_levels=2 is for groups, of a group_size of 2 and more; got group_size=1"),
     ({"workers": 6, "group_size": 4}, "group_size=4 needs a number of workers that is a multiple of 4, got 6"),
