@@ -199,6 +199,8 @@ def test_the_command_says_what_is_wrong_with_its_files(tmp_path, capsys):
     delta.save_delta(path, tuned(MAKERS["fpd normal"]), dense())
     assert main(["delta", "show", str(tmp_path / "nothere")]) == 2
     assert "nothere: there is no such file" in capsys.readouterr().err
+    assert main(["delta", "show", str(tmp_path)]) == 2
+    assert "is a folder, and a delta is a file" in capsys.readouterr().err
     for model, output, words in (
         ("nothere", f"b.{end}", "nothere: there is no such file"),
         (base.name, base.name, "is there already"),

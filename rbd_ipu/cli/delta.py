@@ -6,7 +6,7 @@ A delta is a fine-tune in a fixed subspace; a replay log gives the weights of an
 import argparse
 import os
 from pathlib import Path
-from typing import Sequence
+from typing import Optional, Sequence
 
 from rbd_ipu import files
 from rbd_ipu.errors import ConfigError
@@ -35,15 +35,21 @@ def _check_output(path: Path, endings: Sequence[str]) -> None:
         raise ConfigError(f"--output {path}: there is no folder {path.parent}")
 
 
+def _check_there(*paths: Optional[Path]) -> None:
+    for path in paths:
+        if path is not None and not path.exists():
+            raise ConfigError(f"{path}: there is no such file")
+
+
 def run_delta(arguments: argparse.Namespace) -> int:
     """Shows or applies; returns the exit status."""
     if arguments.what == "apply" and not (arguments.model and arguments.output):
         raise ConfigError("rbd-ipu delta apply needs --model BASE and --output FILE")
     if arguments.what == "show" and (arguments.model or arguments.output):
         raise ConfigError("rbd-ipu delta show takes the file alone; --model and --output are for apply")
-    for path in filter(None, (arguments.file, arguments.model)):
-        if not path.exists():
-            raise ConfigError(f"{path}: there is no such file")
+    _check_there(arguments.file, arguments.model)
+    if arguments.file.is_dir():
+        raise ConfigError(f"{arguments.file}: is a folder, and a delta is a file")
     if arguments.output:
         _check_output(arguments.output, (".keras", ".h5"))
     from rbd_ipu import delta
@@ -87,9 +93,9 @@ def run_replay(arguments: argparse.Namespace) -> int:
     output = arguments.output
     if output is not None:
         _check_output(output, (".weights.h5", ".keras", ".h5"))
-    for path in filter(None, (arguments.folder, arguments.weights)):
-        if not path.exists():
-            raise ConfigError(f"{path}: there is no such file")
+    _check_there(arguments.folder, arguments.weights)
+    if arguments.folder.is_dir() and not (arguments.folder / "replay.log").exists():
+        raise ConfigError(f"{arguments.folder}: there is no replay.log; a run with replay_log=true has one")
     from rbd_ipu import replay
     from rbd_ipu.runs.callbacks import save_weights
     from rbd_ipu.runs.record import trainer_of

@@ -11,8 +11,10 @@ own type, or raises a ConfigError that quotes what came and what is accepted. ``
 
 import dataclasses
 import difflib
+import importlib
 import math
 import numbers
+import operator
 import re
 from typing import Any, Dict, Iterable, Optional, Tuple
 
@@ -189,6 +191,34 @@ class Text(Kind):
         return value if isinstance(value, str) and self.form.fullmatch(value) else None
 
 
+class Row(Kind):
+    """The name of a row of a registry: one that ``kind`` knows, or one that was added since.
+
+    Registries need TensorFlow, which is imported for a name only that is not known here.
+
+    Args:
+      kind: of the names that come with this package, which are those in the help.
+      module, find: the registry's module, and what there raises a ValueError for a name without a row.
+    """
+
+    def __init__(self, kind: Kind, module: str, find: str):
+        self.kind, self.rule = kind, kind.rule
+        self._module, self._find = module, find
+
+    def read(self, value: Any) -> Any:
+        found = self.kind.read(value)
+        if found is not None or not isinstance(value, str):
+            return found
+        try:
+            operator.attrgetter(self._find)(importlib.import_module(self._module))(value)
+        except (ImportError, ValueError):
+            return None
+        return value
+
+    def check(self, value: Any) -> Any:
+        return self.kind.check(value) if self.read(value) is None else value
+
+
 FORWARD = ("nes", "hybrid")  # the methods that learn from losses alone
 COMPRESSED = "compressed"
 TEXTS = ("tiny_shakespeare", "shakespeare_excerpt")  # the data sets of text, for the networks of text
@@ -261,9 +291,14 @@ class Config:
     )
     distribution: Optional[str] = _key(
         "normal",
-        Text(
-            "normal | uniform | rademacher | bernoulli-0.5 | hadamard | groups | blocks | sparse | sparse:S",
-            r"normal|uniform|rademacher|bernoulli-0\.5|hadamard|groups|blocks(:unsigned)?|sparse(:[0-9][0-9.e+-]{0,20})?",
+        Row(
+            Text(
+                "normal | uniform | rademacher | bernoulli-0.5 | hadamard | groups | blocks | sparse | sparse:S",
+                r"normal|uniform|rademacher|bernoulli-0\.5|hadamard|groups|blocks(:unsigned)?"
+                r"|sparse(:[0-9][0-9.e+-]{0,20})?",
+            ),
+            "rbd_ipu.directions",
+            "check_distribution",
         ),
         "what directions are drawn from; bernoulli-0.5 is biased, as first published; hadamard: "
         "orthogonal, at a cost that does not depend on dim; groups: each parameter in one direction; blocks: all D "
@@ -360,7 +395,7 @@ class Config:
     )
     bits: Optional[str] = _key(
         "sign",
-        Choice("float32", "bfloat16", "int8", "sign", "sign-unbiased"),
+        Row(Choice("float32", "bfloat16", "int8", "sign", "sign-unbiased"), "rbd_ipu.parallel.wire", "VALUES.get"),
         "how coordinates are sent; sign: one bit each, and a scale of 8 bits a block",
         (COMPRESSED,),
     )
@@ -369,7 +404,7 @@ class Config:
     )
     inner: Optional[str] = _key(
         "sgd",
-        Choice("sgd", "adam", "adamw", "lion", "rmsprop"),
+        Row(Choice("sgd", "adam", "adamw", "lion", "rmsprop"), "rbd_ipu.methods.base", "inner_optimizer"),
         "the optimizer that is given the updates",
         ("rbd", COMPRESSED),
     )
@@ -456,7 +491,7 @@ class Config:
     )
     wire: str = _key(
         "float32",
-        Choice("float32", "float16", "bfloat16", "int8", "sign"),
+        Row(Choice("float32", "float16", "bfloat16", "int8", "sign"), "rbd_ipu.parallel.plan", "WIRES.get"),
         "the precision of coordinates that are sent",
     )
     worker_timeout: float = _key(300.0, Real(positive=True), "seconds that a worker waits for the others")

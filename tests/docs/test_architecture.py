@@ -31,7 +31,8 @@ def names_of(path):
 
 def named():
     """(name, file) pairs of the text: `name` in `file`."""
-    return re.findall(r"`([\w.]+)`(?: and\s+`[\w.]+`)? in\s+`(rbd_ipu/[\w/]+\.py)`", page())
+    found = re.findall(r"`([\w.]+)`(?: and\s+`([\w.]+)`)? in\s+`(rbd_ipu/[\w/]+\.py)`", page())
+    return [(name, path) for one, other, path in found for name in (one, other) if name]
 
 
 def test_every_name_is_where_the_page_says():

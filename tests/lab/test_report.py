@@ -185,6 +185,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     [
         (["nowhere"], "nowhere: there is no such folder"),
         (["--output", "report.pdf"], "must end in .html"),
+        (["--results", "nowhere"], "--results nowhere: there is no such folder"),
         (["--output", "no/report.html"], "there is no folder no"),
     ],
 )

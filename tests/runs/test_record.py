@@ -110,6 +110,7 @@ def test_what_is_no_log(whole, tmp_path, capsys):
     for words, said in (
         ([str(tmp_path / "a")], "is no replay log of rbd_ipu: it begins with b'nothing of the'"),
         ([str(tmp_path / "none")], "none: there is no such file"),
+        ([str(tmp_path)], "there is no replay.log; a run with replay_log=true has one"),
         ([str(whole), "--weights", str(tmp_path / "none.h5")], "none.h5: there is no such file"),
         ([str(whole), "--step", "112"], "has 111 steps, and step 112 is asked for"),
         ([str(whole), "--output", "a.npz"], "accepted endings are .weights.h5, .keras, .h5"),

@@ -10,6 +10,7 @@ import functools
 import logging
 from typing import Any, Callable, List, Sequence, Tuple
 
+from rbd_ipu.directions.dense import make as drawn_by_operations
 from rbd_ipu.directions.source import Source
 
 INSTALL = 'pip install "rbd-ipu[native]"'
@@ -34,6 +35,8 @@ def available() -> bool:
 def make(groups: int, size: int, dim: int, distribution: str, normalize: str, rows: int = 0) -> Source:
     """The source for G bases of ``dim`` directions in R^size. It knows no blocks: ``rows`` is not used.
 
+    A distribution without a kernel is drawn by the source ``counter``, which has the same numbers.
+
     Raises:
       ImportError: Numba cannot be imported; the message names the extra that brings it.
       ValueError: ``RBD_NUM_THREADS`` is not an integer >= 1.
@@ -42,8 +45,11 @@ def make(groups: int, size: int, dim: int, distribution: str, normalize: str, ro
         import numba  # noqa: F401
     except ImportError as error:
         raise ImportError(f"source 'native' needs Numba ({error}): {INSTALL}") from error
+    from rbd_ipu.directions.native.dense import KINDS
     from rbd_ipu.directions.native.op import Native
 
+    if distribution not in KINDS:
+        return drawn_by_operations(groups, size, dim, distribution, normalize, rows)
     return Native(groups, size, dim, distribution, normalize)
 
 
