@@ -117,7 +117,6 @@ def test_what_is_no_log(whole, tmp_path, capsys):
     ):
         assert main(["replay", *words]) == 2
         assert said in capsys.readouterr().err
-    assert main(["replay", str(tmp_path)]) == 4  # there is no file
 
 
 @starting.mpi
