@@ -83,12 +83,11 @@ class Compressed(Method):
         super().__init__(learning_rate, momentum)
         if fraction is None and select == "largest":
             fraction = FRACTION
-        self.fraction = fraction
         self.use = compression.compression(
             redraw_every, None, fraction, select, memory, bits, second_moment, distribution="blocks", **basis
         )
         self.basis, self.memory, self.second_moment = self.use.basis, self.use.memory, self.use.second_moment
-        self.select, self.bits, self.redraw_every = select, bits, redraw_every
+        self.fraction, self.select, self.bits, self.redraw_every = self.use.fraction, select, bits, redraw_every
         self.sign = checks.one_of("update", update, compression.UPDATES)
         self.chosen = {"update": update}
         if momentum and inner != "sgd":
