@@ -203,6 +203,7 @@ class Row(Kind):
 
     def __init__(self, kind: Kind, module: str, find: str):
         self.kind, self.rule = kind, kind.rule
+        self.names: Tuple[str, ...] = getattr(kind, "names", ())
         self._module, self._find = module, find
 
     def read(self, value: Any) -> Any:

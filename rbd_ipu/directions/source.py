@@ -184,7 +184,17 @@ def _structure(distribution: Any) -> Tuple[Structure, Any]:
 
 
 def check_orthogonal(distribution: str, normalize: str) -> None:
-    """Refuses directions that cannot be made orthonormal, or already are; ValueError says why."""
+    """Refuses directions that cannot be made orthonormal, or already are.
+
+    Args:
+      distribution, normalize: as for :class:`rbd_ipu.RandomBasis`.
+
+    Raises:
+      ValueError: the message says why.
+
+    Example:
+      >>> check_orthogonal("normal", "unit")
+    """
     imported(ORTHOGONAL).check(distribution, normalize)
 
 
