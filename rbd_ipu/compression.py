@@ -185,31 +185,21 @@ class BlockSketch(Sketch):
     """P_t of the distribution ``blocks``, one basis for each vector, and the k largest coordinates of each block.
 
     Args:
-      sizes: n of each vector.
-      fraction: of the coordinates that are chosen; 1 for all.
+      layout: of the vectors, and how many coordinates of them are chosen.
       seed: of the bases.
       signed: whether the bases have random signs.
       source: "auto", "native" or "counter".
-      shared: as for :class:`Layout`.
     """
 
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        fraction: float,
-        seed: int,
-        signed: bool,
-        source: str = "auto",
-        shared: bool = False,
-    ):
-        self.layout = Layout(sizes, fraction, shared)
-        self.size, self.dim, self.shapes = sum(sizes), self.layout.coordinates, self.layout.sent_shapes
+    def __init__(self, layout: Layout, seed: int, signed: bool, source: str = "auto"):
+        self.layout = layout
+        self.size, self.dim, self.shapes = sum(layout.sizes), layout.coordinates, layout.sent_shapes
         self.seed, self._signed = seed, signed
         self._kernels = self._seeds = None
         if resolve(source) == "native":
             native = module_of("native")
-            self._kernels = native.block_kernels(self.layout, signed)
-            self._seeds = functools.partial(native.later, native.compartment_seeds(range(len(sizes))).hashed)
+            self._kernels = native.block_kernels(layout, signed)
+            self._seeds = functools.partial(native.later, native.compartment_seeds(range(len(layout.sizes))).hashed)
 
     @as_it_is
     def choose(self, vectors: Sequence[Any], index: Any) -> List[Chosen]:
@@ -415,15 +405,16 @@ class Compression(NamedTuple):
             raise ValueError(f"dim={self.dim} is more than the {D} parameters of the subspace")
         basis = self.basis
         if self.select == "largest":
-            fraction = self.fraction if self.dim is None else self.dim / D
-            counted = self.dim is not None
-            sketch = BlockSketch(sizes, float(fraction or 1.0), basis.seed, not self.fixed, basis.source, counted)
-            if self.dim is not None and self.dim < len(sketch.shapes):
-                raise ValueError(
-                    f"dim={self.dim}: this model has blocks of {len(sketch.shapes)} lengths, and those of each send "
-                    "at least one coordinate"
-                )
-            return sketch
+            if self.dim is None:
+                layout = Layout(sizes, float(self.fraction or 1.0))
+            else:
+                layout = Layout(sizes, self.dim / D, shared=True)
+                if self.dim < len(layout.shapes):
+                    raise ValueError(
+                        f"dim={self.dim}: this model has blocks of {len(layout.shapes)} lengths, and those of each "
+                        "send at least one coordinate"
+                    )
+            return BlockSketch(layout, basis.seed, not self.fixed, basis.source)
         if basis.distribution == "blocks":
             if self.dim not in (None, D) or self.fraction not in (None, 1.0):
                 raise ValueError(
@@ -431,7 +422,7 @@ class Compression(NamedTuple):
                     f"got dim={self.dim}, fraction={self.fraction}. To send fewer: select='largest', or distribution "
                     "'hadamard' or 'groups'"
                 )
-            return BlockSketch(sizes, 1.0, basis.seed, not self.fixed, basis.source)
+            return BlockSketch(Layout(sizes, 1.0), basis.seed, not self.fixed, basis.source)
         dim = self.dim
         if dim is None and self.fraction is not None:
             dim = max(1, int(self.fraction * D + 0.5))

@@ -30,7 +30,7 @@ from rbd_ipu.lab import demo, dimension, paper, tuning
 from rbd_ipu.lab.bench import report, team
 from rbd_ipu.lab.bench.runners import DEFAULT_DIMS, KERAS, KERAS_JIT, WORKLOADS, Case, Choices, grid
 from rbd_ipu.lab.report import page
-from rbd_ipu.lab.results import read
+from rbd_ipu.lab.results import PUBLISHED, read
 from rbd_ipu.lab.trials import HIGHEST, LOWEST, Wanted, exponents, read_exponent, written
 from rbd_ipu.provenance import command_line, now
 from rbd_ipu.runs import check_free, new_folder
@@ -423,7 +423,7 @@ def configure_report(parser: argparse.ArgumentParser) -> None:
     add("folders", nargs="*", type=Path, metavar="FOLDER", help="folders with runs, at whatever depth")
     add("--output", type=Path, metavar="FILE", help="default report.html, with --paper paper.html; is replaced")
     add("--paper", action="store_true", help="the paper alone: claims, tables, figures; no list of runs, no speed")
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="published results; default results")
+    add("--results", type=Path, default=PUBLISHED, metavar="DIR", help="published results; default results")
 
 
 def run_report(arguments: argparse.Namespace) -> int:
@@ -434,7 +434,7 @@ def run_report(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--output {arguments.output}: must end in .html")
     if not arguments.output.parent.is_dir():
         raise ConfigError(f"--output {arguments.output}: there is no folder {arguments.output.parent}")
-    if arguments.results != Path("results") and not arguments.results.is_dir():
+    if arguments.results != PUBLISHED and not arguments.results.is_dir():
         raise ConfigError(f"--results {arguments.results}: there is no such folder")
     rows = paper.known(arguments.results, arguments.folders)
     findings = [row for place in (*arguments.folders, arguments.results) for row in read(place, "analysis")]

@@ -134,7 +134,7 @@ def configure(parser: argparse.ArgumentParser, kind: str) -> None:
     add("--format", choices=sorted(tables.FORMATS), default="text", help="what is printed; default text")
     add("--only-show", action="store_true", help="train nothing; without --output, write nothing either")
     add("--runs", type=Path, action="append", default=[], metavar="DIR", help="more runs; may be repeated")
-    add("--results", type=Path, default=Path("results"), metavar="PATH", help="published rows; default results")
+    add("--results", type=Path, default=results.PUBLISHED, metavar="PATH", help="published rows; default results")
 
 
 def run(arguments: argparse.Namespace, kind: str) -> int:

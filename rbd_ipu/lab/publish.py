@@ -20,7 +20,7 @@ from rbd_ipu.lab.results import key
 
 ARGUMENTS = argparse.ArgumentParser(prog="python -m rbd_ipu.lab.publish", description="Puts ended runs on record.")
 ARGUMENTS.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="folders with runs, at whatever depth")
-ARGUMENTS.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default results")
+ARGUMENTS.add_argument("--results", type=Path, default=results.PUBLISHED, metavar="DIR", help="default results")
 
 
 def publish(folders: Sequence[Path], published: Path) -> Dict[str, int]:

@@ -24,6 +24,7 @@ from rbd_ipu.config import FIELDS, OF_TEXT, Config, from_file, resolve
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.runs.folder import perplexity
 
+PUBLISHED = Path("results")  # where the rows on record are, from the root of the project
 _ELSEWHERE = (
     "device", "data_dir", "source", "checkpoint_seconds", "keep_checkpoints", "workers", "simulate_workers",
     "worker_timeout", "replay_log",

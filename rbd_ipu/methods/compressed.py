@@ -273,10 +273,6 @@ def _sortable(name: str) -> str:
     return f"{text}_{int(number):04}"
 
 
-def _is_mirrored(strategy: Any) -> bool:
-    return isinstance(strategy, tf.distribute.MirroredStrategy)
-
-
 class _AllRows:
     """The memories of all K workers or of all leaders of a level, where a checkpoint expects a variable: [rows, n].
 
@@ -297,7 +293,8 @@ class _AllRows:
         self._first, self._count = here.start, len(here)
         strategy = tf.distribute.get_strategy()
         # A MirroredStrategy has a worker on each device, and there a copy of the slot: that worker's row.
-        self._copies = strategy.experimental_local_results if _is_mirrored(strategy) else None
+        mirrored = isinstance(strategy, tf.distribute.MirroredStrategy)
+        self._copies = strategy.experimental_local_results if mirrored else None
         kept = 1 if self._copies else len(here)
         self.slot = tf.Variable(tf.zeros([kept, n]), trainable=False, name=name) if here else None
         self._rows: Any = None
