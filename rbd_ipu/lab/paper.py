@@ -113,7 +113,7 @@ OUTPUT = Path("runs/paper")
 EPILOG = """Runs are made in processes of their own, several at once, under DIR/runs, one folder for each set of
 settings. Whatever stops them, the same command goes on: finished runs are never made again, and tables and figures
 share them. A cell that is not at the paper's setting is marked. Exit status: 0 shown, 1 a run failed, 2 wrong
-arguments, 130 Ctrl-C (what there is, is shown)."""
+arguments, 130 Ctrl-C (what there is, is shown), 143 SIGTERM."""
 
 
 def configure(parser: argparse.ArgumentParser, kind: str) -> None:

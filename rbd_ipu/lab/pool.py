@@ -32,7 +32,7 @@ from rbd_ipu.config import FIELDS, Config, from_assignments
 from rbd_ipu.errors import ConfigError, exit_status
 from rbd_ipu.files import locked
 from rbd_ipu.lab.results import ENDED, duration, key
-from rbd_ipu.process import divided, for_children, keep_to, usable
+from rbd_ipu.process import divided, for_children, keep_to, stopped_by_sigterm, usable
 from rbd_ipu.runs.train import go_on
 from rbd_ipu.runs.train import train as train_run
 
@@ -198,6 +198,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 WORKER = ("-m", "rbd_ipu.lab.pool")  # what a process of a run is started with
 POLL = 0.1  # seconds
 REPORT = 30.0  # seconds between two lines of progress
+ENDED_BY_SIGTERM = "ended by SIGTERM; what is done is kept, and the same command goes on"
 Tell = Callable[[str], None]
 
 
@@ -300,7 +301,7 @@ def run(jobs: Sequence[Job], parallel: int, seconds: Callable[[Config], float], 
 
     Raises:
       KeyboardInterrupt: Ctrl-C; the runs have stopped, with everything up to there on disk.
-      SystemExit: SIGTERM has ended a run in this process, and with it all.
+      SystemExit: SIGTERM; the same.
     """
     waiting = [job for job in jobs if not job.ended()]
     if parallel == 0:
@@ -319,7 +320,7 @@ def _in_this_process(jobs: Sequence[Job], say: Tell) -> List[Failure]:
         if status == 128 + signal.SIGINT:
             raise KeyboardInterrupt
         if status == 128 + signal.SIGTERM:
-            say("ended by SIGTERM; what is done is kept, and the same command goes on")
+            say(ENDED_BY_SIGTERM)
             raise SystemExit(status)
         if not job.ended():
             failures.append(Failure(job, f"exit status {status}"))
@@ -339,18 +340,23 @@ class _Queue(Pool):
 
     def run(self) -> List[Failure]:
         reported = time.monotonic()
-        try:
-            while self.waiting or self.running:
-                self._begin()
-                for entry in self.ended():
-                    self._end(entry)
-                if time.monotonic() - reported > REPORT:
-                    reported = time.monotonic()
-                    self.say(self.progress())
-        except KeyboardInterrupt:
-            # They write what they have; a second Ctrl-C leaves them to themselves.
-            self.stop(signal.SIGINT)
-            raise
+        with stopped_by_sigterm():
+            try:
+                while self.waiting or self.running:
+                    self._begin()
+                    for entry in self.ended():
+                        self._end(entry)
+                    if time.monotonic() - reported > REPORT:
+                        reported = time.monotonic()
+                        self.say(self.progress())
+            except KeyboardInterrupt:
+                # They write what they have; a second Ctrl-C leaves them to themselves.
+                self.stop(signal.SIGINT)
+                raise
+            except SystemExit:
+                self.stop(signal.SIGTERM)
+                self.say(ENDED_BY_SIGTERM)
+                raise
         return self.failures
 
     def _begin(self) -> None:

@@ -201,12 +201,13 @@ def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, start):
     assert not failed.ended() and all(one.ended() for one in others)
 
 
-def test_ctrl_c_stops_the_runs_and_a_second_start_goes_on(tmp_path, start):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_queue_that_is_asked_to_stop_stops_its_runs(number, tmp_path, start):
     process = start([{**SETTINGS, "epochs": 100, "seed": 0}])
     (one,) = jobs_of(tmp_path / "runs", [0], epochs=100)
     while one.epochs_done() < 2:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode not in (0, None) and not is_claimed(one.folder) and not one.ended()
 
