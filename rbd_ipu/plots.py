@@ -22,7 +22,6 @@ STYLE = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": "medium",
-    "figure.constrained_layout.use": True,
     "font.size": 10,
     "grid.alpha": 0.3,
     "legend.frameon": False,
@@ -32,6 +31,8 @@ STYLE = {
 }
 PAPER = ", paper"  # ends the name of a line of the paper's numbers, which has the colour of ours
 _ACROSS = 3  # panels in a row
+# Inches around panels and between them. Measuring the text instead would draw every picture twice.
+_LEFT, _RIGHT, _BOTTOM, _TOP, _BETWEEN, _ABOVE = 0.9, 0.2, 0.6, 0.75, 1.05, 0.9
 
 
 class Line(NamedTuple):
@@ -83,9 +84,18 @@ def draw(path: Union[str, Path], title: str, found: Sequence[Panel]) -> None:
     """
     across = min(_ACROSS, len(found))
     down = -(-len(found) // across)
-    with _figure(max(4.4 * across, 6.0), 3.4 * down + 0.3) as figure, replacing(path) as draft:
-        figure.suptitle(textwrap.fill(title, int(14 * figure.get_figwidth())), fontsize=11)
+    width, height = max(4.4 * across, 6.0), 3.4 * down + 0.3
+    with _figure(width, height) as figure, replacing(path) as draft:
+        words = textwrap.fill(title, int(14 * width))
+        figure.suptitle(words, fontsize=11, y=1 - 0.1 / height, va="top")
         axes = np.ravel(figure.subplots(down, across, squeeze=False))
+        top = _TOP + 0.18 * words.count("\n")
+        inner = (width - _LEFT - _RIGHT - (across - 1) * _BETWEEN) / across
+        outer = (height - top - _BOTTOM - (down - 1) * _ABOVE) / down
+        figure.subplots_adjust(
+            *(_LEFT / width, _BOTTOM / height, 1 - _RIGHT / width, 1 - top / height),
+            *(_BETWEEN / inner, _ABOVE / outer),
+        )
         colours = _colours(found)
         for axis, panel in zip(axes, found):
             _draw_panel(axis, panel, colours)
@@ -98,7 +108,7 @@ def svgs(found: Sequence[Panel]) -> List[bytes]:
     """A picture for each panel as SVG, the same bytes each time it is made; wider where the legend is beside it."""
     pictures, colours = [], _colours(found)
     for panel in found:
-        with _figure(6.6 if panel.beside else 4.6, 3.4) as figure, io.BytesIO() as file:
+        with _figure(6.6 if panel.beside else 4.6, 3.4, layout="constrained") as figure, io.BytesIO() as file:
             _draw_panel(figure.subplots(), panel, colours)
             figure.savefig(file, format="svg", metadata={"Date": None})
             pictures.append(file.getvalue())
@@ -106,12 +116,12 @@ def svgs(found: Sequence[Panel]) -> List[bytes]:
 
 
 @contextlib.contextmanager
-def _figure(width: float, height: float) -> Iterator[Any]:
+def _figure(width: float, height: float, layout: Any = None) -> Iterator[Any]:
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        yield Figure(figsize=(width, height))
+        yield Figure(figsize=(width, height), layout=layout)
 
 
 def _colours(found: Sequence[Panel]) -> Dict[str, str]:
