@@ -92,8 +92,9 @@ def save_delta(path: Union[str, Path], model: Any, base: Base) -> Delta:
       What was written.
 
     Raises:
-      ValueError: the optimizer has no fixed subspace; weights have changed outside of it, or variables that are not
-        trained; the base has other shapes; a weight is not finite. Nothing has been written.
+      ValueError: the optimizer has no fixed subspace; a variable has fewer than 32 bits; weights have changed outside
+        of it, or variables that are not trained; the base has other shapes; a weight is not finite. Nothing has been
+        written.
       OSError: with the path, when it cannot be written.
 
     Example:
@@ -111,6 +112,12 @@ def save_delta(path: Union[str, Path], model: Any, base: Base) -> Delta:
       True
     """
     basis, variables = _subspace_of(model)
+    short = [v for v in variables if tf.as_dtype(v.dtype).size < 4]
+    if short:
+        raise ValueError(
+            f"{_path(short[0])} is {tf.as_dtype(short[0].dtype).name}, so that each step has rounded it out of the "
+            "subspace: a delta needs variables of float32 or float64 (mixed precision has them)"
+        )
     before = weights_of(base, model)
     after = [np.asarray(v.numpy()) for v in model.weights]
     trained = {id(v) for v in tensors(variables)}
@@ -353,7 +360,8 @@ def _with_weights(model: Any, path: Union[str, Path]) -> Any:
         other.load_weights(str(path))
     except Exception as error:
         raise ValueError(
-            f"{path}: the base cannot be read into another {type(model).__name__}: {error or type(error).__name__}; "
+            f"{path}: the base cannot be read into another {type(model).__name__}: "
+            f"{str(error) or type(error).__name__}; "
             "give a file of a whole model, or the base model itself"
         ) from None
     return other

@@ -8,7 +8,10 @@ from rbd_ipu.optimizers import SubspaceOptimizer
 
 
 def small_messages(
-    learning_rate: Any = 0.005, fraction: float = 1 / 128, inner_optimizer: Optional[Any] = None, **options: Any
+    learning_rate: Any = 0.005,
+    fraction: Optional[float] = None,
+    inner_optimizer: Optional[Any] = None,
+    **options: Any,
 ) -> SubspaceOptimizer:
     """The largest coordinates of blocks, one bit each, with memory; plain descent along the sign of their mean.
 
@@ -20,7 +23,7 @@ def small_messages(
 
     Args:
       learning_rate: of the signs, about that of Adam. A warm-up and a decay help; give a schedule.
-      fraction: of the coordinates that are sent.
+      fraction: of the coordinates that are sent; 1/128, unless ``dim`` is given.
       inner_optimizer: instead of SGD at that rate.
       **options: other arguments of :class:`rbd_ipu.SubspaceOptimizer`.
 
@@ -32,6 +35,7 @@ def small_messages(
       >>> optimizer.get_config()["wire"], optimizer.get_config()["memory"]
       ('sign', 1.0)
     """
+    fraction = _unless(options.get("dim"), fraction, 1 / 128)
     inner = inner_optimizer or keras.optimizers.SGD(checks.learning_rate(learning_rate))
     update = "sign" if options.get("second_moment") is None else "mean"
     settings = {"select": "largest", "memory": 1.0, "wire": "sign", "update": update, "redraw_every": 0, **options}
@@ -39,13 +43,13 @@ def small_messages(
 
 
 def small_state(
-    learning_rate: Any = 0.02, fraction: float = 1 / 4, inner_optimizer: Optional[Any] = None, **options: Any
+    learning_rate: Any = 0.02, fraction: Optional[float] = None, inner_optimizer: Optional[Any] = None, **options: Any
 ) -> SubspaceOptimizer:
     """Adam in the coordinates of a basis that is drawn anew every 100 steps: a state of 2 ``fraction`` D numbers.
 
     Args:
       learning_rate: of Adam; a good rate is higher than that of Adam in the full space.
-      fraction: d / D.
+      fraction: d / D; 1/4, unless ``dim`` is given.
       inner_optimizer: instead of Adam at that rate.
       **options: other arguments of :class:`rbd_ipu.SubspaceOptimizer`.
 
@@ -56,9 +60,14 @@ def small_state(
       >>> small_state(0.02).get_config()["state"]
       'coordinates'
     """
+    fraction = _unless(options.get("dim"), fraction, 1 / 4)
     inner = inner_optimizer or keras.optimizers.Adam(checks.learning_rate(learning_rate))
     settings = {"distribution": "groups", "state": "coordinates", "redraw_every": 100, **options}
     return SubspaceOptimizer(inner, fraction=fraction, **settings)
+
+
+def _unless(dim: Optional[int], fraction: Optional[float], default: float) -> Optional[float]:
+    return default if dim is None and fraction is None else fraction
 
 
 __all__ = ["small_messages", "small_state"]

@@ -42,7 +42,8 @@ from rbd_ipu.parallel.plan import Plan
 from rbd_ipu.parallel.round import Form, form_of
 from rbd_ipu.step import one_replayed, replay_steps
 
-MAGIC, FORMAT = b"rbd-ipu replay", 1
+MAGIC, FORMAT = b"rbd-ipu replay", 2
+OLDEST = 1
 METHODS = ("rbd", "fpd", "compressed")
 RATE, CHECKSUM = 4, 4  # bytes of a record beside the messages
 _FORM = ("workers", "rows", "bytes")
@@ -127,9 +128,10 @@ def read_log(path: Union[str, Path]) -> Log:
         head = file.read(begin)
         if not head.startswith(MAGIC):
             raise ReplayError(f"{path}: is no replay log of rbd_ipu: it begins with {head[: len(MAGIC)]!r}")
-        if len(head) == begin and head[len(MAGIC)] != FORMAT:
+        form = head[-5] if len(head) == begin else FORMAT
+        if not OLDEST <= form <= FORMAT:
             raise ReplayError(
-                f"{path}: is of format {head[len(MAGIC)]}, and this version of rbd_ipu knows format {FORMAT}"
+                f"{path}: is of format {form}, and this version of rbd_ipu knows formats {OLDEST} to {FORMAT}"
             )
         size = os.fstat(file.fileno()).st_size
         length = struct.unpack("<I", head[-4:])[0] if len(head) == begin else size
@@ -146,6 +148,11 @@ def read_log(path: Union[str, Path]) -> Log:
         Plan(**header["plan"]), header["method"]["name"], header["base"], header["layout"], header["about"]
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise ReplayError(f"{path}: its header cannot be read: {error!r}") from None
+    if form < FORMAT and str(header["method"].get("bits")).startswith("sign"):
+        raise ReplayError(
+            f"{path}: is of format {form}, in which values of one bit had slightly other sizes: only the version of "
+            "rbd_ipu that wrote it makes the same weights of it"
+        )
     return log._replace(steps=steps, rest=rest)
 
 

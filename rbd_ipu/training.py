@@ -239,8 +239,9 @@ class Trainer:
           verbose: 0 silent, 1 a progress bar, 2 a line an epoch; "auto" is 1.
           initial_epoch: the epoch to start at.
           batch_size, seed: for arrays only.
-          steps_per_epoch: cuts epochs of a tf.data.Dataset; required where its length is unknown or infinite. It
-            counts mini-batches, of which a step of some methods takes several.
+          steps_per_epoch: cuts epochs of a tf.data.Dataset; required where its length is unknown or infinite. Each
+            goes on where the one before stopped, as in Keras, and the data begin again where they end. It counts
+            mini-batches, of which a step of some methods takes several.
           start: where to go on, also in the middle of an epoch: the ``progress`` of an earlier trainer, whose weights
             and optimizer this one has been given, as by :func:`rbd_ipu.checkpoints.restore`. It overrides
             ``initial_epoch``. The history then holds the epochs that end from there on.

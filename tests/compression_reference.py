@@ -71,7 +71,8 @@ def quantised(wire, values):
         return np.round(values / scale * 127) * scale / 127
     size = np.abs(values)
     scale = size.mean() if wire == "sign" else (size**2).sum() / size.sum()
-    return np.where(values < 0, -1.0, 1.0) * 2.0 ** (np.round(4 * np.log2(scale)) / 4)
+    mantissa, exponent = np.frexp(2.0 ** (np.round(4 * np.log2(scale)) / 4))
+    return np.where(values < 0, -1.0, 1.0) * np.ldexp(np.round(mantissa * 4096) / 4096, exponent)
 
 
 def sent(n, fraction):

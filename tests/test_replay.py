@@ -212,7 +212,7 @@ def test_damage_is_found_and_changes_nothing(made, tmp_path):
     refused(data[:-1], "has 11 steps, and step 12 is asked for", 12)
     refused(b"", "begins with b''")
     refused(b"PK\x03\x04 something else", "no replay log of rbd_ipu: it begins with")
-    refused(bytes([*data[:14], 9, *data[15:]]), "is of format 9, and this version of rbd_ipu knows format 1")
+    refused(bytes([*data[:14], 9, *data[15:]]), "is of format 9, and this version of rbd_ipu knows formats 1 to 2")
     packed = b"not zlib"
     head = data[:15] + struct.pack("<I", len(packed)) + packed
     refused(head + hashlib.sha256(head).digest(), "header cannot be read")

@@ -13,6 +13,7 @@ import rbd_ipu
 from rbd_ipu import methods
 from rbd_ipu._compat import keras, tf
 from rbd_ipu.data import Batches
+from rbd_ipu.data.inputs import feed
 from rbd_ipu.methods import METHODS
 
 OPTIONS = {
@@ -286,11 +287,8 @@ def test_batch_normalisation_and_regularisers_train():
 
 
 def test_a_dataset_that_ends_early_is_named():
-    x, y = blobs(128)
-    unknown = tf.data.Dataset.from_generator(
-        lambda: iter(dataset(x, y)),
-        output_signature=(tf.TensorSpec([32, 6], tf.float32), tf.TensorSpec([32], tf.int32)),
-    )
+    spec = (tf.TensorSpec([32, 6], tf.float32), tf.TensorSpec([32], tf.int32))
+    unknown = tf.data.Dataset.from_generator(lambda: iter(()), output_signature=spec)
     with pytest.raises(ValueError, match="the dataset ended within epoch 1, before its step 9"):
         trainer("sgd").fit(unknown, epochs=1, verbose=0, steps_per_epoch=9)
 
@@ -308,6 +306,23 @@ def test_a_dataset_that_ends_early_is_named():
 def test_bad_data_is_refused(data, error, message):
     with pytest.raises(error, match=message):
         trainer("sgd").fit(data, epochs=1, verbose=0)
+
+
+@pytest.mark.parametrize("kind", ["endless", "longer than an epoch", "of unknown length"])
+def test_steps_per_epoch_cut_one_stream_as_in_keras(kind):
+    seen = []
+
+    def batch(i):
+        i = tf.numpy_function(lambda i: seen.append(int(i)) or i, [i], tf.int64)
+        return tf.ones([4, 6]) * tf.reshape(tf.cast(i, tf.float32), [1, 1]), tf.zeros([4], tf.int32)
+
+    numbers = tf.data.Dataset.range(5)
+    numbers = {"endless": numbers.repeat(), "of unknown length": numbers.filter(lambda i: i >= 0)}.get(kind, numbers)
+    data = numbers.map(batch)
+    trainer("sgd").fit(data, epochs=4, verbose=0, steps_per_epoch=3)
+    assert seen[:12] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+    found = next(feed(data, 4, 0, steps_per_epoch=3).iterators(2, 1))  # seven steps were before it
+    assert [int(next(found)[0][0, 0]) for _ in range(4)] == [2, 3, 4, 0]
 
 
 def test_endless_and_unknown_lengths_need_steps():

@@ -61,7 +61,11 @@ class _Stream(Feed):
 
 
 class _Dataset(Feed):
-    """A tf.data.Dataset, started again for every epoch; of n workers, the i-th reads batches i, i + n, i + 2n, ..."""
+    """A tf.data.Dataset; of n workers, the i-th reads batches i, i + n, i + 2n, ...
+
+    It is started again for every epoch. With ``steps_per_epoch`` it is one stream, as it is for Keras, which begins
+    again where it ends: an epoch goes on where the one before has stopped.
+    """
 
     def __init__(self, dataset: Any, steps_per_epoch: Optional[int], shards: Shards, batches: int):
         steps = int(dataset.cardinality())
@@ -83,14 +87,24 @@ class _Dataset(Feed):
         if size is None:
             size = int(tf.shape(_first(next(iter(dataset.take(1)))[0]))[0])
         super().__init__(steps, size, shards, batches)
+        self._stream = steps_per_epoch is not None
+        if self._stream:
+            dataset = dataset.repeat()
         parts = [_part_of(dataset, self.steps_per_epoch * batches, *shard) for shard in shards]
         self._parts = parts if batches <= steps else [part.repeat() for part in parts]
         self._together = shards[0][2] if len(shards[0]) > 2 else 1
 
     def iterators(self, epoch: int, step: int = 0, iterate: Callable[[Any], Any] = iter) -> Iterator[Any]:
+        def begun(steps: int) -> Any:
+            gone = steps * self._batches * self._together
+            return _one_or_all([iterate(part.skip(gone) if gone else part) for part in self._parts])
+
+        if self._stream:
+            iterator = begun(epoch * self.steps_per_epoch + step)
+            while True:
+                yield iterator
         while True:
-            gone = step * self._batches * self._together
-            yield _one_or_all([iterate(part.skip(gone) if gone else part) for part in self._parts])
+            yield begun(step)
             step = 0
 
 
@@ -98,7 +112,8 @@ def _part_of(dataset: Any, steps: int, i: int, n: int, count: int = 0) -> Any:
     """A part, as :data:`Shards` names it, of a dataset of batches; one for several ends with its last whole round."""
     if not count:
         return dataset if n == 1 else dataset.shard(n, i)
-    rounds = dataset.take(steps * n)
+    endless = dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+    rounds = dataset if endless else dataset.take(steps * n)
     if count == n:
         return rounds
     numbered = rounds.enumerate().filter(lambda k, _: (k % n >= i) & (k % n < i + count))

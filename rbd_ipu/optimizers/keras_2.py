@@ -261,8 +261,12 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
         settings = projected.taken_over(self, inner, kwargs)
         super().__init__(name=name, **{key: value for key, value in settings.items() if value is not None})
         self._aggregator_of_keras = self.gradient_aggregator
-        self.gradient_aggregator, inner.gradient_aggregator = inner.gradient_aggregator, self._aggregator_of_keras
-        self.gradient_transformers, inner.gradient_transformers = inner.gradient_transformers, []
+        for key, idle in (("gradient_aggregator", self._aggregator_of_keras), ("gradient_transformers", [])):
+            own = getattr(inner, key)
+            if own != idle:
+                projected.note_taken(inner, key, own)
+            setattr(self, key, own)
+            setattr(inner, key, idle)
         self.inner_optimizer = inner
         self._track_trackable(inner, "inner_optimizer")
         object.__setattr__(self, "_order", [])  # of the variables that have slots
@@ -400,9 +404,17 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
                 present = _present(self._transform_unaggregated_gradients(present))
                 if self._aggregates_otherwise():
                     present, alike = _present(self._aggregate_gradients(present)), True
-            gradients, variables = zip(*self._transform_gradients(present))
+            replicas = 1 if alike else tf.distribute.get_strategy().num_replicas_in_sync
+            gradients, variables = zip(*self._of_one_replica(present, replicas))
             with projected.agreed() if alike else contextlib.nullcontext():
                 return self.descend(gradients, variables)
+
+    def _of_one_replica(self, pairs: List[Any], replicas: int) -> List[Any]:
+        """The pairs clipped and transformed as where there is one replica: Keras has divided the losses of K by K."""
+        if replicas == 1:
+            return list(self._transform_gradients(pairs))
+        whole = [(float(replicas) * tf.convert_to_tensor(gradient), variable) for gradient, variable in pairs]
+        return [(gradient / float(replicas), variable) for gradient, variable in self._transform_gradients(whole)]
 
     def _aggregates_otherwise(self) -> bool:
         """Whether somebody sums gradients over replicas or processes by himself: the sum is compressed then."""

@@ -328,9 +328,15 @@ def taken_over(owner: Any, inner: Any, given: Dict[str, Any]) -> Dict[str, Any]:
 
     Raises:
       TypeError: it was given something else.
-      ValueError: both have one, and not the same.
+      ValueError: both have one, and not the same; or another wrapper has taken over what it had.
     """
     names = owner._taken_over
+    gone = getattr(inner, "_given_up", {})
+    if gone:
+        raise ValueError(
+            f"inner_optimizer has given {', '.join(f'{key}={value!r}' for key, value in gone.items())} to another "
+            f"{type(owner).__name__}: make an optimizer for each of them"
+        )
     unknown = [key for key in given if key not in names]
     if unknown:
         raise TypeError(
@@ -345,7 +351,13 @@ def taken_over(owner: Any, inner: Any, given: Dict[str, Any]) -> Dict[str, Any]:
                 raise ValueError(f"{key}={settings[key]!r} contradicts {own!r} of inner_optimizer")
             settings[key] = own
             setattr(inner, key, None)
+            note_taken(inner, key, own)
     return settings
+
+
+def note_taken(inner: Any, key: str, value: Any) -> None:
+    """Notes what a wrapper has taken over, so that a second one does not act without it."""
+    object.__setattr__(inner, "_given_up", {**getattr(inner, "_given_up", {}), key: value})
 
 
 class Function(dict):

@@ -1,6 +1,7 @@
 """SubspaceOptimizer: any Keras optimizer, on gradients that went through a random subspace."""
 
 import fnmatch
+import math
 from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from rbd_ipu import _imports, checks, compression, text_table
@@ -76,8 +77,8 @@ class SubspaceOptimizer(Wrapper):
         the model is known: a pattern matches no variable, or dim does not fit.
 
     A gradient that is not finite never enters the memory: the step passes NaN on to the inner optimizer, as without
-    compression. Under a strategy with several replicas each has a memory; a file holds their mean, which is what the
-    next steps depend on, and all replicas start from it.
+    compression. Under a strategy with several replicas each has a memory; a file holds their mean, and all replicas
+    start from it, whatever their number.
 
     Example:
       >>> import numpy as np, rbd_ipu
@@ -238,26 +239,41 @@ class SubspaceOptimizer(Wrapper):
     # --- a step ---------------------------------------------------------------------------------------------------
 
     def descend(self, gradients: Sequence[Any], variables: Sequence[Any]) -> Any:
-        """One step: the gradients of this replica, clipped, into changed weights."""
+        """One step: the gradients of this replica, clipped, into changed weights.
+
+        Keras has divided the losses of K replicas by K. A replica's memory and second moment are of its own gradient,
+        as where it is alone, so that they mean the same for every K.
+        """
         projected.warn_of_xla(self._use.basis.source)
+        replicas = 1 if projected.alone() else tf.distribute.get_strategy().num_replicas_in_sync
         known = self.described(variables)
         inside = self.inside(known)
         chosen = [i for i, own in enumerate(inside) if own]
         sketch = self.sketch_of([known[i] for i in chosen])
         step = self.step_index()
         index = self._use.basis_index(step)
-        flat = [_flat(gradients[i], known[i]) for i in chosen]
+        flat = [_times(_flat(gradients[i], known[i]), replicas) for i in chosen]
         memory, squares = (
             [self.kept(name, known[i]) for i in chosen if name in self._use.kept]
             for name in ("memory", "second_moment")
         )
-        sent = compression.send(self._use, sketch, flat, memory, index, self._gather(), squares, step)
-        if self.state == "full" or memory:
-            expanded = compression.receive(sketch, sent, memory, index, self.update == "sign")
+        if self._use.lossless and self.state == "full":
+            if squares:
+                flat = sketch.rescaled(self._use, squares, flat, compression.all_finite(flat), step)
+            expanded = self._sum_of_replicas(flat)
+            if self.update == "sign":
+                expanded = [tf.sign(tf.where(tf.math.is_finite(u), u, math.nan)) for u in expanded]
+        else:
+            sent = compression.send(self._use, sketch, flat, memory, index, self._gather(), squares, step)
+            if self.state == "full" or memory:
+                expanded = compression.receive(sketch, sent, memory, index, self.update == "sign")
+        if self.state == "full" and self.update == "mean":
+            expanded = [_times(u, 1.0 / replicas) for u in expanded]
         others = [i for i in range(len(variables)) if not inside[i]]
         plain = self._sum_of_replicas([gradients[i] for i in others])
         if self.state == "coordinates":
-            return self._in_coordinates(sketch, sent, step, index, known, chosen, others, plain)
+            mean = _times(wires.joined(compression.summed(sent.coordinates, sketch.shapes)), 1.0 / replicas)
+            return self._in_coordinates(sketch, mean, step, index, known, chosen, others, plain)
         updates: List[Any] = [None] * len(variables)
         for i, u in zip(chosen, expanded):
             updates[i] = tf.cast(tf.reshape(u, variables[i].shape), variables[i].dtype)
@@ -266,12 +282,11 @@ class SubspaceOptimizer(Wrapper):
         return self.apply_inner(updates, variables)
 
     def _in_coordinates(
-        self, sketch: Any, sent: Any, step: Any, index: Any, known: Sequence[Any], chosen: Sequence[int],
+        self, sketch: Any, mean: Any, step: Any, index: Any, known: Sequence[Any], chosen: Sequence[int],
         others: Sequence[int], plain: Sequence[Any],
     ) -> Any:  # fmt: skip
         """The inner optimizer on d coordinates, and P_t times its step on the weights."""
         self.owners.check(self, [known[i] for i in chosen])
-        total = wires.joined(compression.summed(sent.coordinates, sketch.shapes))
         z = tensors([self.coordinates])[0]
         if self.on_redraw == "reset" and not self._use.fixed:
             due = tf.equal(step % self._use.basis.redraw_every, 0) & (step > 0)
@@ -282,7 +297,7 @@ class SubspaceOptimizer(Wrapper):
         self.decay_weights(inside)
         self.put(self.coordinates, tf.zeros([sketch.dim]))
         outside = [known[i] for i in others]
-        applied = self.apply_inner([total, *plain], [self.coordinates, *outside])
+        applied = self.apply_inner([mean, *plain], [self.coordinates, *outside])
         # One sum of weights and update, not an update that is added: half of the traffic of a large model.
         # Of float64 the update is float32, and the weights are not rounded.
         exact = [tf.as_dtype(variable.dtype) == tf.float64 for variable in inside]
@@ -297,7 +312,7 @@ class SubspaceOptimizer(Wrapper):
         return applied
 
     def _gather(self) -> Optional[compression.Gather]:
-        """How messages are gathered; Keras has divided the losses by the number of replicas, so they are added."""
+        """How the replicas' messages are gathered; None where this one is alone."""
         if projected.alone():
             return None
         if on_ipu():
@@ -353,6 +368,10 @@ class SubspaceOptimizer(Wrapper):
 def _flat(tensor: Any, variable: Any) -> Any:
     """A variable or its gradient as float32 [n]."""
     return tf.reshape(tf.cast(tf.convert_to_tensor(tensor), tf.float32), [int(variable.shape.num_elements())])
+
+
+def _times(tensor: Any, factor: float) -> Any:
+    return tensor if factor == 1.0 else factor * tensor
 
 
 def _matching(what: str, patterns: Patterns, variables: Sequence[Any], candidates: Sequence[Any]) -> List[bool]:

@@ -2,7 +2,7 @@
 
 A message is about blocks of n coordinates each, of which k are sent. A block has
 
-    a scale     8 bits: 0, a power of 2^(1/4), or NaN; only where the values need one
+    a scale     8 bits: 0, a power of 2^(1/4), or NaN; only where the values need one; to 12 bits of mantissa for signs
     values      k codes of 32, 16, 8 or 1 bits
     indices     which k of the n, in rising order; nothing where k = n
 
@@ -28,13 +28,16 @@ _MIDDLES = (2.0 ** ((np.arange(1, 255) - 192.5) / 4)).astype(np.float32)
 NOT_FINITE = 255
 
 
-def _short(x: np.ndarray) -> np.ndarray:
-    """To 16 bits of mantissa: times an int8 it is exact in float32, whether or not a compiler fuses what follows."""
-    mantissa, exponent = np.frexp(x)
-    return np.ldexp(np.round(mantissa * 65536.0) / 65536.0, exponent).astype(np.float32)
+def _short(x: np.ndarray, bits: int) -> np.ndarray:
+    """To so many bits of mantissa."""
+    mantissa, exponent = np.frexp(x.astype(np.float64))
+    return np.ldexp(np.round(mantissa * 2.0**bits) / 2.0**bits, exponent).astype(np.float32)
 
 
-_INT8_STEPS = _short(SCALES.astype(np.float64) / 127.0)
+# Times an int8, 16 bits are exact in float32, whether or not a compiler fuses what follows.
+_INT8_STEPS = _short(SCALES.astype(np.float64) / 127.0, 16)
+# Sums of 4096 terms of one size are exact: what cancels is 0, and has no sign.
+_SIGN_SIZES = _short(SCALES, 12)
 
 VALUES = Registry("wire")
 BLOCK = 4096  # coordinates that share a scale, where all are sent
@@ -101,7 +104,7 @@ def _sign(unbiased: bool) -> Tuple[Callable, Callable]:
         return tf.cast(values < 0, tf.int32), nearest_scale(scale)
 
     def decode(codes: Any, scale: Any) -> Any:
-        return (1.0 - 2.0 * tf.cast(codes, tf.float32)) * scale_of(scale)[:, tf.newaxis]
+        return (1.0 - 2.0 * tf.cast(codes, tf.float32)) * tf.gather(tf.constant(_SIGN_SIZES), scale)[:, tf.newaxis]
 
     return encode, decode
 

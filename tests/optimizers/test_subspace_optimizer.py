@@ -495,6 +495,50 @@ ONE = textwrap.dedent(
 )
 
 
+# Both replicas have the same examples, and so the gradient of one alone.
+SAME = textwrap.dedent(
+    """
+    import numpy as np
+    import rbd_ipu
+    from rbd_ipu._compat import KERAS_3, keras, tf
+    from nets import blobs, crossentropy, dense, flat
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    x, y = (np.concatenate([part, part]) for part in blobs(16))
+    compiled = {"jit_compile": False} if KERAS_3 else {}
+
+    def fitted(options, rate, inner):
+        model = dense()
+        optimizer = rbd_ipu.SubspaceOptimizer(keras.optimizers.SGD(rate, **inner), **options)
+        model.compile(optimizer=optimizer, loss=crossentropy(), **compiled)
+        model.fit(x, y, batch_size=32, epochs=3, shuffle=False, verbose=0)
+        kernel = model.trainable_variables[0]
+        kept = [np.abs(np.asarray(tf.convert_to_tensor(optimizer.kept(name, kernel)))).sum()
+                for name in optimizer._use.kept]
+        return flat(model), kept
+
+    largest = {"fraction": 1 / 16, "select": "largest", "memory": 1.0, "wire": "sign"}
+    rows = [
+        ({"second_moment": 0.9}, 0.01, {}),
+        ({**largest}, 0.1, {}),
+        ({**largest, "second_moment": 0.9}, 0.01, {}),
+        ({**largest, "update": "sign"}, 0.01, {}),
+        ({"distribution": "groups", "fraction": 0.25, "state": "coordinates"}, 0.1, {}),
+        ({}, 0.1, {}),
+    ]
+    # Keras 3 clips what it has divided by the number of replicas, here as without the wrapper.
+    rows += [] if KERAS_3 else [({"fraction": 0.5, "select": "largest"}, 1.0, {"clipnorm": 0.01})]
+    for row in rows:
+        one, of_one = fitted(*row)
+        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+            two, of_two = fitted(*row)
+        np.testing.assert_allclose(one, two, atol=1e-5, err_msg=str(row))
+        np.testing.assert_allclose(of_one, of_two, rtol=1e-3, err_msg=str(row))
+    print("alike")
+    """
+)
+
+
 def alike(program, folder):
     """Runs a program in a process of its own: TensorFlow 2.6 leaves the pool of a strategy unclosed."""
     (folder / "program.py").write_text(program)
@@ -513,6 +557,62 @@ def test_a_strategy_of_one_replica_changes_nothing(tmp_path):
 
 def test_two_replicas_are_two_workers_of_the_reference(tmp_path):
     alike(TWO, tmp_path)
+
+
+def test_replicas_with_the_same_examples_are_one(tmp_path):
+    alike(SAME, tmp_path)
+
+
+def test_what_cancels_has_no_sign():
+    """Of Hadamard blocks of one size, one entry in seven is 0: no weight may move by a rate for it."""
+    H = np.ones((1, 1))
+    while len(H) < 4096:
+        H = np.block([[H, H], [H, -H]])
+    optimizer = rbd_ipu.presets.small_messages(1.0)
+    variable = keras.Variable(np.zeros(4096, "float32")) if KERAS_3 else tf.Variable(np.zeros(4096, "float32"))
+    numbers, memory = np.random.default_rng(0), np.zeros(4096)
+    for size in (0.011, 0.1, 0.7, 1.3, 2.0, 3.1):
+        g = size * numbers.standard_normal(4096).astype(np.float32)
+        before = np.array(tf.convert_to_tensor(variable))
+        optimizer.apply_gradients([(tf.constant(g), variable)])
+        step = before - np.array(tf.convert_to_tensor(variable))
+        c = H @ (memory + g) / 64
+        sent = np.argsort(-np.abs(c))[:32]
+        q = np.zeros(4096)
+        q[sent] = np.sign(c[sent])
+        nothing = np.round(H @ q) == 0
+        assert 0.05 < nothing.mean() < 0.3 and np.abs(step[nothing]).max() < 0.5
+        memory = np.array(tf.convert_to_tensor(optimizer.kept("memory", variable)), np.float64)
+
+
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
+def test_all_coordinates_leave_entries_without_a_gradient_alone(name):
+    optimizer = rbd_ipu.SubspaceOptimizer(keras.optimizers.get(name))
+    variable = (
+        keras.Variable(np.zeros((50, 50), "float32")) if KERAS_3 else tf.Variable(np.zeros((50, 50), "float32"))
+    )
+    g = np.zeros((50, 50), "float32")
+    g[3] = 100.0
+    for _ in range(3):
+        optimizer.apply_gradients([(tf.constant(g), variable)])
+    assert np.abs(np.delete(np.array(tf.convert_to_tensor(variable)), 3, 0)).max() == 0.0
+
+
+def test_an_inner_optimizer_that_has_given_its_clipping_away_is_refused():
+    inner = OPT.SGD(1.0, clipnorm=0.01)
+    first = wrap(inner)
+    assert first.clipnorm == 0.01
+    with pytest.raises(
+        ValueError, match="has given clipnorm=0.01 to another SubspaceOptimizer: make an optimizer for"
+    ):
+        wrap(inner)
+    wrap(first.inner_optimizer.__class__.from_config(first.inner_optimizer.get_config()))
+
+
+def test_a_preset_takes_dim_in_place_of_its_fraction():
+    for preset in (rbd_ipu.presets.small_messages, rbd_ipu.presets.small_state):
+        config = preset(0.1, dim=100).get_config()
+        assert (config["dim"], config["fraction"]) == (100, None)
 
 
 def test_the_state_of_an_inner_optimizer_that_the_other_keras_keeps_otherwise_is_refused():
