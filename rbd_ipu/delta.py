@@ -197,7 +197,15 @@ def apply_delta(model: Any, path: Union[str, Path]) -> None:
             raise DeltaError(
                 f"{path}: is for a base with SHA-256 {delta.base}, and the model's base has {fingerprint(base)}"
             )
-    space = subspace_of(delta.basis, variables)
+    try:
+        space = subspace_of(delta.basis, variables)
+    except (TypeError, ValueError) as error:
+        raise DeltaError(f"{path}: {error}") from None
+    if (space.size, space.dim) != (delta.size, len(delta.coordinates)):  # machine code trusts these numbers
+        raise DeltaError(
+            f"{path}: has {len(delta.coordinates)} coordinates for {delta.size} weights; its basis has {space.dim} "
+            f"directions in the {space.size} weights that the model trains"
+        )
     u = _expanded(space, delta.basis.seed, delta.coordinates)
     places = {id(tensors([v])[0]): old for v, old in zip(model.weights, base)}
     cut = np.cumsum([0] + [int(np.prod(v.shape)) for v in variables])
@@ -236,10 +244,12 @@ def load_delta(path: Union[str, Path]) -> Delta:
         coordinates = np.frombuffer(data[start + length : -32], "<f4").astype(np.float32)
         known = None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()}
         delta = Delta(basis, coordinates, int(header["D"]), known, header["layout"], header["base"])
-    except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, zlib.error) as error:
         raise DeltaError(f"{path}: its header cannot be read: {error}") from None
-    if len(coordinates) != header.get("d") or not np.isfinite(coordinates).all():
-        raise DeltaError(f"{path}: has {len(coordinates)} coordinates, d = {header.get('d')}, or not finite ones")
+    if len(coordinates) != header.get("d"):
+        raise DeltaError(f"{path}: has {len(coordinates)} coordinates, and its header says d = {header.get('d')}")
+    if not np.isfinite(coordinates).all():
+        raise DeltaError(f"{path}: has coordinates that are not finite")
     return delta
 
 

@@ -163,7 +163,9 @@ def locked(folder: Union[str, Path]) -> Iterator[None]:
     """
     path = Path(folder) / NAME
     with contextlib.closing(_opened(path)) as file:
-        if not _taken(file):
+        with naming(path):
+            taken = _taken(file)
+        if not taken:
             file.seek(0)
             holder = file.read(20).strip()
             who = f", process {holder}" if holder.isdigit() else ""
@@ -239,9 +241,35 @@ def found(path: Path) -> Dict[str, Any]:
       {}
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no JSON, or no UTF-8
         return {}
+    return found if isinstance(found, dict) else {}
+
+
+def lines(path: Path, unfinished: bool = False) -> List[Dict[str, Any]]:
+    """The mappings in a file of JSON, one a line; none where there is no file.
+
+    Args:
+      path: of the file.
+      unfinished: whether the last line may be half written, by a process that was killed; it is left out.
+
+    Raises:
+      ConfigError: a line is no mapping; with its number.
+    """
+    try:
+        texts = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    rows = []
+    for number, text in enumerate(texts[:-1] if unfinished or not texts[-1] else texts, start=1):
+        try:
+            rows.append(json.loads(text.decode("utf-8")))
+            if not isinstance(rows[-1], dict):
+                raise ValueError(f"{text[:40]!r} is no mapping")
+        except ValueError as error:
+            raise ConfigError(f"{path}:{number}: no line of JSON: {error}") from None
+    return rows
 
 
 def line(value: Any) -> str:

@@ -145,8 +145,10 @@ def read_log(path: Union[str, Path]) -> Log:
         header = json.loads(zlib.decompress(packed).decode("utf-8"))
         log = Log(path, header, start, 0, 0)
         steps, rest = divmod(size - start, log.record_bytes)
-        Plan(**header["plan"]), header["method"]["name"], header["base"], header["layout"], header["about"]
-    except (KeyError, TypeError, ValueError, zlib.error) as error:
+        Plan(**header["plan"]), header["method"]["name"], header["base"], header["layout"]
+        if not (isinstance(header["about"], dict) and min(header["rows"], header["bytes"], header["workers"]) > 0):
+            raise ValueError(f"rows, bytes or workers are not above 0, or about is {header['about']!r}")
+    except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError, zlib.error) as error:
         raise ReplayError(f"{path}: its header cannot be read: {error!r}") from None
     if form < FORMAT and str(header["method"].get("bits")).startswith("sign"):
         raise ReplayError(

@@ -1,6 +1,9 @@
 """A fine-tune in a fixed subspace as a file: the way there and back, and what is refused."""
 
 import hashlib
+import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -206,6 +209,7 @@ def test_the_command_says_what_is_wrong_with_its_files(tmp_path, capsys):
         (base.name, base.name, "is there already"),
         (base.name, "b.txt", "accepted endings are .keras, .h5"),
         (base.name, f"no/b.{end}", "there is no folder"),
+        ("a.delta", f"b.{end}", "a.delta: no model can be read from it"),
     ):
         line = ["delta", "apply", str(path), "--model", str(tmp_path / model), "--output", str(tmp_path / output)]
         assert main(line) == 2 and words in capsys.readouterr().err
@@ -239,6 +243,40 @@ def test_what_does_not_fit_changes_nothing(tmp_path):
     with pytest.raises(delta.DeltaError, match="is no delta"):
         delta.load_delta(tmp_path / "b")
     np.testing.assert_array_equal(flat(base), before)
+
+
+def forged(data, text=None, coordinates=None, **changes):
+    """A whole file with another header: its SHA-256 is right."""
+    (length,) = struct.unpack("<I", data[14:18])
+    header = json.loads(zlib.decompress(data[18 : 18 + length]))
+    header["basis"].update(changes.pop("basis", {}))
+    packed = zlib.compress((text or json.dumps({**header, **changes})).encode())
+    rest = data[18 + length : -32] if coordinates is None else np.zeros(coordinates, "<f4").tobytes()
+    body = data[:14] + struct.pack("<I", len(packed)) + packed + rest
+    return body + hashlib.sha256(body).digest()
+
+
+@pytest.mark.parametrize("name", ["fpd normal", "fpd hadamard", "groups"])
+def test_numbers_that_contradict_each_other_never_reach_the_kernels(name, tmp_path):
+    path, base = tmp_path / "a.delta", dense()
+    delta.save_delta(path, tuned(MAKERS[name]), dense())
+    data, before = path.read_bytes(), flat(base)
+    for content, words in (
+        (
+            forged(data, basis={"dim": 100_000}),
+            "16 coordinates for 214 weights; its basis has|must be at most|more than",
+        ),
+        (forged(data, basis={"dim": 15}), "16 coordinates for 214 weights; its basis has 15 directions"),
+        (forged(data, coordinates=0, d=0), "has 0 coordinates for 214 weights; its basis has 16 directions"),
+        (forged(data, D=215), "16 coordinates for 215 weights; .* in the 214 weights that the model trains"),
+        (forged(data, d=15), "has 16 coordinates, and its header says d = 15"),
+        (forged(data, D=float("inf")), "cannot be read"),
+        (forged(data, text=200_000 * "[" + 200_000 * "]"), "cannot be read"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(delta.DeltaError, match=words):
+            delta.apply_delta(base, path)
+        np.testing.assert_array_equal(flat(base), before)
 
 
 def test_what_is_no_fine_tune_in_a_subspace_is_refused(tmp_path):

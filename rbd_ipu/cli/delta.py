@@ -6,9 +6,8 @@ A delta is a fine-tune in a fixed subspace; a replay log gives the weights of an
 import argparse
 import os
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence
 
-from rbd_ipu import files
 from rbd_ipu.errors import ConfigError
 
 
@@ -41,6 +40,16 @@ def _check_there(*paths: Optional[Path]) -> None:
             raise ConfigError(f"{path}: there is no such file")
 
 
+def _model_of(path: Path) -> Any:
+    from rbd_ipu._compat import keras
+
+    try:
+        return keras.models.load_model(str(path), compile=False)
+    except Exception as error:  # of HDF5, zip or JSON: each has its own
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{path}: no model can be read from it: {said}") from None
+
+
 def run_delta(arguments: argparse.Namespace) -> int:
     """Shows or applies; returns the exit status."""
     if arguments.what == "apply" and not (arguments.model and arguments.output):
@@ -53,7 +62,7 @@ def run_delta(arguments: argparse.Namespace) -> int:
     if arguments.output:
         _check_output(arguments.output, (".keras", ".h5"))
     from rbd_ipu import delta
-    from rbd_ipu._compat import keras
+    from rbd_ipu.runs.callbacks import save_model
 
     try:
         if arguments.what == "show":
@@ -61,12 +70,11 @@ def run_delta(arguments: argparse.Namespace) -> int:
             print(f"{arguments.file}: {arguments.file.stat().st_size:,} bytes\n{found}")
             return 0
         delta.load_delta(arguments.file)  # a damaged file is refused before a model is loaded
-        model = keras.models.load_model(str(arguments.model), compile=False)
+        model = _model_of(arguments.model)
         delta.apply_delta(model, arguments.file)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    with files.replacing(arguments.output) as draft:
-        model.save(str(draft))
+    save_model(model, arguments.output)
     print(f"{arguments.output}: {arguments.model} with {arguments.file}")
     return 0
 
@@ -97,7 +105,7 @@ def run_replay(arguments: argparse.Namespace) -> int:
     if arguments.folder.is_dir() and not (arguments.folder / "replay.log").exists():
         raise ConfigError(f"{arguments.folder}: there is no replay.log; a run with replay_log=true has one")
     from rbd_ipu import replay
-    from rbd_ipu.runs.callbacks import save_weights
+    from rbd_ipu.runs.callbacks import save_model, save_weights
     from rbd_ipu.runs.record import trainer_of
 
     try:
@@ -117,7 +125,6 @@ def run_replay(arguments: argparse.Namespace) -> int:
         if output.name.endswith(".weights.h5"):
             save_weights(trainer.model, output)
         else:
-            with files.replacing(output) as draft:
-                trainer.model.save(str(draft))
+            save_model(trainer.model, output)
         print(f"{output}: the weights after step {found.step:,}")
     return 0

@@ -36,7 +36,7 @@ def check(folder: Optional[Path], decisive: Mapping[str, Any], name: str = "fold
     if folder is None:
         return
     if not (folder / FACTS).exists():
-        if folder.is_dir() and not any(folder.iterdir()) or not folder.exists():
+        if folder.is_dir() and all(path.name == files.NAME for path in folder.iterdir()) or not folder.exists():
             return
         what = "exists and is not empty" if folder.is_dir() else "is a file"
         raise ConfigError(f"{name} {folder}: it {what}, and holds no search ({FACTS}) to go on with; choose another")

@@ -316,7 +316,10 @@ def _in_this_process(jobs: Sequence[Job], say: Tell) -> List[Failure]:
         job.folder.mkdir(parents=True, exist_ok=True)
         # What a run prints goes where that of a process goes; warnings stay on the screen.
         with open(job.log, "a", encoding="utf-8") as log, redirect_stdout(log):
-            status = train(job.folder, job.words())
+            try:
+                status = train(job.folder, job.words())
+            except Taken as taken:
+                raise ConfigError(f"{taken}. With --jobs 1 or more, this command waits for it") from None
         if status == 128 + signal.SIGINT:
             raise KeyboardInterrupt
         if status == 128 + signal.SIGTERM:

@@ -161,7 +161,7 @@ def _of_run(folder: Path) -> Optional[Row]:
     facts = strict_json.found(folder / "run.json")
     result = strict_json.found(folder / "result.json")
     config = resolve(from_file(folder / "config.yaml"))
-    epochs = _epochs(folder / "metrics.jsonl")
+    epochs = strict_json.lines(folder / "metrics.jsonl", unfinished=True)
     outcome = facts.get("outcome", "running")
     if not epochs and outcome not in ENDED:
         return None
@@ -169,7 +169,8 @@ def _of_run(folder: Path) -> Optional[Row]:
     values = {name: last.get(name) for name in CURVES if name != "seconds" and last.get(name) is not None}
     if config.network in OF_TEXT and "val_loss" in values:
         values["val_perplexity"] = perplexity(values["val_loss"])
-    for name, value in (result.get("test") or {}).items():
+    test = result.get("test")
+    for name, value in test.items() if isinstance(test, dict) else ():
         values[f"test_{name}"] = value
     curves = {name: [_short(row.get(name)) for row in epochs] for name in CURVES}
     return {
@@ -184,15 +185,6 @@ def _of_run(folder: Path) -> Optional[Row]:
         "seconds": sum(value for value in curves["seconds"] if value is not None),
         **{name: facts.get(name) for name in _FACTS},
     }
-
-
-def _epochs(path: Path) -> List[Dict[str, Any]]:
-    """The whole lines of a metrics.jsonl; a process that was killed may have left half of one."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
 def _short(value: Any) -> Any:
@@ -212,15 +204,14 @@ def read(path: Union[str, Path], kind: str = "run") -> List[Row]:
 
 
 def _rows(file: Path, kind: str) -> Iterator[Row]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, row in enumerate(strict_json.lines(file), start=1):
         try:
-            row = json.loads(line)
-            if isinstance(row, dict) and row.get("kind") == kind:
+            if row.get("kind") == kind:
                 if kind == "run":
-                    config_of(row)
+                    config_of(row), row["epochs"] + 0, row["outcome"]
                 yield row
-        except (json.JSONDecodeError, KeyError, ConfigError) as error:
-            raise ConfigError(f"{file}:{number}: not a result: {error}") from None
+        except (KeyError, TypeError, ConfigError) as error:
+            raise ConfigError(f"{file}:{number}: not a result: {error!r}") from None
 
 
 def write(path: Union[str, Path], rows: Iterable[Row]) -> None:

@@ -62,7 +62,7 @@ from rbd_ipu.lab.trials import (
     written,
 )
 from rbd_ipu.parallel.workers import task
-from rbd_ipu.process import keep_to
+from rbd_ipu.process import keep_to, stopped_by_sigterm
 from rbd_ipu.provenance import command_line, now
 from rbd_ipu.runs import check_free, check_search, facts_of, new_folder
 
@@ -82,7 +82,7 @@ class Folder:
 
     def add(self, trial: Trial) -> None:
         """Keeps a trial, on disk before this returns."""
-        lines = _lines(self.path / GRID)
+        lines = files.lines(self.path / GRID)
         lines.append({**trial.as_dict(), "sitting": len(self.facts["sittings"])})
         files.write_text(self.path / GRID, "".join(map(files.line, lines)))
         self.trials[trial.exponent] = trial
@@ -150,7 +150,7 @@ def opened(
                 **provenance.origin(),
             }
         )
-        trials = {trial.exponent: trial for trial in map(Trial.of, _lines(path / GRID))}
+        trials = {trial.exponent: trial for trial in map(Trial.of, files.lines(path / GRID))}
         folder = Folder(path, facts, trials)
         folder._write()
         yield folder
@@ -163,13 +163,6 @@ def _settings(config: Config) -> Dict[str, Any]:
 def _decisive(config: Config) -> Dict[str, Any]:
     """The settings that decide the numbers of a trial beside its rate, less those at their defaults."""
     return {key: value for key, value in essence(config).items() if key != "learning_rate"}
-
-
-def _lines(path: Path) -> List[Dict[str, Any]]:
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(text) for text in file]
 
 
 HEADING = f"{'rate':>7}  {'loss':>8}  {'accuracy':>8}  {'epochs':>7}  {'seconds':>7}  outcome"
@@ -253,7 +246,7 @@ def at_once(following: Callable[[], List[Order]], jobs: int) -> Generator[Trial,
       RuntimeError: a trial failed otherwise; with the last line of what it said.
     """
     pool = Pool(jobs)
-    with tempfile.TemporaryDirectory(prefix="rbd-trials-") as folder:
+    with stopped_by_sigterm(), tempfile.TemporaryDirectory(prefix="rbd-trials-") as folder:
         try:
             while True:
                 begun = [entry.job for entry in pool.running]
@@ -417,7 +410,7 @@ def _tried(config: Config, wanted: Wanted, folder: Any, say: Callable[[str], Non
                 folder.add(trial)
                 say(line_of(trial))
     except BaseException as error:
-        folder.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        folder.end("interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed")
         raise
     folder.end("finished")
 

@@ -2,7 +2,7 @@
 
 A message is about blocks of n coordinates each, of which k are sent. A block has
 
-    a scale     8 bits: 0, a power of 2^(1/4), or NaN; only where the values need one; to 12 bits of mantissa for signs
+    a scale     8 bits: 0, a power of 2^(1/4) (for signs to 12 bits), or NaN; only where the values need one
     values      k codes of 32, 16, 8 or 1 bits
     indices     which k of the n, in rising order; nothing where k = n
 

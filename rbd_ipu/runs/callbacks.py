@@ -89,6 +89,13 @@ def save_weights(model: Any, path: Union[str, Path]) -> None:
         model.save_weights(str(draft))
 
 
+def save_model(model: Any, path: Union[str, Path]) -> None:
+    """Writes a model as one whole file; ``path`` ends in ``.keras`` or ``.h5``."""
+    with replacing(path) as draft:
+        _check_room(model, draft)
+        model.save(str(draft))
+
+
 def _check_room(model: Any, draft: Path) -> None:
     # HDF5 adds less than 4 kB of headers for each weight.
     size = sum(weight.numpy().nbytes + 2**13 for weight in model.weights)

@@ -104,10 +104,12 @@ def prepare(config: Config) -> Experiment:
         from rbd_ipu import data, devices, methods, replay, training
 
         device = devices.open_device(config.device, **config.place())
+        if device.name == "ipu" and config.source == "native":
+            raise ConfigError("source=native is code for a CPU; on an IPU it must be auto, poprand or counter")
         config = dataclasses.replace(config, seed=device.shared_seed(config.seed))
     except WorkersError:
         raise
-    except (ImportError, RuntimeError) as error:  # RuntimeError: no such device here
+    except (ImportError, RuntimeError, ValueError) as error:  # RuntimeError: no such device here
         raise ConfigError(str(error)) from error
     try:
         images: Any = data.load(config.dataset, data_dir=config.data_dir)

@@ -161,8 +161,13 @@ def new_folder(output: Optional[Union[str, Path]] = None, name: str = "run", cla
 def _claim(path: Path) -> None:
     """Of two runs that found the same empty folder, lets one have it."""
     try:
-        with open(path, "x", encoding="utf-8") as file:
-            file.write("{}\n")
+        with files.naming(path), open(path, "x", encoding="utf-8") as file:
+            try:
+                file.write("{}\n")
+                file.flush()
+            except OSError:  # a full disk: the same command may come again
+                path.unlink()
+                raise
     except FileExistsError:
         raise ConfigError(f"--output {path.parent}: another run has just taken the folder") from None
 
@@ -181,11 +186,14 @@ def facts_of(path: Union[str, Path]) -> Dict[str, Any]:
       {}
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        facts = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise ConfigError(f"{path}: no JSON: {error}") from None
+    if not isinstance(facts, dict):
+        raise ConfigError(f"{path}: a mapping was expected, and it holds {str(facts)[:40]}")
+    return facts
 
 
 def check_search(path: Union[str, Path], decisive: Mapping[str, Any], name: str = "--output") -> None:

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import json
 import os
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Union
@@ -65,8 +64,7 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 def read(path: Union[str, Path]) -> List[Dict[str, Any]]:
     """The rows of a metrics.jsonl."""
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(text) for text in file]
+    return files.lines(Path(path))
 
 
 def extent(path: Union[str, Path]) -> Dict[str, Any]:

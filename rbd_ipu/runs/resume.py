@@ -1,6 +1,7 @@
 """Going on in the folder of a run that has ended, wherever and however it did."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
@@ -53,6 +54,7 @@ def clear_abandoned(path: Path) -> None:
     if (path / "config.yaml").exists() or not run.exists() or RunFolder(path).facts():
         return
     with locked(path):
+        shutil.rmtree(path / "tune", ignore_errors=True)  # the search of learning_rate=auto, which is made again
         run.unlink()
     for left in path.iterdir():
         if left.name == ".lock":
@@ -147,6 +149,9 @@ def _check(checkpoint: Checkpoint, experiment: Experiment, folder: RunFolder, fi
         check_same(about["config"], _plain(experiment.config), "it is from a run with other settings")
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
+    workers = experiment.trainer.device.exchange.workers  # replicas of IPUs are not among the settings
+    if about.get("workers", workers) != workers:
+        raise CheckpointError(f"it is from a run with {about['workers']} workers, and here there are {workers}")
     if about["data"] != fingerprint:
         raise CheckpointError("it was trained on other images than are there now")
     if not metrics.holds(folder / "metrics.jsonl", about["metrics"]):
@@ -170,6 +175,7 @@ def keeper(experiment: Experiment, folder: RunFolder) -> Any:
 
     def about() -> Dict[str, Any]:
         found = {"config": _plain(config), "data": data, "metrics": metrics.extent(folder / "metrics.jsonl")}
+        found["workers"] = experiment.trainer.device.exchange.workers
         if experiment.trainer.replay_log is not None:
             found["replay_log"] = experiment.trainer.replay_log.extent()
         return found

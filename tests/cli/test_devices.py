@@ -73,6 +73,13 @@ def test_what_the_user_should_know_is_noted(capsys, write, text, note):
     assert status == 0 and len(notes) == 1 and note in notes[0]
 
 
+def test_an_option_that_another_one_decides_is_said(capsys, write):
+    status, out, _ = run(capsys, "check", write("a.yaml", "device: ipu\noptions: {io_tiles.num_io_tiles: 32}"))
+    (row,) = [line for line in out.splitlines() if "place_ops_on_io_tiles" in line]
+    assert status == 0
+    assert row.split() == ["io_tiles.place_ops_on_io_tiles", "true", "false", "io_tiles.num_io_tiles"]
+
+
 def test_a_wrong_file_is_named_with_its_key_and_what_is_accepted(capsys, write):
     path = write("wrong.yaml", "device: ipu\noptions: {floating_point_behaviour.esr: true}")
     status, out, err = run(capsys, "check", path)

@@ -9,10 +9,10 @@ from nets import blobs, dense, flat
 
 import rbd_ipu
 from rbd_ipu import checkpoints, methods, training
-from rbd_ipu._compat import keras
+from rbd_ipu._compat import KERAS_3, keras
 from rbd_ipu.checkpoints.file import listed
 from rbd_ipu.cli import main
-from rbd_ipu.runs import metrics
+from rbd_ipu.runs import metrics, new_folder
 
 resource = pytest.importorskip("resource")
 
@@ -50,6 +50,29 @@ def test_the_checkpoints_before_stay_and_serve(tmp_path, monkeypatch, file_size_
     t.fit(data, epochs=2, verbose=0, start=checkpoints.restore(t, checkpoints.newest(tmp_path)))
     whole.fit(data, epochs=2, verbose=0)
     np.testing.assert_array_equal(flat(t.model), flat(whole.model))
+
+
+@pytest.mark.parametrize("end", ["h5", "keras"] if KERAS_3 else ["h5"])
+def test_a_model_that_does_not_fit_is_an_error_with_its_name(end, tmp_path, capsys, file_size_limit):
+    model, base = dense(), tmp_path / f"base.{end}"
+    model.save(str(base))
+    model.compile(rbd_ipu.FixedProjectionDescent(0.5, dim=16), "mse")
+    rbd_ipu.save_delta(tmp_path / "a.delta", model, dense())
+    file_size_limit(4000)
+    words = ["apply", str(tmp_path / "a.delta"), "--model", str(base), "--output", str(tmp_path / f"b.{end}")]
+    assert main(["delta", *words]) == 4
+    error = capsys.readouterr().err
+    assert error.startswith("rbd-ipu: error: cannot write ") and f"b.{end}" in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.delta", f"base.{end}"]
+
+
+def test_a_folder_on_a_full_disk_can_be_taken_again(tmp_path, file_size_limit):
+    file_size_limit(0)
+    with pytest.raises(OSError) as caught:
+        new_folder(tmp_path / "run", "")
+    assert caught.value.filename == str(tmp_path / "run" / "run.json")
+    file_size_limit(10**9)
+    assert new_folder(tmp_path / "run", "") == tmp_path / "run"
 
 
 def test_a_run_whose_disk_is_full_goes_on_once_there_is_room(tmp_path, capsys, monkeypatch, file_size_limit):

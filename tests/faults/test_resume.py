@@ -195,6 +195,25 @@ def test_where_all_are_damaged_nothing_happens(broken, capsys):
     assert content(broken) == there
 
 
+def test_another_number_of_workers_is_refused(broken, experiment, monkeypatch):
+    """Also where the settings do not say how many there are, as those of an IPU's replicas."""
+    found = resume.find(experiment, RunFolder(broken)).checkpoint
+    assert found.about["workers"] == 1
+    monkeypatch.setattr(experiment.trainer.device.exchange, "workers", 4)
+    there = content(broken)
+    with pytest.raises(ConfigError, match="it is from a run with 1 workers, and here there are 4"):
+        resume.find(experiment, RunFolder(broken))
+    assert content(broken) == there
+
+
+def test_a_run_that_was_killed_with_its_search_done_begins_again(tmp_path):
+    (tmp_path / "tune").mkdir()
+    (tmp_path / "tune" / "tune.json").write_text("{}")
+    (tmp_path / "run.json").write_text("{}\n")
+    resume.clear_abandoned(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_where_they_are_gone_nothing_happens(broken, experiment):
     for path in listed(broken / "checkpoints"):
         path.unlink()

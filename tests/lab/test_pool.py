@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from rbd_ipu.config import from_assignments, resolve
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import pool
 from rbd_ipu.lab.pool import Taken, attempts, claimed, is_claimed, job, note_cores
 from rbd_ipu.lab.results import Costs, rough_epoch
@@ -326,6 +327,14 @@ def numbers(run: Path):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     test = json.loads((run / "result.json").read_text())["test"]
     return [{k: v for k, v in row.items() if "second" not in k} for row in rows], test
+
+
+def test_a_run_of_another_process_is_named(tmp_path):
+    jobs = jobs_of(tmp_path, [0])
+    with claimed(jobs[0].folder), pytest.raises(
+        ConfigError, match="another run is at work there.*this command waits"
+    ):
+        pool.run(jobs, 0, lambda config: 1.0, print)
 
 
 def test_sigterm_ends_all_runs_of_this_process(tmp_path, monkeypatch):

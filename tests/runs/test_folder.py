@@ -39,6 +39,23 @@ def file_size_limit():
 # --- whole files ---------------------------------------------------------------------------------
 
 
+def test_lines_of_json_that_are_none_are_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    assert files.lines(path) == []
+    path.write_bytes(b'{"a": 1}\n{"a": 2')
+    assert files.lines(path, unfinished=True) == [{"a": 1}]
+    for content, number in ((b'{"a": 1}\n{"a": 2', 2), (b"[1]\n", 1), (b'{"a": 1}\n\xff\n', 2), (b"\n", 1)):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=f"a.jsonl:{number}: no line of JSON: "):
+            files.lines(path)
+    for content in (b"[]", b"\xff", b"", b"3"):
+        path.write_bytes(content)
+        assert files.found(path) == {}
+    path.write_bytes(b"[]")
+    with pytest.raises(ConfigError, match="a.jsonl: a mapping was expected, and it holds "):
+        facts_of(path)
+
+
 def test_a_file_that_fails_half_way_leaves_the_old_one(tmp_path):
     path = tmp_path / "a.txt"
     files.write_text(path, "old")
@@ -276,6 +293,10 @@ def test_other_threads_leave_ctrl_c_alone():
 # --- a run, with a trainer that does what the test says ------------------------------------------
 
 
+class OneWorker(contextlib.nullcontext):
+    exchange = types.SimpleNamespace(workers=1)
+
+
 class Scripted:
     """Stands for an Experiment, calls callbacks as Trainer does; at[epoch] is run in an epoch."""
 
@@ -293,7 +314,7 @@ class Scripted:
             optimizer=self.model.optimizer,
             progress=Progress(),
             step=0,
-            device=contextlib.nullcontext(),
+            device=OneWorker(),
             replay_log=None,
         )
         self.data = types.SimpleNamespace(files={"images": "a sum"}, of_text=False)

@@ -95,7 +95,7 @@ class IPUDevice(Device):
                 f"parallel={plan.parallel!r} is for workers that are processes, not for replicas of an IPU"
             )
         if described.replicas > 1 and plan.wire != "float32":
-            raise ValueError(f"wire={plan.wire!r} packs words as no IPU can; replicas send float32")
+            raise ValueError(f"wire={plan.wire!r} is not for replicas of an IPU: they send float32")
         self.name = "ipu"
         self.description = described
         self._ipu = ipu = package()

@@ -129,6 +129,34 @@ def test_an_offline_compile_compiles_both_programs_and_checks_no_numbers(open_ip
     assert machine.runs == len(machine.programs) == 2
 
 
+def test_a_run_goes_on_with_as_many_replicas(standin, tmp_path, monkeypatch, capsys):
+    from rbd_ipu.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    for replicas in (2, 4):
+        (tmp_path / f"{replicas}.yaml").write_text(f"device: ipu\nreplicas: {replicas}\nsteps_per_execution: 37\n")
+    words = ["--set", "parallel=same-data", "--set", "dim=4", "--set", "learning_rate=1", "--set", "epochs=1"]
+
+    def run(*more):
+        with standin.installed():  # a process configures its IPUs once
+            status = main(["train", *more])
+        return status, capsys.readouterr().err
+
+    assert run(*words, "--set", "device=2.yaml", "--output", "run")[0] == 0
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    for device, here in (("4.yaml", 4), ("cpu", 1)):
+        status, said = run("--resume", "--set", f"device={device}", "--set", "epochs=2", "--output", "run")
+        assert status == 2 and f"it is from a run with 2 workers, and here there are {here}" in said
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    for setting, words_of_it in (
+        ("wire=bfloat16", "replicas of an IPU: they send float32"),
+        ("source=native", "source=native is code for a CPU"),
+    ):
+        status, said = run(*words[2:], "--output", "other", "--set", "device=2.yaml", "--set", setting)
+        assert status == 2 and words_of_it in said
+    assert not (tmp_path / "other").exists()
+
+
 def test_an_offline_run_leaves_no_folder(standin, tmp_path, monkeypatch, capsys):
     from rbd_ipu.cli import main
 
