@@ -130,16 +130,22 @@ class Sketch:
     def rescaled(
         self, use: "Compression", squares: Sequence[Any], gradients: Sequence[Any], finite: Any, step: Any
     ) -> List[Any]:
-        """v <- b v + (1 - b) g^2, if all of g are finite; g / (sqrt(v / (1 - b^t)) + 1e-8), t = step + 1."""
+        """v <- b v + (1 - b) g^2, if all of g are finite; g / (sqrt(v / (1 - b^t)) + 1e-8), t = step + 1.
+
+        Where v is 0 still, v <- (1 - b^t) g^2, as if there had been this gradient from the beginning: the first step
+        of an entry is one rate long, also of a rare token or of a layer that was frozen.
+        """
         decay = use.second_moment or 0.0
+        weight = unbiased(decay, step)
 
         def add() -> Any:
             for v, g in zip(squares, gradients):
-                v.assign(decay * tf.convert_to_tensor(v) + (1.0 - decay) * g * g)
+                before = tf.convert_to_tensor(v)
+                mean = decay * before + (1.0 - decay) * g * g
+                v.assign(tf.where(tf.equal(before, 0.0), g * g * (1.0 / weight), mean))
             return tf.constant(0)
 
         tf.cond(finite, add, lambda: tf.constant(0))
-        weight = unbiased(decay, step)
         return [g / (tf.sqrt(tf.convert_to_tensor(v) * weight) + EPSILON) for g, v in zip(gradients, squares)]
 
     def moved(self, vectors: Sequence[Any], coordinates: Any, index: Any) -> List[Any]:

@@ -120,7 +120,9 @@ class Worker:
         """g of a vector, over the root of the mean of its squares so far."""
         if self.b is None:
             return g
-        self.squares[v] = self.b * self.squares[v] + (1 - self.b) * np.asarray(g, np.float64) ** 2
+        squares = np.asarray(g, np.float64) ** 2
+        mean = self.b * self.squares[v] + (1 - self.b) * squares
+        self.squares[v] = np.where(self.squares[v] == 0, (1 - self.b**self.t) * squares, mean)
         return g / (np.sqrt(self.squares[v] / (1 - self.b**self.t)) + 1e-8)
 
     def signs(self, step):

@@ -110,6 +110,15 @@ def _no_xla_by_default(monkeypatch):
     monkeypatch.setattr(trainer, "compile", compile_plain)
 
 
+@pytest.fixture
+def file_size_limit():
+    """Makes real writes beyond so many bytes fail, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 @pytest.fixture(scope="session")
 def tfds_dir() -> Path:
     """The folder of the prepared data sets: $RBD_DATA_DIR, or shared/tfds beside the checkout."""

@@ -18,8 +18,7 @@ import statistics
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
-from rbd_ipu import files as atomic
-from rbd_ipu import files as strict_json
+from rbd_ipu import files
 from rbd_ipu.config import FIELDS, OF_TEXT, Config, from_file, resolve
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.runs.folder import perplexity
@@ -150,18 +149,18 @@ def from_folder(path: Union[str, Path]) -> List[Row]:
 
 
 def _run_folders(path: Path) -> Iterator[Path]:
-    for folder, below, files in os.walk(path):
-        if "config.yaml" in files and "run.json" in files:
+    for folder, below, names in os.walk(path):
+        if "config.yaml" in names and "run.json" in names:
             below[:] = []  # checkpoints and events
             yield Path(folder)
 
 
 def _of_run(folder: Path) -> Optional[Row]:
     """The row of one run folder; None where nothing has been finished."""
-    facts = strict_json.found(folder / "run.json")
-    result = strict_json.found(folder / "result.json")
+    facts = files.found(folder / "run.json")
+    result = files.found(folder / "result.json")
     config = resolve(from_file(folder / "config.yaml"))
-    epochs = strict_json.lines(folder / "metrics.jsonl", unfinished=True)
+    epochs = files.lines(folder / "metrics.jsonl", unfinished=True)
     outcome = facts.get("outcome", "running")
     if not epochs and outcome not in ENDED:
         return None
@@ -199,12 +198,12 @@ def read(path: Union[str, Path], kind: str = "run") -> List[Row]:
       ConfigError: a line is no JSON or a run without settings; with file and line.
     """
     path = Path(path)
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.exists() else []
-    return [row for file in files for row in _rows(file, kind)]
+    there = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.exists() else []
+    return [row for file in there for row in _rows(file, kind)]
 
 
 def _rows(file: Path, kind: str) -> Iterator[Row]:
-    for number, row in enumerate(strict_json.lines(file), start=1):
+    for number, row in enumerate(files.lines(file), start=1):
         try:
             if row.get("kind") == kind:
                 if kind == "run":
@@ -218,11 +217,8 @@ def write(path: Union[str, Path], rows: Iterable[Row]) -> None:
     """Writes a file of rows, whole or not at all; rows in it of kinds that are not written stay."""
     path, rows = Path(path), list(rows)
     kinds = {row["kind"] for row in rows}
-    others = []
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        others = [line + "\n" for line in lines if json.loads(line).get("kind") not in kinds]
-    atomic.write_text(path, "".join(others) + "".join(strict_json.line(row) for row in rows))
+    others = [row for row in files.lines(path) if row.get("kind") not in kinds]
+    files.write_text(path, "".join(map(files.line, [*others, *rows])))
 
 
 def merge(*groups: Iterable[Row]) -> List[Row]:

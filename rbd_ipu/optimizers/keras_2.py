@@ -411,7 +411,8 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
 
     def _of_one_replica(self, pairs: List[Any], replicas: int) -> List[Any]:
         """The pairs clipped and transformed as where there is one replica: Keras has divided the losses of K by K."""
-        if replicas == 1:
+        changes = (self.clipnorm, self.clipvalue, self.global_clipnorm, self.gradient_transformers)
+        if replicas == 1 or not any(changes):
             return list(self._transform_gradients(pairs))
         whole = [(float(replicas) * tf.convert_to_tensor(gradient), variable) for gradient, variable in pairs]
         return [(gradient / float(replicas), variable) for gradient, variable in self._transform_gradients(whole)]

@@ -68,8 +68,9 @@ class SubspaceOptimizer(Wrapper):
         count of its steps goes on, so that after a reset Adam takes steps of up to 0.1 / sqrt(0.001) = 3.2 rates.
       compartments, normalize, source, orthogonalize: of the bases, as for :class:`rbd_ipu.RandomBasis`.
       second_moment: b, in [0, 1): each worker divides its gradients by the root of a running mean of their squares
-        before anything else, as Adam does: v <- b v + (1 - b) g^2, g / (sqrt(v / (1 - b^t)) + 1e-8). Then
-        ``update="mean"`` and an inner SGD at the rate of Adam fit. Another D numbers of state. None: not.
+        before anything else, as Adam does: v <- b v + (1 - b) g^2, g / (sqrt(v / (1 - b^t)) + 1e-8). An entry
+        whose gradients begin late, at step t, begins with v = (1 - b^t) g^2. Then ``update="mean"`` and an inner SGD
+        at the rate of Adam fit. Another D numbers of state. None: not.
       name: of the optimizer.
 
     Raises:

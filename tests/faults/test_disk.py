@@ -14,16 +14,6 @@ from rbd_ipu.checkpoints.file import listed
 from rbd_ipu.cli import main
 from rbd_ipu.runs import metrics, new_folder
 
-resource = pytest.importorskip("resource")
-
-
-@pytest.fixture
-def file_size_limit():
-    """Makes real writes beyond so many bytes fail, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
 
 def test_the_checkpoints_before_stay_and_serve(tmp_path, monkeypatch, file_size_limit):
     monkeypatch.setattr(training, "CALL_SECONDS", 0.0)

@@ -585,6 +585,20 @@ def test_what_cancels_has_no_sign():
         memory = np.array(tf.convert_to_tensor(optimizer.kept("memory", variable)), np.float64)
 
 
+@pytest.mark.parametrize("source", ["auto", "counter"])
+def test_the_first_step_of_an_entry_is_one_rate_long_whenever_it_comes(source):
+    options = {"fraction": 1.0, "select": "largest", "memory": 1.0} if source == "auto" else {}
+    optimizer = rbd_ipu.SubspaceOptimizer(OPT.SGD(0.01), second_moment=0.99, source=source, **options)
+    variable = keras.Variable(np.zeros(64, "float32")) if KERAS_3 else tf.Variable(np.zeros(64, "float32"))
+    g = np.repeat([1.0, 0.0], 32).astype(np.float32)
+    for step in range(12):
+        g[32:] = 3.0 if step == 10 else 0.0
+        before = np.array(tf.convert_to_tensor(variable))
+        optimizer.apply_gradients([(tf.constant(g), variable)])
+        moved = (before - np.array(tf.convert_to_tensor(variable))) / 0.01
+        np.testing.assert_allclose(moved, np.repeat([1.0, float(step == 10)], 32), atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
 def test_all_coordinates_leave_entries_without_a_gradient_alone(name):
     optimizer = rbd_ipu.SubspaceOptimizer(keras.optimizers.get(name))

@@ -5,7 +5,6 @@ import csv
 import errno
 import json
 import os
-import resource
 import signal
 import socket
 import subprocess
@@ -26,15 +25,6 @@ from rbd_ipu.runs.callbacks import AtomicCheckpoint, recorders, save_weights
 from rbd_ipu.runs.folder import summarise
 from rbd_ipu.runs.record import record
 from rbd_ipu.step import Progress
-
-
-@pytest.fixture
-def file_size_limit():
-    """Makes real writes beyond so many bytes fail, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
 
 # --- whole files ---------------------------------------------------------------------------------
 

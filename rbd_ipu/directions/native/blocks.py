@@ -239,9 +239,14 @@ def _build(digest: str) -> Any:
 
 @inlined
 def _rescaled(g, v, decay, weight, newer, unit):
-    """newer <- decay v + (1 - decay) g^2, unit <- g over the root of weight times that, as in compression.py."""
+    """newer <- decay v + (1 - decay) g^2, unit <- g over the root of weight times that, as in compression.py.
+
+    Where v is 0 still, newer <- g^2 / weight.
+    """
+    first = f32(1.0) / weight
     for j in range(g.shape[0]):
-        square = decay[0] * v[j] + decay[1] * g[j] * g[j]
+        mean = decay[0] * v[j] + decay[1] * g[j] * g[j]
+        square = mean if v[j] != f32(0.0) else g[j] * g[j] * first
         newer[j] = square
         unit[j] = g[j] / (np.sqrt(square * weight) + f32(1e-8))
 
