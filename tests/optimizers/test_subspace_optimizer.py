@@ -520,7 +520,6 @@ SAME = textwrap.dedent(
     largest = {"fraction": 1 / 16, "select": "largest", "memory": 1.0, "wire": "sign"}
     rows = [
         ({"second_moment": 0.9}, 0.01, {}),
-        ({**largest}, 0.1, {}),
         ({**largest, "second_moment": 0.9}, 0.01, {}),
         ({**largest, "update": "sign"}, 0.01, {}),
         ({"distribution": "groups", "fraction": 0.25, "state": "coordinates"}, 0.1, {}),

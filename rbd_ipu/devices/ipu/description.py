@@ -326,9 +326,10 @@ KEYS = {
     "device_connection.version": "connection and hardware",
     "experimental.enable_prng_stability": "prng_stability",
     "floating_point_behaviour.esr": "stochastic_rounding",
-    "io_tiles.place_ops_on_io_tiles": "io_tiles.num_io_tiles",
     "ipu_model.version": "hardware",
 }
+# What decides each value that :func:`derived` sets.
+DECIDED_BY = {**KEYS, "io_tiles.place_ops_on_io_tiles": "io_tiles.num_io_tiles"}
 
 
 def _same(value: Any) -> Tuple[Any, ...]:

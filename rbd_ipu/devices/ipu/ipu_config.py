@@ -178,7 +178,7 @@ def _options(d: Description) -> List[List[str]]:
     known = sdk_record.options()["options"]
     rows = [["IPUConfig", "value", "default", "set by"]]
     for path, value in settings(d).items():
-        origin = "options" if path in d.options else rules.KEYS[path]
+        origin = "options" if path in d.options else rules.DECIDED_BY[path]
         rows.append([path, _written(value), _written(known[path]["default"]), origin])
     return rows
 
