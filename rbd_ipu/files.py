@@ -247,15 +247,16 @@ def found(path: Path) -> Dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def lines(path: Path, unfinished: bool = False) -> List[Dict[str, Any]]:
+def lines(path: Path, unfinished: bool = False, said: str = "no line of JSON") -> List[Dict[str, Any]]:
     """The mappings in a file of JSON, one a line; none where there is no file.
 
     Args:
       path: of the file.
       unfinished: whether the last line may be half written, by a process that was killed; it is left out.
+      said: what a line is called that is no mapping.
 
     Raises:
-      ConfigError: a line is no mapping; with its number.
+      ConfigError: there is one; with its number.
     """
     try:
         texts = path.read_bytes().split(b"\n")
@@ -264,11 +265,12 @@ def lines(path: Path, unfinished: bool = False) -> List[Dict[str, Any]]:
     rows = []
     for number, text in enumerate(texts[:-1] if unfinished or not texts[-1] else texts, start=1):
         try:
-            rows.append(json.loads(text.decode("utf-8")))
-            if not isinstance(rows[-1], dict):
+            row = json.loads(text.decode("utf-8"))
+            if not isinstance(row, dict):
                 raise ValueError(f"{text[:40]!r} is no mapping")
         except ValueError as error:
-            raise ConfigError(f"{path}:{number}: no line of JSON: {error}") from None
+            raise ConfigError(f"{path}:{number}: {said}: {error}") from None
+        rows.append(row)
     return rows
 
 

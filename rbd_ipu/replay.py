@@ -128,7 +128,7 @@ def read_log(path: Union[str, Path]) -> Log:
         head = file.read(begin)
         if not head.startswith(MAGIC):
             raise ReplayError(f"{path}: is no replay log of rbd_ipu: it begins with {head[: len(MAGIC)]!r}")
-        form = head[-5] if len(head) == begin else FORMAT
+        form = head[len(MAGIC)] if len(head) == begin else FORMAT
         if not OLDEST <= form <= FORMAT:
             raise ReplayError(
                 f"{path}: is of format {form}, and this version of rbd_ipu knows formats {OLDEST} to {FORMAT}"

@@ -63,8 +63,8 @@ class _Stream(Feed):
 class _Dataset(Feed):
     """A tf.data.Dataset; of n workers, the i-th reads batches i, i + n, i + 2n, ...
 
-    It is started again for every epoch. With ``steps_per_epoch`` it is one stream, as it is for Keras, which begins
-    again where it ends: an epoch goes on where the one before has stopped.
+    It is started again for every epoch. With ``steps_per_epoch`` it is one stream: an epoch goes on where the one
+    before has stopped, as in Keras; where the dataset ends, the stream begins again.
     """
 
     def __init__(self, dataset: Any, steps_per_epoch: Optional[int], shards: Shards, batches: int):

@@ -132,6 +132,7 @@ def ours(name: str, value: Mean) -> str:
 Row = Dict[str, Any]
 
 CURVES = ("loss", "accuracy", "val_loss", "val_accuracy", "correlation", "images_per_second", "seconds")
+NO_RESULT = "not a result"
 ENDED = ("finished", "not finite")  # outcomes that running again would only repeat
 _FACTS = ("command", "commit", "modified", "versions", "machine", "started", "ended", "d", "D", "data")
 
@@ -203,14 +204,14 @@ def read(path: Union[str, Path], kind: str = "run") -> List[Row]:
 
 
 def _rows(file: Path, kind: str) -> Iterator[Row]:
-    for number, row in enumerate(files.lines(file), start=1):
+    for number, row in enumerate(files.lines(file, said=NO_RESULT), start=1):
         try:
             if row.get("kind") == kind:
                 if kind == "run":
                     config_of(row), row["epochs"] + 0, row["outcome"]
                 yield row
         except (KeyError, TypeError, ConfigError) as error:
-            raise ConfigError(f"{file}:{number}: not a result: {error!r}") from None
+            raise ConfigError(f"{file}:{number}: {NO_RESULT}: {error!r}") from None
 
 
 def write(path: Union[str, Path], rows: Iterable[Row]) -> None:

@@ -1,7 +1,6 @@
 """SubspaceOptimizer: any Keras optimizer, on gradients that went through a random subspace."""
 
 import fnmatch
-import math
 from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from rbd_ipu import _imports, checks, compression, text_table
@@ -258,14 +257,15 @@ class SubspaceOptimizer(Wrapper):
             [self.kept(name, known[i]) for i in chosen if name in self._use.kept]
             for name in ("memory", "second_moment")
         )
+        gather = self._gather()  # refuses several replicas of an IPU
         if self._use.lossless and self.state == "full":
             if squares:
                 flat = sketch.rescaled(self._use, squares, flat, compression.all_finite(flat), step)
             expanded = self._sum_of_replicas(flat)
             if self.update == "sign":
-                expanded = [tf.sign(tf.where(tf.math.is_finite(u), u, math.nan)) for u in expanded]
+                expanded = [tf.sign(u) for _, u in compression.nan_unless_finite([(None, u) for u in expanded])]
         else:
-            sent = compression.send(self._use, sketch, flat, memory, index, self._gather(), squares, step)
+            sent = compression.send(self._use, sketch, flat, memory, index, gather, squares, step)
             if self.state == "full" or memory:
                 expanded = compression.receive(sketch, sent, memory, index, self.update == "sign")
         if self.state == "full" and self.update == "mean":

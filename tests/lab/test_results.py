@@ -61,7 +61,7 @@ def test_rows_are_written_and_read_back(tmp_path):
 @pytest.mark.parametrize("line", ["{", '{"kind": "run"}', '{"kind": "run", "settings": {"dimm": 1}}'])
 def test_a_line_that_is_no_result_is_named(tmp_path, line):
     (tmp_path / "a.jsonl").write_text('{"kind": "other"}\n' + line + "\n")
-    with pytest.raises(ConfigError, match="a.jsonl:2: no"):
+    with pytest.raises(ConfigError, match="a.jsonl:2: not a result"):
         results.read(tmp_path)
 
 

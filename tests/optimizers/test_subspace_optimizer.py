@@ -1,5 +1,6 @@
 """SubspaceOptimizer: as its inner optimizer where nothing is lost, as a hand-written loop where something is."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -560,13 +561,28 @@ def test_replicas_with_the_same_examples_are_one(tmp_path):
     alike(SAME, tmp_path)
 
 
+def zeros(shape):
+    return (keras if KERAS_3 else tf).Variable(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("options", [{}, {"fraction": 0.5, "select": "largest"}])
+def test_several_replicas_of_an_ipu_are_refused(options, monkeypatch):
+    module = importlib.import_module("rbd_ipu.optimizers.subspace_optimizer")
+    optimizer, variable = rbd_ipu.SubspaceOptimizer(OPT.SGD(0.1), **options), zeros(64)
+    monkeypatch.setattr(module, "on_ipu", lambda: True)
+    monkeypatch.setattr(module.projected, "alone", lambda: False)
+    with pytest.raises(NotImplementedError, match="on several replicas of an IPU keeps a memory for each"):
+        optimizer.apply_gradients([(tf.ones(64), variable)])
+    assert not np.array(tf.convert_to_tensor(variable)).any()
+
+
 def test_what_cancels_has_no_sign():
     """Of Hadamard blocks of one size, one entry in seven is 0: no weight may move by a rate for it."""
     H = np.ones((1, 1))
     while len(H) < 4096:
         H = np.block([[H, H], [H, -H]])
     optimizer = rbd_ipu.presets.small_messages(1.0)
-    variable = keras.Variable(np.zeros(4096, "float32")) if KERAS_3 else tf.Variable(np.zeros(4096, "float32"))
+    variable = zeros(4096)
     numbers, memory = np.random.default_rng(0), np.zeros(4096)
     for size in (0.011, 0.1, 0.7, 1.3, 2.0, 3.1):
         g = size * numbers.standard_normal(4096).astype(np.float32)
@@ -586,7 +602,7 @@ def test_what_cancels_has_no_sign():
 def test_the_first_step_of_an_entry_is_one_rate_long_whenever_it_comes(source):
     options = {"fraction": 1.0, "select": "largest", "memory": 1.0} if source == "auto" else {}
     optimizer = rbd_ipu.SubspaceOptimizer(OPT.SGD(0.01), second_moment=0.99, source=source, **options)
-    variable = keras.Variable(np.zeros(64, "float32")) if KERAS_3 else tf.Variable(np.zeros(64, "float32"))
+    variable = zeros(64)
     g = np.repeat([1.0, 0.0], 32).astype(np.float32)
     for step in range(12):
         g[32:] = 3.0 if step == 10 else 0.0
@@ -599,9 +615,7 @@ def test_the_first_step_of_an_entry_is_one_rate_long_whenever_it_comes(source):
 @pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
 def test_all_coordinates_leave_entries_without_a_gradient_alone(name):
     optimizer = rbd_ipu.SubspaceOptimizer(keras.optimizers.get(name))
-    variable = (
-        keras.Variable(np.zeros((50, 50), "float32")) if KERAS_3 else tf.Variable(np.zeros((50, 50), "float32"))
-    )
+    variable = zeros((50, 50))
     g = np.zeros((50, 50), "float32")
     g[3] = 100.0
     for _ in range(3):
