@@ -11,6 +11,7 @@ Everything in the package that needs TensorFlow takes it from here, so that a mi
 reported once, in words.
 """
 
+import functools
 import importlib.util
 import inspect
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -51,17 +52,45 @@ else:
     )
 
 
-#: For arithmetic of our own: AutoGraph has nothing to rewrite in it, and would take seconds to find that out.
-as_it_is = tf.autograph.experimental.do_not_convert
+_context = tf.__internal__.autograph.control_status_ctx()
+#: AutoGraph as it is outside of every ``tf.function``: what asks it to convert something is heard.
+_ASKED = type(_context)(type(_context.status).UNSPECIFIED)
+
+
+def as_it_is(function: Callable) -> Callable:
+    """A function of ours for graphs, not converted: AutoGraph would take seconds to find nothing to rewrite in it.
+
+    Layers of the user's own are converted within it as ever: Keras 2 asks for that.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        with _ASKED:
+            return function(*arguments, **options)
+
+    return tf.autograph.experimental.do_not_convert(call)
+
+
+def as_written_by_users(function: Callable) -> Callable:
+    """A function of the user's own, to be called in a graph: AutoGraph makes branches of its ``if`` on tensors."""
+    if str(getattr(function, "__module__", "")).split(".")[0] in ("rbd_ipu", "keras", "tensorflow"):
+        return function
+    converted = tf.__internal__.autograph.tf_convert(function, _ASKED)
+
+    @functools.wraps(function, updated=())
+    def call(*arguments: Any, **options: Any) -> Any:
+        return (function if tf.executing_eagerly() else converted)(*arguments, **options)
+
+    return call
 
 
 def program(function: Callable, jit: bool = False, beside_others: bool = False) -> Any:
-    """A ``tf.function`` of our own arithmetic, which AutoGraph leaves as it is; ``jit``: compiled by XLA.
+    """A ``tf.function`` of ours, which AutoGraph leaves as it is; ``jit``: compiled by XLA.
 
     Those ``beside_others`` run at the same time in one graph: TensorFlow runs its ops for compiled programs one after
     the other there, but not nested functions.
     """
-    traced = tf.function(function, jit_compile=jit or None, autograph=False)
+    traced = tf.function(as_it_is(function), jit_compile=jit or None)
     return _launching(traced) if jit and not beside_others else traced
 
 
@@ -229,6 +258,7 @@ __all__ = [
     "KERAS_3",
     "apply_update",
     "as_it_is",
+    "as_written_by_users",
     "compile_keras",
     "compiled_with",
     "create_variables",

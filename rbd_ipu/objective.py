@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from rbd_ipu._compat import KERAS_3, compile_keras, compiled_with, keras, tensors, tf
+from rbd_ipu._compat import KERAS_3, as_written_by_users, compile_keras, compiled_with, keras, program, tensors, tf
 
 #: Losses of Keras whose targets are classes, by the kind of target; an accuracy goes with them.
 KINDS = {
@@ -35,7 +35,7 @@ def per_batch(loss: Any) -> Callable[[Any, Any], Any]:
     if not callable(loss):
         raise TypeError(f"loss must be a Keras loss, its name, or a function (y, outputs), got {loss!r}")
     check_reduction(loss)
-    values = loss.call if isinstance(loss, keras.losses.Loss) else loss
+    values = as_written_by_users(loss.call if isinstance(loss, keras.losses.Loss) else loss)
     matched = _matched if _of_keras(loss) else _as_keras_gives_them
     return lambda y, outputs: _reduced(values(*matched(y, outputs)), is_sum(loss))
 
@@ -339,7 +339,8 @@ class Objective:
             )
         if hasattr(keras.Model, "compute_loss"):
             options = {"training": training} if _takes_training(model.compute_loss) else {}
-            value = model.compute_loss(x=x, y=y, y_pred=outputs, sample_weight=weights, **options)
+            own = as_written_by_users(model.compute_loss)
+            value = own(x=x, y=y, y_pred=outputs, sample_weight=weights, **options)
         else:
             y, weights = (tf.nest.map_structure(_column, part) for part in (y, weights))
             value = model.compiled_loss(y, outputs, weights, regularization_losses=model.losses)
@@ -372,7 +373,8 @@ class Objective:
     def _update_metrics(self, x: Any, y: Any, weights: Any, outputs: Any) -> None:
         model = self.model
         if hasattr(keras.Model, "compute_metrics"):
-            found = model.compute_metrics(x=x, y=y, y_pred=outputs, sample_weight=weights)
+            own = as_written_by_users(model.compute_metrics)
+            found = own(x=x, y=y, y_pred=outputs, sample_weight=weights)
             if self._own_metrics and KERAS_3:
                 extra = set(found) - set(model.get_metrics_result())
                 if extra:
@@ -426,7 +428,7 @@ class Objective:
             if KERAS_3 and device.strategy.num_replicas_in_sync > 1:
                 self._build_outside(spec)  # Keras 3 makes no variables in a replica
             else:
-                tf.function(lambda batch: device.strategy.run(see, args=(batch,))).get_concrete_function(spec)
+                program(lambda batch: device.strategy.run(see, args=(batch,))).get_concrete_function(spec)
         self._built = True
 
     def _build_outside(self, spec: Any) -> None:

@@ -9,7 +9,7 @@ import functools
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from rbd_ipu import objective
-from rbd_ipu._compat import apply_update, rate_of, tensors, tf
+from rbd_ipu._compat import apply_update, as_it_is, as_written_by_users, program, rate_of, tensors, tf
 from rbd_ipu.methods import Method
 from rbd_ipu.methods.base import likeness
 from rbd_ipu.objective import REPORTED, Objective
@@ -243,7 +243,7 @@ def one_step(
         """(the first worker's part, what is known after the exchange)."""
         if exchange.workers == 1 and log is None:
             state, batch = _begun(next_batch)
-            update = method.step(state, batch, step)
+            update = as_written_by_users(method.step)(state, batch, step)
             report = _report(objective, state, batch)
             # A sum is not finite when an entry is not.
             finite = tf.math.is_finite(report[1]) & tf.math.is_finite(tf.reduce_sum(update))
@@ -433,7 +433,7 @@ def train_steps(step: Run, logged: bool = False) -> Callable[[Any, Any, Any, Any
     faster there than XLA); methods compile their bases.
     """
 
-    @tf.function
+    @program
     def run(iterator: Any, n: Any, done: Any, sums: Any) -> Any:
         def body(i: Any, sums: Any, _: Any, *rows: Any) -> Any:
             new = step(_next(iterator), done + i)
@@ -460,7 +460,7 @@ def replay_steps(step: Callable[[Any], Any], width: int) -> Callable[[Any], Any]
     ``step`` is that of :func:`rbd_ipu.step.one_replayed`; the first row that is not good ends the loop.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec([None, width], tf.int32)])
+    @program
     def run(rows: Any) -> Any:
         def body(i: Any, _: Any) -> Any:
             good = step(rows[i])
@@ -473,7 +473,8 @@ def replay_steps(step: Callable[[Any], Any], width: int) -> Callable[[Any], Any]
             parallel_iterations=1,
         )[0]
 
-    return run.get_concrete_function()  # TensorFlow warns of functions traced once and called rarely
+    # TensorFlow warns of functions traced once and called rarely.
+    return run.get_concrete_function(tf.TensorSpec([None, width], tf.int32))
 
 
 def _next(iterator: Any) -> Callable[..., Any]:
@@ -489,19 +490,19 @@ def evaluate_all(objective: Objective, as_replica: Optional[Callable[..., Any]] 
     ``as_replica(function)`` calls it where Keras can compute losses and metrics; None: anywhere.
     """
 
-    @tf.function
+    @program
     def run(dataset: Any) -> Any:
-        sums = tf.zeros([len(REPORTED)])
-        for batch in dataset:
+        def add(sums: Any, batch: Any) -> Any:
             outputs = objective.forward(batch, training=False)
 
-            def look(batch: Any = batch, outputs: Any = outputs) -> Any:
+            def look() -> Any:
                 report = objective.report(batch, outputs, objective.loss_of(batch, outputs, training=False))
                 return tf.pad(report, [[0, len(REPORTED) - report.shape[0]]])
 
             plain = objective.is_plain(batch, outputs) and not objective.measured_by_keras
-            sums += look() if plain or as_replica is None else as_replica(look)
-        return tuple(tf.unstack(sums))
+            return sums + (look() if plain or as_replica is None else as_replica(look))
+
+        return tuple(tf.unstack(dataset.reduce(tf.zeros([len(REPORTED)]), as_it_is(add))))
 
     traces: Dict[Any, Callable] = {}
 

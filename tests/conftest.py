@@ -111,6 +111,20 @@ def _no_xla_by_default(monkeypatch):
 
 
 @pytest.fixture
+def rewritten(monkeypatch):
+    """What AutoGraph rewrites: (module, name) of functions."""
+    api = importlib.import_module("tensorflow.python.autograph.impl.api")
+    transform, noted = api._TRANSPILER.transform, []
+
+    def note(entity, context):
+        noted.append((entity.__module__, entity.__qualname__))
+        return transform(entity, context)
+
+    monkeypatch.setattr(api._TRANSPILER, "transform", note)
+    return noted
+
+
+@pytest.fixture
 def file_size_limit():
     """Makes real writes beyond so many bytes fail, as on a full disk."""
     resource = pytest.importorskip("resource")

@@ -56,6 +56,72 @@ def test_the_loss_is_what_keras_makes_of_it(outputs, activation, y, loss):
     assert trainer.evaluate((x, y), batch_size=24)["loss"] == pytest.approx(theirs_now, rel=1e-4)
 
 
+class Branching(LAYERS.Layer):
+    """Code of a user's, with a branch that AutoGraph must see."""
+
+    def call(self, x):
+        if tf.reduce_sum(x) > 0.0:
+            return x
+        return -x
+
+
+class BranchingMetric(keras.metrics.Mean):
+    def update_state(self, y, outputs, sample_weight=None):
+        value = tf.reduce_mean(outputs)
+        if value > 0.0:
+            value = -value
+        return super().update_state(value)
+
+
+def branching(y, outputs):
+    value = tf.reduce_mean(absolute(y, outputs))
+    if value > 0.5:
+        value = 2.0 * value
+    return value
+
+
+class BranchingLoss(LOSSES.Loss):
+    def call(self, y, outputs):
+        return branching(y, outputs)
+
+
+class BranchingModel(keras.Model):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return branching(y, y_pred)
+
+
+def branches(where):
+    """A model and its loss, with a branch on a tensor in one of them."""
+    inputs = keras.Input((6,))
+    outputs = LAYERS.Dense(1)(inputs)
+    model = (BranchingModel if where == "compute_loss" else keras.Model)(
+        inputs, Branching()(outputs) if where == "layer" else outputs
+    )
+    metrics = [BranchingMetric()] if where == "metric" else None
+    model.compile("sgd", {"function": branching, "loss": BranchingLoss()}.get(where, "mse"), metrics=metrics)
+    return model
+
+
+@pytest.mark.parametrize("where", ["function", "loss", "compute_loss", "layer", "metric"])
+def test_a_branch_of_the_users_code_is_a_branch_of_the_graph_and_ours_is_not_rewritten(where, rewritten):
+    """As in Keras 2's fit. That of Keras 3 has no AutoGraph; the Trainer has it for losses."""
+    if where in (("layer", "metric") if KERAS_3 else ("compute_loss",)):
+        pytest.skip("Keras 3 keeps it from AutoGraph" if KERAS_3 else "Keras 2.6 does not call it")
+    data = tf.data.Dataset.from_tensor_slices((blobs(24)[0], numbers(24, 1))).batch(8)
+    trainer = rbd_ipu.Trainer(branches(where), methods.create("rbd", learning_rate=0.1, dim=3), "cpu")
+    rewritten.clear()
+    trainer.fit(data, data, epochs=1, verbose=0)
+    assert rewritten and {module for module, _ in rewritten} == {__name__}
+
+
+def test_autograph_rewrites_nothing_of_a_run(rewritten):
+    x, y = blobs(64)
+    data = rbd_ipu.data.Batches((x, y), 8)
+    trainer = rbd_ipu.Trainer(network(10), methods.create("rbd", learning_rate=0.1, dim=3), "cpu")
+    trainer.fit(data, (x, y), epochs=1, verbose=0)
+    assert rewritten == []
+
+
 @pytest.mark.parametrize("y", [numbers(24), numbers(24, 1), CLASSES > 1, CLASSES[:, None], numbers(24).astype("f8")])
 def test_arrays_may_hold_other_targets_than_classes(y):
     x = blobs(24)[0]

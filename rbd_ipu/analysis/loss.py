@@ -6,7 +6,7 @@ from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from rbd_ipu import checks
-from rbd_ipu._compat import tensors, tf
+from rbd_ipu._compat import program, tensors, tf
 from rbd_ipu.basis import RandomBasis
 from rbd_ipu.objective import default_loss, per_batch
 from rbd_ipu.step import flatten, unflatten
@@ -49,9 +49,9 @@ class Surface:
         self._variables = tensors(model.trainable_variables)
         self.theta = flatten(self._variables).numpy()
         self._stops: Optional[List[str]] = None  # operations that hold second derivatives up; None: not looked yet
-        self._loss_at = tf.function(self._trace_loss)
-        self._gradient_at = tf.function(self._trace_gradient)
-        self._product_at = tf.function(self._trace_product)
+        self._loss_at = program(self._trace_loss)
+        self._gradient_at = program(self._trace_gradient)
+        self._product_at = program(self._trace_product)
 
     @property
     def size(self) -> int:

@@ -17,7 +17,7 @@ from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
-from rbd_ipu._compat import as_it_is, tf, untuned
+from rbd_ipu._compat import as_it_is, as_written_by_users, tf, untuned
 from rbd_ipu.checks import checked_labels
 from rbd_ipu.data.augment import AUGMENTATIONS, parts_of
 from rbd_ipu.seeds import fold_in, permutation
@@ -310,7 +310,7 @@ class Batches:
         epoch, step = self._place(epoch, step)
         # The order of the next epoch is worked out while this one is read.
         plans = tf.data.Dataset.range(epoch, LAST_EPOCH).map(as_it_is(self._plan)).prefetch(1)
-        places = plans.flat_map(_slices).skip(step * self._part[2])
+        places = plans.flat_map(as_it_is(_slices)).skip(step * self._part[2])
         made, bytes_made = self._made(places, self._batch), None
         if _are_bytes(self._samples) and self._moves_and_adds is not None:
             bytes_made = self._made(places, self._stored)
@@ -318,7 +318,7 @@ class Batches:
 
     @staticmethod
     def _made(places: Any, batch: Callable[[Any, Any], Any]) -> Any:
-        return untuned(places.map(batch, num_parallel_calls=THREADS, deterministic=True).prefetch(AHEAD))
+        return untuned(places.map(as_it_is(batch), num_parallel_calls=THREADS, deterministic=True).prefetch(AHEAD))
 
     def _place(self, epoch: int, step: int) -> Any:
         for name, value in (("epoch", epoch), ("step", step)):
@@ -343,7 +343,7 @@ class Batches:
         x, *others = tf.nest.map_structure(lambda part: tf.gather(part, indices), self._parts)
         x = self._samples.scaled(x)
         if self._augment is not None:
-            x = self._augment(x, seed)
+            x = as_written_by_users(self._augment)(x, seed)
         x = self._samples.finished(x)
         stored = self._samples.x
         x = tf.nest.map_structure(lambda a, b: tf.ensure_shape(a, [self.batch_size, *b.shape[1:]]), x, stored)
@@ -453,7 +453,7 @@ def evaluation(data: Any, batch_size: int) -> Any:
 
     def made(batch: Callable[[Any], Any]) -> Any:
         starts = tf.data.Dataset.range(0, samples.size, size)
-        return untuned(starts.map(batch, num_parallel_calls=THREADS, deterministic=True).prefetch(2))
+        return untuned(starts.map(as_it_is(batch), num_parallel_calls=THREADS, deterministic=True).prefetch(2))
 
     whole = made(lambda start: finish(*stored(start)))
     return remember(whole, made(stored), finish) if _are_bytes(samples) else whole

@@ -22,7 +22,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 import numpy as np
 
-from rbd_ipu._compat import tensors, tf
+from rbd_ipu._compat import as_it_is, tensors, tf
 from rbd_ipu.data.batches import stored_form
 from rbd_ipu.devices.ipu.ipu_config import cache_root
 from rbd_ipu.directions.stream import FIRST, hash32
@@ -168,7 +168,7 @@ def train_program(
 
         tf.while_loop(lambda i, _: i < steps, body, (tf.constant(0), tf.constant(1.0)), parallel_iterations=1)
 
-    return tf.function(run, jit_compile=True)
+    return tf.function(as_it_is(run), jit_compile=True)
 
 
 def _batch(iterator: Any, finish: Optional[Callable[..., Any]]) -> Any:
@@ -195,7 +195,7 @@ def evaluate_program(
 
         tf.while_loop(lambda i: i < steps, body, (tf.constant(0),), parallel_iterations=1)
 
-    return tf.function(run, jit_compile=True)
+    return tf.function(as_it_is(run), jit_compile=True)
 
 
 class Reading(NamedTuple):

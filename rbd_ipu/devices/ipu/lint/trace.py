@@ -12,7 +12,7 @@ import types
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from rbd_ipu import methods, models
-from rbd_ipu._compat import create_variables, keras, tf
+from rbd_ipu._compat import as_it_is, create_variables, keras, tf
 from rbd_ipu.compartments import SCHEMES
 from rbd_ipu.data.batches import standardised
 from rbd_ipu.devices.ipu.lint.rules import Operation, lower, type_name
@@ -398,6 +398,6 @@ def _traced(run: Callable[[Any, Any], Any], noted: List[Operation], kind: str, t
     images = tf.zeros([BATCH, *IMAGE]), tf.zeros([BATCH], tf.int32)
     windows = tf.zeros([BATCH, *WINDOW], tf.int32), tf.zeros([BATCH, *WINDOW], tf.int32)
     arguments = (*(windows if text else images), tf.constant(0))
-    function = tf.function(program, jit_compile=True)
+    function = tf.function(as_it_is(program), jit_compile=True)
     graph = function.get_concrete_function(*arguments).graph
     return Program(graph, lambda: lower(function, *arguments), tuple(noted))
