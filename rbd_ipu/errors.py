@@ -74,6 +74,9 @@ class Dismissed(WorkersError):
 #: What a stream that takes no more raises, without the name of a file.
 REFUSED = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
+#: What only writing raises. For the rest, such as a file that may not be read, nobody tells which it was.
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
 
 def prepare_streams() -> None:
     """Gives the command streams that it can write to.
@@ -106,8 +109,9 @@ def exit_status(run: Callable[[], int]) -> int:
     """What a command's function returns; an error that the user can mend is one line on the standard error.
 
     Returns:
-      its own status; 2 settings that cannot be used, 4 what could not be written, 5 or that of a signal where workers
-      were lost or stopped, 130 Ctrl-C before the training began. All other errors keep their traceback.
+      its own status; 2 settings that cannot be used, 4 a file that could not be opened or written, 5 or that of a
+      signal where workers were lost or stopped, 130 Ctrl-C before the training began. All other errors keep their
+      traceback.
     """
     try:
         status = run()
@@ -123,7 +127,8 @@ def exit_status(run: Callable[[], int]) -> int:
                 raise
             give_up_streams()
             return _said(f"error: cannot write {name_of_stream(error)}: {error.strerror}", 4)
-        return _said(f"error: cannot write {error.filename}: {error.strerror}", 4)
+        verb = "write" if error.errno in UNWRITTEN else "open"
+        return _said(f"error: cannot {verb} {error.filename}: {error.strerror}", 4)
     except KeyboardInterrupt:
         return _said("interrupted by Ctrl-C before the training began; nothing was written", 130)
 

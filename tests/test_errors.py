@@ -1,10 +1,13 @@
-"""A standard output that is closed, cut off, full or of few letters: one line, a status, no traceback."""
+"""A standard output that is closed, cut off, full or of few letters, and files: one line, a status, no traceback."""
 
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
+
+from rbd_ipu.errors import exit_status
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": "ascii"}
 
@@ -41,3 +44,16 @@ def test_a_full_disk_behind_it(tmp_path):
     done = check(tmp_path, ">/dev/full")
     assert done.returncode == 4 and done.stderr.count(b"\n") == 1, done
     assert b"cannot write the standard output or a file: No space left" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "number, verb", [("EACCES", "open"), ("ENOENT", "open"), ("EROFS", "write"), ("EFBIG", "write")]
+)
+def test_a_file_that_cannot_be_read_is_not_said_to_be_unwritten(number, verb, capsys):
+    code = getattr(errno, number)
+
+    def run():
+        raise OSError(code, os.strerror(code), "the/file")
+
+    assert exit_status(run) == 4
+    assert capsys.readouterr().err == f"rbd-ipu: error: cannot {verb} the/file: {os.strerror(code)}\n"
