@@ -61,9 +61,11 @@ def wrap(inner, **options):
 
 
 def fitted(optimizer, epochs=2, model=None, **options):
+    """Trained in eager mode, which takes a third of the time; in graphs by ``jit_compile`` or ``graph=True``."""
     x, y = blobs(96)
     model = model or dense()
-    model.compile(optimizer=optimizer, loss=crossentropy(), **options)
+    eager = not options.pop("graph", "jit_compile" in options)
+    model.compile(optimizer=optimizer, loss=crossentropy(), run_eagerly=eager, **options)
     model.fit(x, y, batch_size=32, epochs=epochs, shuffle=False, verbose=0)
     return model
 
@@ -109,13 +111,19 @@ def test_a_saved_training_goes_on_as_if_it_had_not_stopped(kind, tmp_path):
 
 
 OFTEN = ("bold", "second moment", "coordinates")
+COMPILED = [(kind, {"graph": True}) for kind in KINDS] + [(kind, {"jit_compile": True}) for kind in KINDS]
+LONG = [pytest.mark.slow]
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k not in OFTEN)) for k in KINDS])
-def test_compiled_or_not_is_the_same(kind):
-    if not KERAS_3:
+@pytest.mark.parametrize(
+    "kind, way",
+    [pytest.param(k, w, marks=LONG * ("jit_compile" in w and k not in OFTEN)) for k, w in COMPILED],
+    ids=[f"{k}-{next(iter(w))}" for k, w in COMPILED],
+)
+def test_compiled_or_not_is_the_same(kind, way):
+    if "jit_compile" in way and not KERAS_3:
         pytest.skip("Keras 2.6 has no jit_compile")
-    runs = [fitted(wrap(OPT.SGD(0.1), seed=3, **KINDS[kind]), jit_compile=jit) for jit in (True, False)]
+    runs = [fitted(wrap(OPT.SGD(0.1), seed=3, **KINDS[kind]), **options) for options in (way, {})]
     np.testing.assert_allclose(flat(runs[0]), flat(runs[1]), atol=1e-5)
 
 
