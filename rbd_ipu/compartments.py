@@ -195,10 +195,14 @@ def _shares(total: int, count: int) -> List[int]:
     return [share + (k < rest) for k in range(count)]
 
 
+def name_of(variable: Any, index: int) -> str:
+    """The path of a variable of either Keras, or its name; its index if it has none."""
+    return str(getattr(variable, "path", None) or getattr(variable, "name", None) or index).split(":")[0]
+
+
 def describe(variable: Any, index: int) -> Variable:
     """Name, layer and size of a variable of either Keras, an array, or a shape."""
-    name = getattr(variable, "path", None) or getattr(variable, "name", None) or str(index)
-    name = name.split(":")[0]
+    name = name_of(variable, index)
     dtype = getattr(variable, "dtype", "float32")
     dtype = str(getattr(dtype, "name", dtype))
     if "float" not in dtype:

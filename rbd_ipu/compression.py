@@ -16,6 +16,7 @@ A *sketch* is the P_t of a model: of blocks (:class:`BlockSketch`), or any other
 
 import functools
 import math
+import numbers
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from rbd_ipu import checks
@@ -230,7 +231,8 @@ class BlockSketch(Sketch):
         for (index, values), shape, sent in zip(chosen, self.layout.shapes, self.shapes):
             if sent != shape:
                 block, values = largest(tf.transpose(values), sent.k)  # of one candidate a block
-                index = block * shape.n + tf.gather(index[:, 0], block)
+                place = block * shape.n
+                index = place if index is None else place + tf.gather(index[:, 0], block)  # None: blocks of one
             found.append((index, values))
         return found
 
@@ -244,7 +246,7 @@ class BlockSketch(Sketch):
                     tf.math.unsorted_segment_sum(x, block, shape.blocks)[:, tf.newaxis]
                     for x in (index[0] - block * shape.n, values[0])
                 )
-                index = within
+                index = within if shape.n > 1 else None
             found.append((index, values))
         return found
 
@@ -456,7 +458,7 @@ def compression(
       >>> compression(0, None, 1 / 128, "largest", 1.0, "sign", distribution="blocks").fixed
       True
     """
-    whole = isinstance(redraw_every, int) and not isinstance(redraw_every, bool)
+    whole = isinstance(redraw_every, numbers.Integral) and not isinstance(redraw_every, bool)
     fixed = whole and redraw_every == 0
     if whole and redraw_every < 0:
         raise ValueError(f"redraw_every must be an integer >= 0, where 0 keeps the first basis; got {redraw_every}")

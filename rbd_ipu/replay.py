@@ -9,7 +9,7 @@ of a step, ``update`` of the method, the basis P_t from its seed, and the inner 
 The file::
 
     "rbd-ipu replay"  14 bytes
-    format            1 byte, this is 1
+    format            1 byte, this is 2
     length            4 bytes, of the header
     header            JSON, compressed by zlib: method, workers, shapes, SHA-256 of the starting weights
     SHA-256           32 bytes, of all before

@@ -104,12 +104,13 @@ def test_memory_second_moment_and_fixed_bases(memory, fixed, second_moment, sour
 
 def test_below_one_coordinate_a_block_some_of_the_blocks_send():
     """One message of all blocks of a length; the same bits by machine code and operations."""
-    sizes, fraction = [3 * 4096 + 10, 700, 4 * 4096, 10], 2e-4
+    sizes, fraction = [3 * 4096 + 10, 700, 4 * 4096, 10, 1, 1, 4097], 2e-4  # three blocks of one, too
     runs = []
     for source in ("counter", "native"):
         use = made("sign", fraction=fraction, source=source)
         sketch = use.sketch([(n,) for n in sizes])
-        assert sketch.shapes == [Shape(1, 7 * 4096, 6), Shape(1, 20, 1), Shape(1, 700, 1)] and sketch.dim == 8
+        assert sketch.shapes == [Shape(1, 8 * 4096, 7), Shape(1, 20, 1), Shape(1, 700, 1), Shape(1, 3, 1)]
+        assert sketch.dim == 10
         runs.append(trained(use, sizes, 2, 2, seed=4))
     workers = [Worker(sizes, fraction, "sign", 1.0, 5, True) for _ in range(2)]
     rng = np.random.default_rng(4)
@@ -121,7 +122,7 @@ def test_below_one_coordinate_a_block_some_of_the_blocks_send():
     for run in runs[1:]:
         for one, other in zip(tf.nest.flatten(run), tf.nest.flatten(runs[0])):
             np.testing.assert_array_equal(one, other)
-    assert message_bytes("sign", sketch.shapes) == 18
+    assert message_bytes("sign", sketch.shapes) == 22
 
 
 @pytest.mark.parametrize("wire", ["sign", slow("int8"), slow("float32")])

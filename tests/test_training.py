@@ -331,6 +331,9 @@ def test_endless_and_unknown_lengths_need_steps():
         trainer("sgd").fit(dataset(x, y).repeat(), epochs=1, verbose=0)
     with pytest.raises(ValueError, match="unknown length: pass steps_per_epoch"):
         trainer("sgd").fit(dataset(x, y).filter(lambda *_: True), epochs=1, verbose=0)
+    nothing = tf.data.Dataset.from_tensor_slices((x, y)).filter(lambda *_: False).batch(8)
+    with pytest.raises(ValueError, match="the dataset is empty"):
+        trainer("sgd").fit(nothing, epochs=1, verbose=0, steps_per_epoch=3)
     with pytest.raises(ValueError, match="but the dataset has 2 batches"):
         trainer("sgd").fit(dataset(x, y), epochs=1, verbose=0, steps_per_epoch=3)
     with pytest.raises(ValueError, match="endless dataset cannot be evaluated"):

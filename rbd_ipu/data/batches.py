@@ -240,6 +240,13 @@ class Batches:
         self._part = (0, 1, 1)
 
     @property
+    def made_of(self) -> Tuple[Any, str]:
+        """What decides the stream: the arrays, and the rest in words; of a function of your own only its name."""
+        augment = getattr(self._augment, "__qualname__", None)
+        words = f"batches of {self.batch_size} {list(self.shape)}, seed {np.asarray(self.seed).tolist()}"
+        return self._samples.parts, f"{type(self).__name__}: {words}, augment {augment}, part {self._part}"
+
+    @property
     def steps_per_epoch(self) -> int:
         """Full batches in an epoch, for each worker as many."""
         return self.size // (self.batch_size * self._part[1])

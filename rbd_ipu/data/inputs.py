@@ -85,7 +85,10 @@ class _Dataset(Feed):
         x = _first(self.spec[0])
         size = x.shape[0] if x.shape.rank else None
         if size is None:
-            size = int(tf.shape(_first(next(iter(dataset.take(1)))[0]))[0])
+            batch = next(iter(dataset.take(1)), None)
+            if batch is None:
+                raise ValueError("the dataset is empty")
+            size = int(tf.shape(_first(batch[0]))[0])
         super().__init__(steps, size, shards, batches)
         self._stream = steps_per_epoch is not None
         if self._stream:

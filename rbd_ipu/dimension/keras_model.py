@@ -73,8 +73,8 @@ def intrinsic_dimension(
       learning_rates: those to try at every d, in this order, until one reaches the share. None walks over powers of
         two from a likely one: that of the nearest d, corrected by the square root of the ratio of the two d.
       full_learning_rates: those to try in the full space, all of them. None walks over powers of two from 2**-4.
-      seeds: an int or several: of the model, the order of the data and the directions. The first one looks for the
-        learning rate, the others are run at the best one. Default 0.
+      seeds: an int or several: of the model, the directions and the order of arrays (``Batches`` have an order of
+        their own). The first one looks for the learning rate, the others are run at the best one. Default 0.
       tolerance: how far above the true d the answer may be, relative. Default 0.1; 0 searches to the last number.
       least, greatest: the range of d. Default 1 and D.
       also: further d to measure, for the curve.
@@ -338,11 +338,15 @@ def described(model: Any) -> str:
 def fingerprint(data: Any) -> Optional[str]:
     """SHA-256 of arrays in tuples, lists and dicts; None for data of another kind, which is not looked at.
 
-    Of a ``tf.data.Dataset``, its number of batches and what is in one, in words.
+    Of a :class:`rbd_ipu.data.Batches` its settings count, too. Of a ``tf.data.Dataset``, its number of batches and
+    what is in one, in words.
     """
-    if hasattr(data, "element_spec") and hasattr(data, "cardinality"):
-        return f"{int(data.cardinality())} batches of {data.element_spec}"
     found = hashlib.sha256()
+    if hasattr(data, "made_of"):
+        data, words = data.made_of
+        found.update(words.encode())
+    elif hasattr(data, "element_spec") and hasattr(data, "cardinality"):
+        return f"{int(data.cardinality())} batches of {data.element_spec}"
 
     def add(part: Any) -> bool:
         if isinstance(part, dict):

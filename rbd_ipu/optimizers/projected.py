@@ -31,7 +31,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
 import numpy as np
 
 from rbd_ipu._compat import inside_xla, tensors, tf
-from rbd_ipu.compartments import describe
+from rbd_ipu.compartments import name_of
 from rbd_ipu.directions import resolve
 from rbd_ipu.placement import here, on_ipu
 from rbd_ipu.step import flatten, unflatten
@@ -264,9 +264,9 @@ class Owners(tf.train.experimental.PythonState):
 def _others(kind: str, before: int, now: int) -> ValueError:
     return ValueError(
         f"the basis of this {kind}, and its state, is kept in coordinates of the {before} variables of its first "
-        f"step, and these {now} are others (another model, layers frozen or made trainable, or a part that got no "
-        "gradient): give each set of variables an optimizer of its own, and leave out those that get no gradient "
-        "(trainable=False, or exclude= of a SubspaceOptimizer). To begin anew with weights from a file, compile the "
+        f"step, and these {now} are others, or in another order (another model, layers frozen or made trainable, or "
+        "a part that got no gradient): give each set of variables an optimizer of its own, and leave out those that "
+        "get no gradient (trainable=False, or exclude= of a SubspaceOptimizer). To begin anew with weights from a file, compile the "
         "model after they are loaded"
     )
 
@@ -278,9 +278,7 @@ def _described(variables: Sequence[Any]) -> List[Any]:
         return zlib.crc32(np.asarray(variable.numpy()).tobytes()) if tf.executing_eagerly() else None
 
     with tf.init_scope():
-        return [
-            [describe(v, 0).name, list(v.shape), checksum(value)] for v, value in zip(variables, tensors(variables))
-        ]
+        return [[name_of(v, 0), list(v.shape), checksum(value)] for v, value in zip(variables, tensors(variables))]
 
 
 def _alike(said: Sequence[Any], mine: Sequence[Any]) -> bool:

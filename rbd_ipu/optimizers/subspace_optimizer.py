@@ -1,11 +1,12 @@
 """SubspaceOptimizer: any Keras optimizer, on gradients that went through a random subspace."""
 
 import fnmatch
+import math
 from typing import Any, Callable, Dict, List, Optional, Sequence, Union
 
 from rbd_ipu import _imports, checks, compression, text_table
 from rbd_ipu._compat import KERAS_3, keras, tensors, tf
-from rbd_ipu.compartments import describe
+from rbd_ipu.compartments import describe, name_of
 from rbd_ipu.optimizers import projected
 from rbd_ipu.optimizers.random_bases import SubspaceSGD
 from rbd_ipu.parallel import wire as wires
@@ -210,7 +211,7 @@ class SubspaceOptimizer(Wrapper):
         """
         known = self._known(variables)
         rows, outside = [["variable", "shape", "subspace", "coordinates", "bytes"]], 0
-        inside, sizes = self.inside(known), [describe(v, i).size for i, v in enumerate(known)]
+        inside, sizes = self.inside(known), [math.prod(v.shape) for v in known]
         whole = self.sketch_of([v for v, own in zip(known, inside) if own])
         for i, (variable, own) in enumerate(zip(known, inside)):
             coordinates = count = ""
@@ -222,7 +223,7 @@ class SubspaceOptimizer(Wrapper):
                 coordinates = f"{layout.coordinates:,}"
                 count = f"{wires.message_bytes(self._use.wire, layout.sent_shapes):,}"
             shape = " x ".join(str(n) for n in variable.shape) or "1"
-            rows.append([describe(variable, i).name, shape, "yes" if own else "no", coordinates, count])
+            rows.append([name_of(variable, i), shape, "yes" if own else "no", coordinates, count])
         count = f"{wires.message_bytes(self._use.wire, whole.shapes) + outside:,}"
         rows.append(["all", f"{sum(sizes):,}", f"{whole.size:,}", f"{whole.dim:,}", count])
         print_fn(text_table.text(rows, left=3))
@@ -382,18 +383,18 @@ def _matching(what: str, patterns: Patterns, variables: Sequence[Any], candidate
     wanted = [patterns] if isinstance(patterns, str) else list(patterns or ())
     if not wanted or not all(isinstance(pattern, str) for pattern in wanted):
         raise TypeError(f"{what} must be a pattern, a list of patterns or a function of a variable, got {patterns!r}")
-    known = [describe(variable, i) for i, variable in enumerate(variables)]
-    meant = [describe(variable, i) for i, variable in enumerate(candidates)]
+    known = [name_of(variable, i) for i, variable in enumerate(variables)]
+    meant = [name_of(variable, i) for i, variable in enumerate(candidates)]
     for pattern in wanted:
-        if meant and not any(_matches(about, pattern) for about in meant):
-            names = ", ".join(list(dict.fromkeys(about.name for about in meant))[:20])
+        if meant and not any(_matches(name, pattern) for name in meant):
+            names = ", ".join(list(dict.fromkeys(meant))[:20])
             raise ValueError(f"{what}: no variable or layer matches {pattern!r}; the variables are {names}")
-    return [any(_matches(about, pattern) for pattern in wanted) for about in known]
+    return [any(_matches(name, pattern) for pattern in wanted) for name in known]
 
 
-def _matches(about: Any, pattern: str) -> bool:
+def _matches(name: str, pattern: str) -> bool:
     """Whether a pattern is that of a variable's path, of the end of it, or of a layer on it."""
-    parts = about.name.split("/")
+    parts = name.split("/")
     ends = ["/".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)]
     return any(fnmatch.fnmatchcase(end, pattern) for end in ends)
 

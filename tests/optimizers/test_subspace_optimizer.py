@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -208,6 +209,30 @@ def test_which_variables(capsys):
         wrap(OPT.SGD(0.1), exclude="*", **BOLD).summary(plain)
     with pytest.raises(ValueError, match="there are no variables yet"):
         wrap(OPT.SGD(0.1), **BOLD).summary()
+
+
+@pytest.mark.parametrize("kind", ["bold", "groups", "coordinates"])
+def test_a_complex_variable_may_be_left_out(kind, capsys):
+    optimizer = wrap(OPT.SGD(0.1), exclude="waves", **{**KINDS[kind], "fraction": 1.0, "memory": None})
+    weights, waves = tf.Variable(tf.ones([32]), name="weights"), tf.Variable(tf.complex([1.0], [2.0]), name="waves")
+    weights = keras.Variable(weights.numpy(), name="weights") if KERAS_3 else weights
+    for _ in range(2):
+        optimizer.apply_gradients([(tf.ones([32]), weights), (tf.complex([1.0], [1.0]), waves)])
+    np.testing.assert_allclose(waves.numpy(), [0.8 + 1.8j], rtol=1e-6)
+    assert np.abs(weights.numpy() - 1).max() > 0.01
+    optimizer.summary([weights, waves])
+    assert re.search(r"waves +1 +no +4", capsys.readouterr().out)
+
+
+def test_small_parts_share_what_is_sent():
+    """Two biases of one entry each, of which one sends."""
+    inputs = keras.Input((5,))
+    trunk = keras.layers.Dense(8, "relu")(inputs)
+    model = keras.Model(inputs, [keras.layers.Dense(1)(trunk), keras.layers.Dense(1)(trunk)])
+    model.compile(optimizer=presets.small_messages(0.005, dim=4), loss=["mse", "mse"])
+    before = model.get_weights()
+    model.fit(np.ones((8, 5)), [np.ones((8, 1)), np.zeros((8, 1))], verbose=0)
+    assert sum(not np.array_equal(a, b) for a, b in zip(before, model.get_weights())) > 2
 
 
 def test_a_layer_is_matched_by_its_name():
