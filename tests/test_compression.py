@@ -244,6 +244,10 @@ def test_all_coordinates_of_other_bases(distribution):
     assert sketch.dim == (607 if distribution == "blocks" else 40)
 
 
+def test_a_number_of_numpy_keeps_the_first_basis_too():
+    assert compression.compression(np.int64(0), None, 0.1, "largest", 1.0, "sign", distribution="blocks").fixed
+
+
 def test_the_layout_counts_every_coordinate_once():
     for sizes in ([1], [4096], [5000, 10, 5000], [904, 5000], [12288, 4097, 1, 1]):
         for fraction in (1.0, 0.3, 1 / 128, 1e-6):

@@ -266,8 +266,8 @@ def _others(kind: str, before: int, now: int) -> ValueError:
         f"the basis of this {kind}, and its state, is kept in coordinates of the {before} variables of its first "
         f"step, and these {now} are others, or in another order (another model, layers frozen or made trainable, or "
         "a part that got no gradient): give each set of variables an optimizer of its own, and leave out those that "
-        "get no gradient (trainable=False, or exclude= of a SubspaceOptimizer). To begin anew with weights from a file, compile the "
-        "model after they are loaded"
+        "get no gradient (trainable=False, or exclude= of a SubspaceOptimizer). To begin anew with weights from a "
+        "file, compile the model after they are loaded"
     )
 
 

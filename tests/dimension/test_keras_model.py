@@ -215,7 +215,7 @@ def test_fingerprints_tell_data_apart():
     assert keras_model.fingerprint({"a": one, "b": [[1, 2]]}) and keras_model.fingerprint(iter([])) is None
     images, labels = np.zeros((6, 4, 4, 1), np.float32), np.zeros(6, np.int32)
     streams = [((images, labels), 2), ((images, labels), 3), ((images, labels), 2, 1), ((images, labels + 1), 2)]
-    streams += [((images, labels), 2, 0, "mnist"), ((images + 1, labels), 2)]
+    streams += [((images, labels), 2, 0, "pad_crop"), ((images + 1, labels), 2)]
     found = [keras_model.fingerprint(rbd_ipu.data.Batches(*stream)) for stream in streams]
     assert len(set(found)) == 6 and keras_model.fingerprint(rbd_ipu.data.Batches(*streams[0])) == found[0]
 
