@@ -8,6 +8,7 @@ from reference import close
 import rbd_ipu
 from rbd_ipu import methods
 from rbd_ipu._compat import KERAS_3, keras, tf
+from rbd_ipu.data import Batches
 from rbd_ipu.objective import per_batch
 
 LAYERS, LOSSES = keras.layers, keras.losses
@@ -116,7 +117,7 @@ def test_a_branch_of_the_users_code_is_a_branch_of_the_graph_and_ours_is_not_rew
 
 def test_autograph_rewrites_nothing_of_a_run(rewritten):
     x, y = blobs(64)
-    data = rbd_ipu.data.Batches((x, y), 8)
+    data = Batches((x, y), 8)
     trainer = rbd_ipu.Trainer(network(10), methods.create("rbd", learning_rate=0.1, dim=3), "cpu")
     trainer.fit(data, (x, y), epochs=1, verbose=0)
     assert rewritten == []

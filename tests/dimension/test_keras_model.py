@@ -12,6 +12,7 @@ from nets import blobs, crossentropy, dense
 import rbd_ipu
 from rbd_ipu import methods
 from rbd_ipu._compat import keras, tf
+from rbd_ipu.data import Batches
 from rbd_ipu.dimension import keras_model
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.files import installed
@@ -216,8 +217,8 @@ def test_fingerprints_tell_data_apart():
     images, labels = np.zeros((6, 4, 4, 1), np.float32), np.zeros(6, np.int32)
     streams = [((images, labels), 2), ((images, labels), 3), ((images, labels), 2, 1), ((images, labels + 1), 2)]
     streams += [((images, labels), 2, 0, "pad_crop"), ((images + 1, labels), 2)]
-    found = [keras_model.fingerprint(rbd_ipu.data.Batches(*stream)) for stream in streams]
-    assert len(set(found)) == 6 and keras_model.fingerprint(rbd_ipu.data.Batches(*streams[0])) == found[0]
+    found = [keras_model.fingerprint(Batches(*stream)) for stream in streams]
+    assert len(set(found)) == 6 and keras_model.fingerprint(Batches(*streams[0])) == found[0]
 
 
 @pytest.mark.skipif(not PAGE.is_file(), reason="the pages are not beside the tests")
