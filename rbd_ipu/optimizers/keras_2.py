@@ -9,6 +9,7 @@ replicas exchange its coordinates instead.
 """
 
 import contextlib
+import copy
 from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
@@ -272,6 +273,14 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
         object.__setattr__(self, "_order", [])  # of the variables that have slots
         object.__setattr__(self, "_known_variables", [])
         self.coordinates: Optional[Any] = None
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> "Wrapper":
+        """A copy with its state. The coordinates are shared, by whose identity the inner optimizer finds slots."""
+        if self.coordinates is not None:  # 0 between steps
+            memo[id(self.coordinates)] = self.coordinates
+        memo[id(self)] = copied = type(self).__new__(type(self))
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
 
     # --- state -------------------------------------------------------------------------------------------------
 

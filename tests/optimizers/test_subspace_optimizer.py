@@ -1,5 +1,6 @@
 """SubspaceOptimizer: as its inner optimizer where nothing is lost, as a hand-written loop where something is."""
 
+import copy
 import importlib
 import os
 import re
@@ -222,6 +223,22 @@ def test_a_complex_variable_may_be_left_out(kind, capsys):
     assert np.abs(weights.numpy() - 1).max() > 0.01
     optimizer.summary([weights, waves])
     assert re.search(r"waves +1 +no +4", capsys.readouterr().out)
+
+
+@pytest.mark.skipif(KERAS_3, reason="a copy of an optimizer of Keras 3 has no state")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_goes_on_as_the_original(kind):
+    optimizer, found = wrap(OPT.Adam(0.1), seed=3, **KINDS[kind]), []
+    weights, g = tf.Variable(tf.ones([32, 3])), np.random.default_rng(0).standard_normal((4, 32, 3)).astype("f4")
+    for step in range(2):
+        optimizer.apply_gradients([(tf.constant(g[step]), weights)])
+    start = weights.numpy()
+    for own in (copy.deepcopy(optimizer), optimizer):
+        weights.assign(start)
+        for step in (2, 3):
+            own.apply_gradients([(tf.constant(g[step]), weights)])
+        found.append(weights.numpy())
+    np.testing.assert_array_equal(*found)
 
 
 def test_small_parts_share_what_is_sent():
