@@ -46,11 +46,37 @@ def finite_float(name: str, value: Any, low: float = 0.0, high: float = math.inf
     return float(value)
 
 
+FLOAT32 = "1.2e-38 to 3.4e38"  #: the normal numbers of float32, in words; TensorFlow takes smaller ones for 0
+
+
+def is_float32(value: float) -> bool:
+    """Whether a number above 0 is so in float32 too, and finite.
+
+    Example:
+      >>> is_float32(2.0**-126), is_float32(1e-60), is_float32(1e39)
+      (True, False, False)
+    """
+    return 2.0**-126 <= value <= (2 - 2.0**-23) * 2.0**127
+
+
 def learning_rate(value: Any) -> Any:
-    """A finite float >= 0, or a schedule, callable, variable or tensor as Keras takes it, unchanged."""
+    """A rate, or a schedule, callable, variable or tensor as Keras takes it, unchanged."""
     if callable(value) or hasattr(value, "dtype") and not isinstance(value, numbers.Real):
         return value
-    return finite_float("learning_rate", value)
+    return rate("learning_rate", value)
+
+
+def rate(name: str, value: Any) -> float:
+    """``value`` as a float, which is 0 or one that float32 holds.
+
+    Raises:
+      TypeError: it is not a real number.
+      ValueError: it is negative, NaN or infinite, or would be 0 or infinite in float32.
+    """
+    found = finite_float(name, value)
+    if found and not is_float32(found):
+        raise ValueError(f"{name} must be 0 or a number in float32, {FLOAT32}, got {value!r}")
+    return found
 
 
 def seed(value: Any) -> int:

@@ -30,6 +30,13 @@ def test_a_learning_rate_is_finite_and_not_negative(value):
         checks.learning_rate(value)
 
 
+@pytest.mark.parametrize("value", [1e-60, 2.0**-127, 1e39])
+def test_a_learning_rate_is_one_in_float32_too(value):
+    with pytest.raises(ValueError, match="learning_rate must be 0 or a number in float32, 1.2e-38 to 3.4e38, got"):
+        checks.learning_rate(value)
+    assert [checks.learning_rate(rate) for rate in (0, 2.0**-126, float(np.finfo(np.float32).max))]
+
+
 @pytest.mark.parametrize("value", [None, "0.1", True, [0.1]])
 def test_a_learning_rate_is_a_number_or_a_schedule(value):
     with pytest.raises(TypeError, match="learning_rate must be a finite number >= 0, got"):

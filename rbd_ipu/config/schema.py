@@ -18,6 +18,7 @@ import operator
 import re
 from typing import Any, Dict, Iterable, Optional, Tuple
 
+from rbd_ipu import checks
 from rbd_ipu.errors import ConfigError
 
 
@@ -172,6 +173,18 @@ class Real(Kind):
         return number if math.isfinite(number) and in_range else None
 
 
+class Rate(Real):
+    """A learning rate: a number above 0, which is neither 0 nor infinite in the float32 that weights are moved in."""
+
+    def __init__(self) -> None:
+        super().__init__(positive=True)
+        self.rule += f" in float32, {checks.FLOAT32}"
+
+    def read(self, value: Any) -> Optional[float]:
+        number = super().read(value)
+        return number if number is not None and checks.is_float32(number) else None
+
+
 class Boolean(Kind):
     """A truth value; 0, 1 and words are none."""
 
@@ -220,6 +233,7 @@ class Row(Kind):
         return self.kind.check(value) if self.read(value) is None else value
 
 
+WEEK = 604800.0  # in seconds
 FORWARD = ("nes", "hybrid")  # the methods that learn from losses alone
 COMPRESSED = "compressed"
 TEXTS = ("tiny_shakespeare", "shakespeare_excerpt")  # the data sets of text, for the networks of text
@@ -355,7 +369,7 @@ class Config:
     top_k: Optional[int] = _key(None, Integer(1), "how many coordinates to use, the largest; null: all", ("rbd",))
     accumulate: Optional[int] = _key(1, Integer(1), "sum up the coordinates of so many steps for an update", ("rbd",))
     redraw_lowest: Optional[float] = _key(
-        None, Real(0.0, 1.0), "draw only this share anew, the directions of least use; null: all", ("rbd",)
+        None, Real(below=1.0, positive=True), "draw only this share anew, the directions of least use; null: all", ("rbd",)
     )
     sgd_layers: Optional[str] = _key(
         None,
@@ -371,7 +385,7 @@ class Config:
     )
     sgd_learning_rate: Optional[float] = _key(
         None,
-        Real(positive=True),
+        Rate(),
         "of the SGD in switch, sgd_layers and sgd_below; null: the rate on record for sgd",
         ("rbd", "switch"),
     )
@@ -442,7 +456,7 @@ class Config:
     momentum: float = _key(0.0, Real(0.0, 1.0), "0 for none, as in the paper")
     learning_rate: float = _key(
         None,
-        Real(positive=True),
+        Rate(),
         "null: the rate on record for dataset, network, method and dim; 2**-3 is a power of two; auto: train begins "
         "with a short search, and goes on with what it chose",
     )
@@ -495,7 +509,9 @@ class Config:
         Row(Choice("float32", "float16", "bfloat16", "int8", "sign"), "rbd_ipu.parallel.plan", "WIRES.get"),
         "the precision of coordinates that are sent",
     )
-    worker_timeout: float = _key(300.0, Real(positive=True), "seconds that a worker waits for the others")
+    worker_timeout: float = _key(
+        300.0, Real(positive=True, most=WEEK), "seconds that a worker waits for the others, a week at most"
+    )
     data_dir: Optional[str] = _key(
         None,
         Text("the path of a folder"),

@@ -7,7 +7,7 @@ from typing import Any, Optional, Union
 
 from rbd_ipu import checks
 from rbd_ipu.checks import Registry
-from rbd_ipu.config.schema import counted
+from rbd_ipu.config.schema import WEEK, counted
 from rbd_ipu.devices.local import Device, processor
 from rbd_ipu.parallel.exchange import Simulated
 from rbd_ipu.parallel.plan import Plan, plan
@@ -46,7 +46,7 @@ def open_device(
       workers: K, how many processes train together, this being one of them: the launcher of MPI (``mpiexec -n K``,
         ``srun -n K``) or ``TF_CONFIG`` says which. None: as many as there are.
       simulate_workers: K, all played by this process, in turn.
-      worker_timeout: seconds that a worker waits for the others before it gives up.
+      worker_timeout: seconds that a worker waits for the others before it gives up, a week at most.
       **choices: how workers share a step: ``parallel``, ``exchange`` and ``wire``, see
         :class:`rbd_ipu.parallel.plan.Plan`.
 
@@ -68,7 +68,7 @@ def open_device(
     kind, count = counted(str(name)) if described is None else (described.device, 1)
     open_one = DEVICES.get(kind)
     simulated = checks.positive_int("simulate_workers", simulate_workers)
-    worker_timeout = checks.finite_float("worker_timeout", worker_timeout)
+    worker_timeout = checks.finite_float("worker_timeout", worker_timeout, high=WEEK)
     chosen, own = plan(**choices), task() if kind != "ipu" or "TF_CONFIG" in os.environ else None
     named = own.workers if own else 1
     if count > 1:

@@ -370,7 +370,7 @@ def _without_coordinates(inner: str, use: Options) -> Any:
 def _ratio(method: Any, sgd_learning_rate: Optional[float]) -> float:
     if sgd_learning_rate is None:
         return 0.0
-    sgd = checks.finite_float("sgd_learning_rate", sgd_learning_rate)
+    sgd = checks.rate("sgd_learning_rate", sgd_learning_rate)
     if callable(method.learning_rate) or not method.learning_rate > 0:
         raise ValueError(
             f"sgd_learning_rate={sgd} is applied in proportion to learning_rate, which must be a number > 0, "

@@ -124,8 +124,8 @@ class Switch(Switched):
     ):
         if first not in ("rbd", "sgd"):
             raise ValueError(f"first must be 'rbd' or 'sgd', got {first!r}")
-        checks.finite_float("sgd_learning_rate", sgd_learning_rate)
-        rbd = RBD(checks.finite_float("learning_rate", learning_rate), dim, momentum, **basis)
+        checks.rate("sgd_learning_rate", sgd_learning_rate)
+        rbd = RBD(checks.rate("learning_rate", learning_rate), dim, momentum, **basis)
         sgd = SGD(sgd_learning_rate, momentum)
         before, after = (rbd, sgd) if first == "rbd" else (sgd, rbd)
         super().__init__(before, after, switch_step)
