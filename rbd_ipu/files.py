@@ -145,8 +145,8 @@ _UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 def locked(folder: Union[str, Path]) -> Iterator[None]:
     """Holds the folder until the end of the block.
 
-    The lock is on the file ``.lock`` in it, which stays, with the number of the process that had it last: to remove
-    it would let a third run lock another file of that name.
+    The lock is on the file ``.lock`` in it, which stays, with the number of the process that had it last. Only who holds
+    it may remove it: a run that has opened it and waits for nothing then locks the file that is there instead.
 
     Raises:
       ConfigError: another run holds it; with its process number.
@@ -162,15 +162,27 @@ def locked(folder: Union[str, Path]) -> Iterator[None]:
       rbd_ipu.errors.ConfigError: ...: another run is at work there, process ...
     """
     path = Path(folder) / NAME
-    with contextlib.closing(_opened(path)) as file:
-        with naming(path):
-            taken = _taken(file)
-        if not taken:
-            file.seek(0)
-            holder = file.read(20).strip()
-            who = f", process {holder}" if holder.isdigit() else ""
-            raise ConfigError(f"{folder}: another run is at work there{who}; wait for its end, or end it")
+    with contextlib.ExitStack() as held:
+        while True:
+            file = held.enter_context(contextlib.closing(_opened(path)))
+            with naming(path):
+                taken = _taken(file)
+            if not taken:
+                file.seek(0)
+                holder = file.read(20).strip()
+                who = f", process {holder}" if holder.isdigit() else ""
+                raise ConfigError(f"{folder}: another run is at work there{who}; wait for its end, or end it")
+            if _is_at(path, file):
+                break
         yield
+
+
+def _is_at(path: Path, file: Any) -> bool:
+    """Whether an open file is the one that has this name: a lock on one that was removed keeps nobody out."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _opened(path: Path) -> Any:

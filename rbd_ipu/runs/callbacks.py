@@ -108,6 +108,18 @@ class Events(keras.callbacks.TensorBoard):
     def __init__(self, folder: Union[str, Path]):
         super().__init__(str(folder), histogram_freq=0, write_graph=False, update_freq="epoch", profile_batch=0)
 
+    def set_model(self, model: Any) -> None:
+        with self._writing():
+            super().set_model(model)
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        with self._writing():
+            super().on_train_begin(logs)
+
+    def on_test_end(self, logs: Logs = None) -> None:
+        with self._writing():
+            super().on_test_end(logs)
+
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         with self._writing():
             super().on_epoch_end(epoch + 1, logs)

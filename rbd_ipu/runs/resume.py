@@ -1,15 +1,15 @@
 """Going on in the folder of a run that has ended, wherever and however it did."""
 
+import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Mapping
 
-from rbd_ipu import checkpoints
+from rbd_ipu import checkpoints, files
 from rbd_ipu.checkpoints.file import Checkpoint, CheckpointError, Found, search
-from rbd_ipu.config import FIELDS, Config, from_file, resolve
+from rbd_ipu.config import FIELDS, SIZES, Config, from_file, resolve
 from rbd_ipu.errors import ConfigError
-from rbd_ipu.files import locked
 from rbd_ipu.runs import metrics
 from rbd_ipu.runs.experiment import Experiment
 from rbd_ipu.runs.folder import RunFolder
@@ -17,6 +17,11 @@ from rbd_ipu.runs.folder import RunFolder
 #: Settings that a run may go on with at other values: they decide how far, where and how safely it goes. (On another
 #: device, or with another number of cores, it is right and the bits are others.)
 MAY_CHANGE = ("epochs", "device", "data_dir", "checkpoint_seconds", "keep_checkpoints", "worker_timeout")
+
+# Of these null is no value of its own: a run finds them when it begins, and keeps them.
+_LOOKED_UP = ("learning_rate", "sgd_learning_rate", "switch_epoch")
+# What a run writes into its folder before its settings, in the order of removal.
+_CLAIM = (files.draft_of("config.yaml").name, "run.json", files.NAME)
 
 
 def settings(folder: RunFolder, given: Mapping[str, Any]) -> Config:
@@ -37,7 +42,7 @@ def settings(folder: RunFolder, given: Mapping[str, Any]) -> Config:
         )
     stored = resolve(from_file(folder / "config.yaml"))
     known = dataclasses.asdict(stored)
-    wanted = {key: checked for key, checked in _checked(given).items() if checked is not None or key in MAY_CHANGE}
+    wanted = {key: _meant(key, checked, known) for key, checked in _checked(given).items()}
     check_same(known, wanted, f"--resume --output {folder.path}: the run goes on with its own settings")
     changed = dataclasses.replace(stored, **wanted)
     if changed.all_workers != stored.all_workers:
@@ -49,16 +54,27 @@ def settings(folder: RunFolder, given: Mapping[str, Any]) -> Config:
 
 
 def clear_abandoned(path: Path) -> None:
-    """Empties a folder that a run had taken when it was killed, before it wrote anything; others stay as they are."""
-    run = path / "run.json"
-    if (path / "config.yaml").exists() or not run.exists() or RunFolder(path).facts():
+    """Empties a folder that a run had taken when it was killed, before it wrote anything; others stay as they are.
+
+    Raises:
+      ConfigError: the run is at work.
+    """
+    if not _is_abandoned(path):
         return
-    with locked(path):
+    with files.locked(path):
+        if not _is_abandoned(path):  # another process has just begun a run there, and ended it
+            return
         shutil.rmtree(path / "tune", ignore_errors=True)  # the search of learning_rate=auto, which is made again
-        run.unlink()
-    for left in path.iterdir():
-        if left.name == ".lock":
-            left.unlink()
+        for name in _CLAIM:  # the lock is the last: whoever is killed here leaves what can be cleared again
+            with contextlib.suppress(FileNotFoundError):
+                (path / name).unlink()
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether a folder has nothing but what a run leaves that is killed before it has settings."""
+    there = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    claimed = "run.json" in there or files.NAME in there
+    return claimed and there <= {*_CLAIM, "tune"} and not RunFolder(path).facts()
 
 
 def _checked(given: Mapping[str, Any]) -> Dict[str, Any]:
@@ -76,6 +92,13 @@ def _checked(given: Mapping[str, Any]) -> Dict[str, Any]:
         except ConfigError as error:
             raise ConfigError(f"{entry.origin}: {error}") from None
     return found
+
+
+def _meant(key: str, value: Any, known: Mapping[str, Any]) -> Any:
+    """What a given value stands for in this run: null for what a run without the setting has."""
+    if value is not None or known[key] is None:
+        return value
+    return known[key] if key in _LOOKED_UP else SIZES.get(key)
 
 
 def check_same(known: Mapping[str, Any], wanted: Mapping[str, Any], message: str) -> None:

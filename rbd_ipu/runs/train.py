@@ -79,7 +79,7 @@ def train(
       words: the command line after ``rbd-ipu``, for the record and for the workers that are started.
       output: the folder to make; None makes one under runs/.
       quiet: whether to print the path of the folder only.
-      made: if given, called with the folder once it is there.
+      made: if given, called with the folder once it is there and locked.
 
     Raises:
       ConfigError: settings that cannot be used, or a folder that is taken; nothing was written.
@@ -94,9 +94,11 @@ def train(
     if experiment.trainer.device.compiles_only:
         return _compile(experiment)
     folder = RunFolder(new_folder(output, f"{config.dataset}-{config.network}-{config.method}"))
-    if made is not None:
-        made(folder.path)
     with locked(folder.path):
+        if (folder / "config.yaml").exists():  # before the lock, a start with --resume auto may take it for abandoned
+            raise ConfigError(f"--output {folder.path}: another run has just taken the folder")
+        if made is not None:
+            made(folder.path)
         return _train(experiment, folder, words, quiet)
 
 

@@ -10,14 +10,15 @@ import shutil
 import numpy as np
 import pytest
 
-from rbd_ipu import checkpoints, training
+from rbd_ipu import checkpoints, files, training
 from rbd_ipu.checkpoints import file as container
 from rbd_ipu.checkpoints.file import listed
 from rbd_ipu.cli import main
 from rbd_ipu.config import from_assignments, from_file, resolve
+from rbd_ipu.config.yaml import dumps
 from rbd_ipu.errors import ConfigError
-from rbd_ipu.files import locked
-from rbd_ipu.runs import RunFolder, callbacks, metrics, resume
+from rbd_ipu.files import installed, locked
+from rbd_ipu.runs import RunFolder, callbacks, check_free, metrics, resume
 from rbd_ipu.runs.experiment import prepare
 
 WORDS = ["--quiet", "--set", "dim=10", "--set", "learning_rate=1", "--set", "momentum=0.5"]
@@ -206,12 +207,70 @@ def test_another_number_of_workers_is_refused(broken, experiment, monkeypatch):
     assert content(broken) == there
 
 
-def test_a_run_that_was_killed_with_its_search_done_begins_again(tmp_path):
-    (tmp_path / "tune").mkdir()
-    (tmp_path / "tune" / "tune.json").write_text("{}")
-    (tmp_path / "run.json").write_text("{}\n")
-    resume.clear_abandoned(tmp_path)
+def left(folder, *names):
+    """A folder with what a run has left that was killed before it had settings."""
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}\n" if name == "run.json" else "")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("run.json",),
+        ("run.json", ".lock", "tune/tune.json"),
+        ("run.json", ".lock", ".draft-config.yaml"),
+        (".lock",),
+    ],
+)
+def test_a_run_that_was_killed_before_it_had_settings_begins_again(tmp_path, names):
+    resume.clear_abandoned(left(tmp_path, *names))
     assert not list(tmp_path.iterdir())
+    check_free(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names", [("run.json", ".lock", "mine.txt"), (".draft-config.yaml",), ("tune/a",), ("config.yaml", "run.json")]
+)
+def test_a_folder_with_other_things_is_left_as_it_is(tmp_path, names):
+    resume.clear_abandoned(left(tmp_path, *names))
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {tmp_path / name for name in names}
+    resume.clear_abandoned(tmp_path / names[0])  # no folder
+    resume.clear_abandoned(tmp_path / "none")
+
+
+def test_of_two_that_clear_a_folder_one_has_its_lock(tmp_path, monkeypatch):
+    """The second one has opened the lock just before the first one removes it."""
+    real, calls = files._opened, []
+
+    def opened(path):
+        file = real(path)
+        calls.append(path)
+        if len(calls) == 1:
+            resume.clear_abandoned(tmp_path)
+        return file
+
+    left(tmp_path, "run.json", ".lock")
+    monkeypatch.setattr(files, "_opened", opened)
+    with locked(tmp_path):
+        assert os.listdir(tmp_path) == [".lock"]
+        with pytest.raises(ConfigError, match=f"another run is at work there, process {os.getpid()}"):
+            resume.clear_abandoned(tmp_path)
+    assert len(calls) == 4  # the second one's, that of the first, the second one's anew, and the refused one
+
+
+def test_who_waited_for_a_folder_to_be_cleared_looks_again(tmp_path, monkeypatch):
+    """Meanwhile another process has begun a run there, and ended."""
+    real = files._taken
+
+    def taken(file):
+        left(tmp_path, "config.yaml")
+        return real(file)
+
+    monkeypatch.setattr(files, "_taken", taken)
+    resume.clear_abandoned(left(tmp_path, "run.json"))
+    assert sorted(os.listdir(tmp_path)) == [".lock", "config.yaml", "run.json"]
 
 
 def test_where_they_are_gone_nothing_happens(broken, experiment):
@@ -280,6 +339,33 @@ def test_the_same_settings_again_are_fine(broken):
     config = resume.settings(RunFolder(broken), given)
     assert (config.dim, config.epochs, config.data_dir) == (10, 7, "/elsewhere")
     assert resume.settings(RunFolder(broken), from_assignments(["learning_rate=null"])).learning_rate == 1.0
+
+
+@pytest.mark.parametrize(
+    "stored, given, said",
+    [
+        ({"top_k": 5}, "top_k", "top_k: 5 -> None"),
+        ({}, "top_k", None),
+        ({"method": "nes", "sigma": 0.5}, "sigma", "sigma: 0.5 -> None"),
+        ({"dataset": "tiny_shakespeare", "network": "gpt", "width": 64}, "width", "width: 64 -> 96"),
+        ({"dataset": "tiny_shakespeare", "network": "gpt"}, "width", None),
+        ({}, "width", None),
+        ({"method": "switch"}, "switch_epoch", None),
+        ({"method": "switch"}, "sgd_learning_rate", None),
+        ({"method": "switch", "switch_step": 9}, "switch_step", "switch_step: 9 -> None"),
+        ({"data_dir": "there"}, "data_dir", None),
+    ],
+)
+def test_null_stands_for_what_a_run_without_the_setting_has(tmp_path, stored, given, said):
+    config = resolve({"dim": 10, "learning_rate": 1.0, **stored})
+    (tmp_path / "config.yaml").write_text(dumps(config.as_dict()))
+    words = from_assignments([f"{given}=null", "epochs=40"])
+    if said is None:
+        known = getattr(config, given) if given != "data_dir" else None
+        assert getattr(resume.settings(RunFolder(tmp_path), words), given) == known
+    else:
+        with pytest.raises(ConfigError, match=f"these differ: {said};"):
+            resume.settings(RunFolder(tmp_path), words)
 
 
 # --- folders that there is nothing to do in -----------------------------------------------------------
@@ -354,6 +440,16 @@ def test_a_folder_that_is_removed_while_the_run_is_at_work(tmp_path, capsys, mon
     assert status == 4
     assert f"rbd-ipu: cannot write {tmp_path}/run/metrics.jsonl: No such file or directory" in error
     assert "Traceback" not in error and not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not installed("tensorboard"), reason="needs tensorboard")
+def test_a_file_where_the_events_would_be(broken, capsys):
+    shutil.rmtree(str(broken / "tensorboard"))
+    (broken / "tensorboard").write_text("")
+    assert main(["train", "--quiet", "--resume", "--output", str(broken)]) == 4
+    error = capsys.readouterr().err
+    assert f"rbd-ipu: cannot write {broken}/tensorboard" in error and "Traceback" not in error
+    assert json.loads((broken / "run.json").read_text())["outcome"] == "not written"
 
 
 def test_data_that_were_cut_short_are_refused_by_name(tmp_path, tfds_dir, capsys):

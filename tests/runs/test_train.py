@@ -1,10 +1,13 @@
 """The settings of several workers."""
 
+from unittest import mock
+
 import pytest
 
 from rbd_ipu.config import resolve
 from rbd_ipu.config.resolve import Given
 from rbd_ipu.errors import ConfigError
+from rbd_ipu.runs import train
 from rbd_ipu.runs.train import several
 
 GROUPED = {"method": "compressed", "learning_rate": 0.01, "group_size": 4}
@@ -31,6 +34,19 @@ GROUPED = {"method": "compressed", "learning_rate": 0.01, "group_size": 4}
 def test_settings_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         resolve(settings)
+
+
+def test_a_folder_that_another_run_took_before_the_lock_is_refused(tmp_path, monkeypatch):
+    def new_folder(*_):
+        (tmp_path / "config.yaml").write_text("epochs: 1\n")
+        return tmp_path
+
+    monkeypatch.setattr(train, "prepare", mock.MagicMock(**{"return_value.trainer.device.compiles_only": False}))
+    monkeypatch.setattr(train, "new_folder", new_folder)
+    made = []
+    with pytest.raises(ConfigError, match="another run has just taken the folder"):
+        train.train({}, [], tmp_path, made=made.append)
+    assert not made and (tmp_path / "config.yaml").read_text() == "epochs: 1\n"
 
 
 def test_groups_are_options_of_the_method():
