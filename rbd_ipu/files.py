@@ -145,8 +145,8 @@ _UNKNOWN = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 def locked(folder: Union[str, Path]) -> Iterator[None]:
     """Holds the folder until the end of the block.
 
-    The lock is on the file ``.lock`` in it, which stays, with the number of the process that had it last. Only who holds
-    it may remove it: a run that has opened it and waits for nothing then locks the file that is there instead.
+    The lock is on the file ``.lock`` in it, which stays, with the number of the process that had it last. Only who
+    holds it may remove it: a run that had opened it by then locks the file that takes its place.
 
     Raises:
       ConfigError: another run holds it; with its process number.

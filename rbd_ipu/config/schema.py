@@ -369,7 +369,10 @@ class Config:
     top_k: Optional[int] = _key(None, Integer(1), "how many coordinates to use, the largest; null: all", ("rbd",))
     accumulate: Optional[int] = _key(1, Integer(1), "sum up the coordinates of so many steps for an update", ("rbd",))
     redraw_lowest: Optional[float] = _key(
-        None, Real(below=1.0, positive=True), "draw only this share anew, the directions of least use; null: all", ("rbd",)
+        None,
+        Real(below=1.0, positive=True),
+        "draw only this share anew, the directions of least use; null: all",
+        ("rbd",),
     )
     sgd_layers: Optional[str] = _key(
         None,

@@ -72,6 +72,7 @@ class Ranks:
         self.rank, self.size = self._world.Get_rank(), self._world.Get_size()
         self._done = 0  # operations that are over
         self._ended, self._status = False, 0
+        self._first_ended = False  # rank 0 has, and has written what it had
         self._sent: List[Any] = []  # notes that may be on their way
         self.neighbours: Dict[int, int] = {}
         self.local, self.locals = 0, 1
@@ -204,9 +205,8 @@ class Ranks:
                     if reporter != self.rank:
                         self._note(reporter, _WAITS, self._done)
                 if self._ended:
-                    self._note_all(
-                        {"why": f"it has ended with status {self._status}", "status": self._status or STATUS}
-                    )
+                    why = f"it has ended with status {self._status}"
+                    self._note_all({"why": why, "status": self._status or STATUS, "ended": True})
             looked = now
             self.look_around(now - began)
 
@@ -219,6 +219,7 @@ class Ranks:
         gone = [rank for rank, process in self.neighbours.items() if not alive(process)]
         for sender, note in self._read(_STOPS):  # after the look at the processes: a note comes before its end
             if not self._ended:
+                self._first_ended = sender == 0 and note["ended"]
                 self._lose(f"rank {sender} has stopped: {note['why']}", note["status"])
         if gone:
             self._lose(f"{_named(gone)} {'has' if len(gone) == 1 else 'have'} ended")
@@ -257,19 +258,22 @@ class Ranks:
         if self.lost is None and not self._ended:
             self.lost = WorkersError(f"{self}: it has stopped: {why}")
             self.lost.status = status
-            self._note_all({"why": why, "status": status})
+            self._note_all({"why": why, "status": status, "ended": False})
 
     def end(self, status: int) -> None:
         """Ends the use of MPI, together with the others, before the process ends with this status.
 
         Where all have come to their end, MPI is shut down in order. Otherwise every process of the launcher is ended
-        by ``MPI_Abort``: by rank 0 once it has written what it has, at the latest ``GRACE`` seconds after another
-        rank has come here. The call then does not return.
+        by ``MPI_Abort``: by rank 0 once it has written what it has, or by a rank that hears of rank 0's end, at the
+        latest ``GRACE`` seconds after another rank has come here. The call then does not return.
         """
         if self._ended:
             return
         self._ended, self._status = True, status
         _report(f"{self.rank} ends {status}")
+        for stream in (sys.stdout, sys.stderr):  # another rank may end this one from here on
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
         if self.lost is None:
             with contextlib.suppress(WorkersError):
                 self._finish(self._ends.Ibarrier())
@@ -279,10 +283,7 @@ class Ranks:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             self._mpi.Finalize()
             return
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        if self.rank:
+        if self.rank and not self._first_ended:
             time.sleep(GRACE)
         self._world.Abort(status or self.lost.status)
 

@@ -244,10 +244,10 @@ def _later_instance() -> bool:
 
 def follow(config: Config, folder: Any) -> int:
     """Trains as worker 1, 2, ..., from the checkpoint that worker 0 begins with; returns the exit status."""
-    from rbd_ipu.runs.callbacks import StopOnInterrupt
-
     if folder is not None and as_first(resume.is_finished(folder, config)):
         return 0
+    from rbd_ipu.runs.callbacks import StopOnInterrupt  # late: worker 0 may be refused before it needs TensorFlow
+
     experiment = prepare(config)
     start = None
     if folder is not None:

@@ -12,6 +12,7 @@ from workers.starting import ENVIRONMENT, eventually, gone
 
 from rbd_ipu import checkpoints
 from rbd_ipu.errors import STATUS
+from rbd_ipu.files import locked
 from rbd_ipu.parallel.launch import launcher
 
 pytestmark = [starting.mpi, starting.linux]
@@ -118,6 +119,16 @@ def test_ranks_with_other_settings_are_refused(tmp_path):
     )
     assert "learning_rate: 0.5 on rank 0, 0.25 on rank 1" in done.stderr and "Traceback" not in done.stderr
     assert done.returncode == 2 and not (tmp_path / "run").exists()
+
+
+def test_a_refusal_of_rank_0_ends_the_others_at_once(tmp_path):
+    (tmp_path / "config.yaml").write_text("workers: 2\nlearning_rate: 0.5\ndim: 10\n")
+    with locked(tmp_path):
+        process = starting.module(train(tmp_path, words=("--resume",)))
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+    assert said.count("another run is at work there") == 1
+    assert "did not end" not in said and "lost" not in said
 
 
 def test_other_commands_are_refused_several_times_at_once():
