@@ -434,8 +434,7 @@ def run_report(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--output {arguments.output}: must end in .html")
     if not arguments.output.parent.is_dir():
         raise ConfigError(f"--output {arguments.output}: there is no folder {arguments.output.parent}")
-    if arguments.results != PUBLISHED and not arguments.results.is_dir():
-        raise ConfigError(f"--results {arguments.results}: there is no such folder")
+    paper.check_published(arguments.results, folder=True)
     rows = paper.known(arguments.results, arguments.folders)
     findings = [row for place in (*arguments.folders, arguments.results) for row in read(place, "analysis")]
     text = page(rows, arguments.results / "performance", now(), findings, arguments.paper)

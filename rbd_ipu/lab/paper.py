@@ -43,6 +43,23 @@ def known(published: Path, folders: Iterable[Path]) -> List[results.Row]:
     return results.merge(results.read(published), *map(results.from_folder, folders))
 
 
+def check_published(path: Path, folder: bool = False) -> None:
+    """Refuses a ``--results`` that is not there; of the default one, which a checkout has, that is said only.
+
+    Args:
+      path: what is given.
+      folder: whether a file of rows will not do.
+
+    Raises:
+      ConfigError: there is nothing.
+    """
+    if path.is_dir() or path.exists() and not folder:
+        return
+    if path != results.PUBLISHED or path.exists():
+        raise ConfigError(f"--results {path}: there is no such {'folder' if folder else 'file or folder'}")
+    say(f"there is no folder {path} here, so that no run on record is known; --results tells where it is")
+
+
 def to_run(found: Sequence[Cell]) -> Dict[str, Tuple[Config, str]]:
     """The runs of some cells, each once, by key: settings and a label."""
     runs: Dict[str, Tuple[Config, str]] = {}
@@ -139,6 +156,7 @@ def configure(parser: argparse.ArgumentParser, kind: str) -> None:
 
 def run(arguments: argparse.Namespace, kind: str) -> int:
     """Trains what is missing, prints the table, writes the files; returns the exit status."""
+    check_published(arguments.results)
     preset = presets.load(f"{kind}{arguments.number}")
     limits = presets.budget(arguments.budget)
     output = arguments.output or OUTPUT

@@ -19,7 +19,9 @@ TWICE = ("table1", "figure2", "figure3")
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
     """One folder for all tables and figures: runs that they share are made once."""
-    return tmp_path_factory.mktemp("paper")
+    folder = tmp_path_factory.mktemp("paper")
+    (folder / "none").mkdir()
+    return folder
 
 
 def command(name, *words):
@@ -73,7 +75,7 @@ def test_runs_of_one_setting_are_shared(shared):
 def test_other_runs_are_found_by_their_settings(shared, tmp_path, capsys):
     assert smoke("table1", shared) == 0
     shown = capsys.readouterr().out
-    words = ("--budget", "smoke", "--only-show", "--results", str(tmp_path / "none"))
+    words = ("--budget", "smoke", "--only-show", "--results", str(shared / "none"))
     assert main(command("table1", *words, "--output", str(tmp_path / "new"), "--runs", str(shared))) == 0
     assert capsys.readouterr().out == shown
     published = str(shared / "table1-smoke.jsonl")
@@ -86,6 +88,7 @@ def test_only_show_trains_and_writes_nothing(tmp_path, monkeypatch, capsys):
     assert main(["table", "3", "--only-show", "--budget", "smoke"]) == 0
     captured = capsys.readouterr()
     assert "not measured" in captured.out and "to do: 3 runs" in captured.err
+    assert captured.err.count("there is no folder results here, so that no run on record is known") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -118,6 +121,8 @@ def test_rates_need_no_training(form, tmp_path, monkeypatch, capsys):
         (["table", "1", "--jobs", "two"], "must be an integer from 0, not 'two'"),
         (["table", "1", "--budget", "half"], "--budget half: must be full"),
         (["table", "1", "--runs", "nowhere"], "nowhere: there is no such folder"),
+        (["table", "1", "--only-show", "--results", "nope"], "--results nope: there is no such file or folder"),
+        (["figure", "B9", "--results", "nope"], "--results nope: there is no such file or folder"),
         (["table", "1", "--format", "pdf"], "invalid choice: 'pdf'"),
         (["table", "1", "--only", "FC-MINST"], '--only FC-MINST: no cell has that in its name; there are "FC-MNIST,'),
     ],
@@ -134,7 +139,7 @@ def test_wrong_arguments_are_refused_before_anything_is_written(words, message, 
 
 def test_a_missing_data_set_is_said_once_and_the_rest_is_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RBD_DATA_DIR", str(tmp_path / "no_data"))
-    words = ["table", "1", "--budget", "1x1", "--output", str(tmp_path / "here"), "--results", str(tmp_path / "none")]
+    words = ["table", "1", "--budget", "1x1", "--output", str(tmp_path / "here"), "--results", str(tmp_path)]
     assert main(words) == 0
     error = capsys.readouterr().err
     for dataset in ("mnist", "fashion_mnist", "cifar10"):
