@@ -15,8 +15,9 @@ import math
 import numbers
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Union
+from typing import Any, Dict, Iterator, List, NamedTuple, Union
 
+from rbd_ipu.config.schema import Boolean, Integer, Kind, Real
 from rbd_ipu.errors import ConfigError
 
 
@@ -259,16 +260,90 @@ def found(path: Path) -> Dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def lines(path: Path, unfinished: bool = False, said: str = "no line of JSON") -> List[Dict[str, Any]]:
+class _Of(Kind):
+    def __init__(self, rule: str, kind: type):
+        self.rule, self.kind = rule, kind
+
+    def read(self, value: Any) -> Any:
+        return value if isinstance(value, self.kind) else None
+
+
+class _Number(Real):
+    rule = "a finite number"
+
+    def __init__(self) -> None:
+        super().__init__(least=-math.inf)
+        del self.rule  # that of a range
+
+
+TEXT, LIST, MAPPING = _Of("text", str), _Of("a list", list), _Of("a mapping", dict)
+NUMBER, COUNT, FLAG = _Number(), Integer(0), Boolean()
+
+
+class Maybe(NamedTuple):
+    """What a field holds that may be null, and unless ``absent`` is False may be missing."""
+
+    accepted: Any
+    absent: bool = True
+
+
+def check(value: Any, accepted: Any, where: str) -> None:
+    """Refuses what was read from a file of JSON and is not of the form that is accepted.
+
+    Args:
+      value: what came.
+      accepted: a Kind; ``[a]`` for a list of such, ``(a, b)`` for one of so many, ``{str: a}`` for a mapping to such,
+        ``{"name": a}`` for a mapping with such fields, and maybe others; a Maybe.
+      where: what the message begins with.
+
+    Raises:
+      ConfigError: with the field, what it holds and what is accepted.
+
+    Example:
+      >>> check({"seconds": 1, "losses": [0.5, None]}, {"seconds": NUMBER, "losses": [Maybe(NUMBER)]}, "a.json")
+      >>> check({"test": {"loss": "x"}}, {"test": {str: NUMBER}}, "a.json")
+      Traceback (most recent call last):
+      ...
+      rbd_ipu.errors.ConfigError: a.json: test: loss: must be a finite number, not the text 'x'
+    """
+    if isinstance(accepted, Maybe):
+        if value is not None:
+            check(value, accepted.accepted, where)
+    elif isinstance(accepted, dict):
+        check(value, MAPPING, where)
+        names = value if str in accepted else accepted
+        for name in names:
+            one = accepted.get(str, accepted.get(name))
+            if name in value:
+                check(value[name], one, f"{where}: {name}")
+            elif not (isinstance(one, Maybe) and one.absent):
+                raise ConfigError(f"{where}: {name}: is missing")
+    elif isinstance(accepted, (list, tuple)):
+        check(value, LIST, where)
+        if isinstance(accepted, tuple) and len(value) != len(accepted):
+            raise ConfigError(f"{where}: must be a list of {len(accepted)}, not of {len(value)}")
+        for item, one in zip(value, accepted if isinstance(accepted, tuple) else accepted * len(value)):
+            check(item, one, where)
+    else:
+        try:
+            accepted.check(value)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+
+def lines(
+    path: Path, unfinished: bool = False, said: str = "no line of JSON", accepted: Any = MAPPING
+) -> List[Dict[str, Any]]:
     """The mappings in a file of JSON, one a line; none where there is no file.
 
     Args:
       path: of the file.
       unfinished: whether the last line may be half written, by a process that was killed; it is left out.
       said: what a line is called that is no mapping.
+      accepted: the form of a line, see :func:`check`.
 
     Raises:
-      ConfigError: there is one; with its number.
+      ConfigError: there is one of another form; with its number.
     """
     try:
         texts = path.read_bytes().split(b"\n")
@@ -282,6 +357,7 @@ def lines(path: Path, unfinished: bool = False, said: str = "no line of JSON") -
                 raise ValueError(f"{text[:40]!r} is no mapping")
         except ValueError as error:
             raise ConfigError(f"{path}:{number}: {said}: {error}") from None
+        check(row, accepted, f"{path}:{number}")
         rows.append(row)
     return rows
 

@@ -30,7 +30,6 @@ accuracy has come to 95 % of its last.
 """
 
 import functools
-import json
 import math
 import statistics
 from pathlib import Path
@@ -40,6 +39,7 @@ from rbd_ipu.config import Config
 from rbd_ipu.config.yaml import YamlError, load_mapping
 from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import analyses, presets
+from rbd_ipu.lab.bench.report import read
 from rbd_ipu.lab.measures import Index, measure, value_of
 from rbd_ipu.lab.presets import NAMED, Cell, cells
 from rbd_ipu.lab.results import VALUES, Costs, Row, config_of, key
@@ -324,7 +324,7 @@ def _faster(judge: _Judge, given: Mapping[str, Any]) -> Evidence:
     path = judge.known.performance / given["file"]
     if not path.exists():
         return Evidence(f"{given['file']}: not measured", None)
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = read(path)
     pair = [_row_of(document["rows"], given[name]) for name in ("faster", "than")]
     (first, second), names = pair, [" ".join(map(str, given[name].values())) for name in ("faster", "than")]
     words = ", ".join(

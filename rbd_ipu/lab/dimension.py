@@ -18,6 +18,7 @@ from rbd_ipu.errors import say
 from rbd_ipu.lab import pool
 from rbd_ipu.lab.pool import Job, job
 from rbd_ipu.lab.results import IMAGES, Costs, essence, from_folder, merge
+from rbd_ipu.lab.results import config_of as row_config
 from rbd_ipu.runs import new_folder
 from rbd_ipu.runs.experiment import prepare
 
@@ -95,6 +96,10 @@ def check(given: Mapping[str, Any], wanted: Wanted, output: Optional[Path]) -> C
     if str(config.compartments).startswith("factor:"):
         raise ConfigError(f"compartments={config.compartments} has a d of its own, and no other one can be tried")
     config_of(given, wanted.method, Order(None, 1.0, config.seed))
+    try:
+        config_of(given, wanted.method, Order(None, 1.0, config.seed + wanted.seeds - 1))
+    except ConfigError as error:
+        raise ConfigError(f"--seeds {wanted.seeds}: {error}") from None
     report.check(output, decisive(config), "--output")
     return config
 
@@ -194,9 +199,14 @@ class Runs:
 
 
 def _result(order: Order, one: Job) -> Run:
-    (row,) = merge(from_folder(one.folder))
+    rows = [row for row in merge(from_folder(one.folder)) if essence(row_config(row)) == essence(one.config)]
+    if not rows:
+        raise ConfigError(f"{one.folder}: a run has ended there, and its settings are not: remove the folder")
+    row = rows[0]
     outcome = FINISHED if row["outcome"] == FINISHED else NOT_FINITE
-    accuracy = row["values"]["val_accuracy"] if outcome == FINISHED else math.nan
+    accuracy = row["values"].get("val_accuracy") if outcome == FINISHED else math.nan
+    if accuracy is None:
+        raise ConfigError(f"{one.folder}: a run has finished there without a val_accuracy: remove the folder")
     return Run(*order, outcome, accuracy, row["epochs"], row["seconds"])
 
 

@@ -186,7 +186,11 @@ def brackets(preset: Preset, cells: Sequence[Cell], index: Index) -> List[Bracke
 
 def _bracket(name: str, own: Sequence[Cell], index: Index) -> Bracket:
     found = {int(cell.column): measure(cell, index) for cell in own}
-    ended = {k: m for k, m in found.items() if m.diverged or m.epochs == own[0].full[0].epochs}
+    ended = {
+        k: m
+        for k, m in found.items()
+        if m.diverged or m.epochs == own[0].full[0].epochs and all("val_accuracy" in row["values"] for row in m.rows)
+    }
     if not any(m.n for m in ended.values()):
         return Bracket(name, None, None, (None, None))
     seeds = [{row["seed"] for row in m.rows} for m in ended.values() if m.n and not m.diverged]

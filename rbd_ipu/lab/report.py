@@ -6,7 +6,6 @@ The style sheet has light and dark by the reader's system, and one column on a p
 
 import base64
 import html
-import json
 import math
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
@@ -386,7 +385,7 @@ def of_speed(folder: Path) -> str:
         path = folder / f"{name}.json"
         if not path.exists():
             continue
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = bench.read(path)
         rows = document["rows"]
         parts.append(element("h3", escaped("The project's targets" if name == "targets" else "The cost of a step")))
         if name == "targets" and document.get("targets"):

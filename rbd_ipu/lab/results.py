@@ -21,6 +21,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 from rbd_ipu import files
 from rbd_ipu.config import FIELDS, OF_TEXT, Config, from_file, resolve
 from rbd_ipu.errors import ConfigError
+from rbd_ipu.files import COUNT, FLAG, MAPPING, NUMBER, TEXT, Maybe
 from rbd_ipu.runs.folder import perplexity
 
 PUBLISHED = Path("results")  # where the rows on record are, from the root of the project
@@ -134,14 +135,34 @@ Row = Dict[str, Any]
 CURVES = ("loss", "accuracy", "val_loss", "val_accuracy", "correlation", "images_per_second", "seconds")
 NO_RESULT = "not a result"
 ENDED = ("finished", "not finite")  # outcomes that running again would only repeat
-_FACTS = ("command", "commit", "modified", "versions", "machine", "started", "ended", "d", "D", "data")
+_FACTS = {
+    **dict.fromkeys(("command", "commit", "started", "ended"), Maybe(TEXT)),
+    **dict.fromkeys(("versions", "machine"), Maybe(MAPPING)),
+    **{"modified": Maybe(FLAG), "d": Maybe(COUNT), "D": Maybe(COUNT), "data": Maybe({str: TEXT})},
+}
+_EPOCH = dict.fromkeys(CURVES, Maybe(NUMBER))
+_SETTINGS = {**dict.fromkeys(("dataset", "network", "method"), TEXT), "epochs": COUNT, "learning_rate": NUMBER}
+_POINTS = dict.fromkeys(("y", "std"), [Maybe(NUMBER)])
+_LINE = {"name": TEXT, "x": [NUMBER], **_POINTS, "switch": Maybe(NUMBER, absent=False), "n": COUNT}
+_PANEL = {"title": TEXT, "xlabel": TEXT, "ylabel": TEXT, "lines": [_LINE]}
+_ROWS: Dict[str, Any] = {
+    "run": {
+        **{"settings": _SETTINGS, "seed": COUNT, "outcome": TEXT, "epochs": COUNT, "seconds": NUMBER},
+        **{"values": {str: Maybe(NUMBER)}, "curves": {str: [Maybe(NUMBER)]}},
+        **_FACTS,
+    },
+    "analysis": {
+        **{"preset": TEXT, "budget": TEXT, "options": MAPPING, "panels": [_PANEL], "lines": [[TEXT]]},
+        **{"command": TEXT, "commit": Maybe(TEXT, absent=False), "modified": FLAG, "machine": {"processor": TEXT}},
+    },
+}
 
 
 def from_folder(path: Union[str, Path]) -> List[Row]:
     """The rows of every run folder at or below ``path``; a run that is not over counts with its finished epochs.
 
     Raises:
-      ConfigError: there is no such folder, or a run folder in it has settings that cannot be read.
+      ConfigError: there is no such folder, or a run folder in it has a file that cannot be read.
     """
     path = Path(path)
     if not path.is_dir():
@@ -161,16 +182,17 @@ def _of_run(folder: Path) -> Optional[Row]:
     facts = files.found(folder / "run.json")
     result = files.found(folder / "result.json")
     config = resolve(from_file(folder / "config.yaml"))
-    epochs = files.lines(folder / "metrics.jsonl", unfinished=True)
-    outcome = facts.get("outcome", "running")
+    files.check(facts, {"outcome": Maybe(TEXT), **_FACTS}, str(folder / "run.json"))
+    files.check(result, {"test": Maybe({str: Maybe(NUMBER)})}, str(folder / "result.json"))
+    epochs = files.lines(folder / "metrics.jsonl", unfinished=True, accepted=_EPOCH)
+    outcome = facts.get("outcome") or "running"
     if not epochs and outcome not in ENDED:
         return None
     last = epochs[-1] if epochs else {}
     values = {name: last.get(name) for name in CURVES if name != "seconds" and last.get(name) is not None}
     if config.network in OF_TEXT and "val_loss" in values:
         values["val_perplexity"] = perplexity(values["val_loss"])
-    test = result.get("test")
-    for name, value in test.items() if isinstance(test, dict) else ():
+    for name, value in (result.get("test") or {}).items():
         values[f"test_{name}"] = value
     curves = {name: [_short(row.get(name)) for row in epochs] for name in CURVES}
     return {
@@ -196,7 +218,7 @@ def read(path: Union[str, Path], kind: str = "run") -> List[Row]:
     """The rows of a kind in a file, or in all ``*.jsonl`` of a folder; none where there is nothing.
 
     Raises:
-      ConfigError: a line is no JSON or a run without settings; with file and line.
+      ConfigError: a line is no JSON or no row of that kind; with file and line.
     """
     path = Path(path)
     there = sorted(path.glob("*.jsonl")) if path.is_dir() else [path] if path.exists() else []
@@ -205,13 +227,19 @@ def read(path: Union[str, Path], kind: str = "run") -> List[Row]:
 
 def _rows(file: Path, kind: str) -> Iterator[Row]:
     for number, row in enumerate(files.lines(file, said=NO_RESULT), start=1):
-        try:
-            if row.get("kind") == kind:
-                if kind == "run":
-                    config_of(row), row["epochs"] + 0, row["outcome"]
-                yield row
-        except (KeyError, TypeError, ConfigError) as error:
-            raise ConfigError(f"{file}:{number}: {NO_RESULT}: {error!r}") from None
+        if row.get("kind") != kind:
+            continue
+        where = f"{file}:{number}: {NO_RESULT}"
+        files.check(row, _ROWS.get(kind, MAPPING), where)
+        if kind == "run":
+            try:
+                config_of(row)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from None
+            short = [name for name, curve in row["curves"].items() if len(curve) != row["epochs"]]
+            if short:
+                raise ConfigError(f"{where}: curves: {', '.join(short)}: must have a number for each epoch")
+        yield row
 
 
 def write(path: Union[str, Path], rows: Iterable[Row]) -> None:

@@ -11,8 +11,10 @@ import time
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 from rbd_ipu.config import Config
+from rbd_ipu.config.schema import Choice, Integer
 from rbd_ipu.config.yaml import YamlError, scalar
 from rbd_ipu.errors import ConfigError, NonFiniteError
+from rbd_ipu.files import COUNT, FLAG, NUMBER, Maybe
 from rbd_ipu.runs.experiment import Experiment, prepare
 
 HIGHEST, LOWEST = 7, -19  # the exponents of the paper (Section C.1)
@@ -83,6 +85,12 @@ JUDGED_AFTER = 0.25  # of the epochs
 HOPED_FOR = 0.1  # of the loss at the start: what a run must promise to lose in all its epochs
 
 FINISHED, STOPPED, NOT_FINITE = "finished", "stopped early", "not finite"
+#: A line of JSON of a Trial, for :func:`rbd_ipu.files.check`.
+LINE: Dict[str, Any] = {
+    **{"exponent": Integer(-149, 127), "outcome": Choice(FINISHED, STOPPED, NOT_FINITE)},
+    **{"initial_loss": Maybe(NUMBER, absent=False), "epochs": COUNT, "seconds": NUMBER, "again": FLAG},
+    **dict.fromkeys(("losses", "accuracies", "train_losses"), [Maybe(NUMBER)]),
+}
 
 
 class Trial(NamedTuple):

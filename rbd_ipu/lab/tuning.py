@@ -42,8 +42,9 @@ from typing import (
 from rbd_ipu import files, provenance
 from rbd_ipu.config import FIELDS, Config, from_assignments, resolve
 from rbd_ipu.config.resolve import likely_exponent
+from rbd_ipu.config.schema import Real
 from rbd_ipu.errors import ConfigError, exit_status
-from rbd_ipu.files import locked
+from rbd_ipu.files import Maybe, locked
 from rbd_ipu.lab.pool import REFUSED, Pool, Running, job, last_words
 from rbd_ipu.lab.presets import Budget, Cell
 from rbd_ipu.lab.results import Costs, Total, essence
@@ -52,6 +53,7 @@ from rbd_ipu.lab.trials import (
     HELD_OUT,
     HOPED_FOR,
     JUDGED_AFTER,
+    LINE,
     Trial,
     Trials,
     Wanted,
@@ -150,7 +152,7 @@ def opened(
                 **provenance.origin(),
             }
         )
-        trials = {trial.exponent: trial for trial in map(Trial.of, files.lines(path / GRID))}
+        trials = {trial.exponent: trial for trial in map(Trial.of, files.lines(path / GRID, accepted=LINE))}
         folder = Folder(path, facts, trials)
         folder._write()
         yield folder
@@ -312,7 +314,9 @@ class Search(NamedTuple):
 
     def choice(self) -> Optional[Dict[str, Any]]:
         """What ``rbd-ipu tune`` has chosen: learning_rate, exponent, loss, accuracy; None before its end."""
-        return files.found(self.folder / "tune.json").get("choice")
+        facts = files.found(self.folder / FACTS)
+        files.check(facts, {"choice": Maybe({"learning_rate": Real(positive=True)})}, str(self.folder / FACTS))
+        return facts.get("choice")
 
     def run(self, limits: Budget, parallel: Optional[int]) -> int:
         """Makes it, or goes on; under the smallest budget two rates, otherwise a walk. Returns the exit status."""

@@ -29,7 +29,7 @@ from typing import Any, Dict, List, Mapping, Optional, Union
 from rbd_ipu import files, provenance
 from rbd_ipu.config import Config
 from rbd_ipu.config.yaml import dumps
-from rbd_ipu.errors import ConfigError
+from rbd_ipu.errors import ConfigError, say
 from rbd_ipu.provenance import now
 
 
@@ -205,13 +205,16 @@ def check_search(path: Union[str, Path], decisive: Mapping[str, Any], name: str 
       name: what the folder is called where it is given.
 
     Raises:
-      ConfigError: that search has other settings, which are named.
+      ConfigError: that search has other settings, which are named; or its facts are damaged.
 
     Example:
       >>> check_search("nowhere/tune.json", {"dim": 3})
     """
     wanted = json.loads(files.line(decisive))  # as a file gives them back
-    known = facts_of(path).get("decisive", wanted)  # none yet: killed before it wrote them
+    facts = facts_of(path)
+    form = {"sittings": [files.MAPPING], "decisive": files.MAPPING}
+    files.check(facts, {name: kind for name, kind in form.items() if name in facts}, str(path))
+    known = facts.get("decisive", wanted)  # none yet: killed before it wrote them
     other = [
         f"{key} {known.get(key, 'as usual')} there and {wanted.get(key, 'as usual')} here"
         for key in sorted({*known, *wanted})
@@ -266,7 +269,11 @@ class RunFolder:
             self.begin(config, facts, command)
             return
         self._write_config(config)
-        resumed = [*known.get("resumed", []), entry]
+        before = known.get("resumed", [])
+        if not isinstance(before, list):
+            say(f"{self / 'run.json'}: resumed: must be a list, and is begun anew")
+            before = []
+        resumed = [*before, entry]
         self._facts = {**known, **facts, "outcome": "running", "message": None, "ended": None, "resumed": resumed}
         self._write_facts()
 

@@ -125,6 +125,25 @@ def test_a_run_that_fails_otherwise_stops_the_search_and_is_made_again(trained, 
 
 
 @pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda run: (run / "metrics.jsonl").write_text(""), "a run has finished there without a val_accuracy"),
+        (lambda run: (run / "metrics.jsonl").unlink(), "a run has finished there without a val_accuracy"),
+        (lambda run: (run / "metrics.jsonl").write_text('{"loss": 1}\n'), "finished there without a val_accuracy"),
+        (lambda run: (run / "config.yaml").unlink(), "a run has ended there, and its settings are not"),
+        (lambda run: (run / "../../../dimension.json").write_text('{"sittings": null}'), "must be a list, not null"),
+    ],
+)
+def test_a_damaged_record_is_named(damage, message, trained, capsys):
+    assert main([*SHORT, *RATES, "--to", "4", "--share", "0.01"]) == 0
+    damage(next(Path("here/runs").glob("*-sgd-*/1")))
+    capsys.readouterr()
+    assert main([*SHORT, *RATES, "--to", "4", "--share", "0.01"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "words, message",
     [
         (["--set", "learning_rate=0.5"], "takes no learning_rate: it is looked for at every d; give those to try as"),
@@ -142,6 +161,7 @@ def test_a_run_that_fails_otherwise_stops_the_search_and_is_made_again(trained, 
         (["--share", "0"], "must be a finite number above 0 to 1, not '0'"),
         (["--share", "all"], "must be a finite number above 0 to 1, not 'all'"),
         (["--tolerance", "-1"], "must be a finite number from 0 to 1, not '-1'"),
+        (["--set", "seed=2147483647", "--seeds", "2"], "--seeds 2: seed: must be an integer from 0 to 2147483647"),
         (["--seeds", "0"], "must be an integer from 1, not '0'"),
         (["--from", "none"], "must be an integer from 1, not 'none'"),
         (["--to", "99999"], "--to must be an integer from 1 to D = 9,610, got 99999"),

@@ -53,7 +53,12 @@ def test_analyses_too(tmp_path):
         "preset": "figureB8",
         "budget": "full",
         "options": {"pairs": 3},
+        "panels": [],
+        "lines": [["n", "mean |cos|"]],
         "command": "rbd-ipu x",
+        "commit": None,
+        "modified": False,
+        "machine": {"processor": "A processor"},
     }
     (tmp_path / "paper").mkdir()
     results.write(tmp_path / "paper" / "figureB8.jsonl", [{**row, "command": "rbd-ipu x --output /somewhere"}])

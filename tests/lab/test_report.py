@@ -9,6 +9,7 @@ from fake_runs import folder, result
 
 from rbd_ipu.cli import main
 from rbd_ipu.config import resolve
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.files import installed
 from rbd_ipu.lab import presets, report, results
 from rbd_ipu.lab.measures import Index
@@ -202,6 +203,21 @@ def test_speed_of_this_repository(tmp_path):
     text = page([], performance, "now")
     checked(text)
     assert 'id="speed"' in text and "The cost of a step" in text
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "no JSON"),
+        ("[]", "a mapping was expected"),
+        ("{}", "command: is missing"),
+        ('{"command": "x", "rows": [{"network": 3}]}', "rows: network: must be text, not 3"),
+    ],
+)
+def test_a_damaged_file_of_speed_is_named(content, message, tmp_path):
+    (tmp_path / "targets.json").write_text(content)
+    with pytest.raises(ConfigError, match=f"targets.json: {message}"):
+        report.of_speed(tmp_path)
 
 
 def test_the_paper_alone(tmp_path, monkeypatch, capsys):

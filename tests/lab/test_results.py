@@ -58,11 +58,68 @@ def test_rows_are_written_and_read_back(tmp_path):
     assert results.read(tmp_path / "none") == []
 
 
-@pytest.mark.parametrize("line", ["{", '{"kind": "run"}', '{"kind": "run", "settings": {"dimm": 1}}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        '{"kind": "run"}',
+        '{"kind": "run", "settings": {"dimm": 1}}',
+        '{"kind": "run", "settings": {"learning_rate": 1.0}, "epochs": 1, "outcome": "finished"}',
+    ],
+)
 def test_a_line_that_is_no_result_is_named(tmp_path, line):
     (tmp_path / "a.jsonl").write_text('{"kind": "other"}\n' + line + "\n")
     with pytest.raises(ConfigError, match="a.jsonl:2: not a result"):
         results.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"seconds": None}, "seconds: must be a finite number, not null"),
+        ({"values": None}, "values: must be a mapping, not null"),
+        ({"values": {"val_accuracy": "x"}}, "values: val_accuracy: must be a finite number, not the text 'x'"),
+        ({"values": {"val_accuracy": 10**400}}, "values: val_accuracy: must be a finite number, not 1000"),
+        ({"curves": {"loss": [0.5, "x", 1]}}, "curves: loss: must be a finite number, not the text 'x'"),
+        ({"curves": {"loss": [0.5]}}, "curves: loss: must have a number for each epoch"),
+        ({"epochs": True}, "epochs: must be an integer from 0, not true"),
+        ({"commit": 7}, "commit: must be text, not 7"),
+        ({"d": "x"}, "d: must be an integer from 0, not the text 'x'"),
+        ({"machine": []}, "machine: must be a mapping, not a list"),
+        ({"settings": {**config().as_dict(), "dimm": 3}}, "unknown key 'dimm'"),
+    ],
+)
+def test_a_field_of_another_kind_is_named(tmp_path, changed, message):
+    row = result(config(), [0.1, 0.2, 0.3])
+    (tmp_path / "a.jsonl").write_text(json.dumps({**row, **changed}) + "\n")
+    with pytest.raises(ConfigError, match=f"a.jsonl:1: not a result: .*{message}"):
+        results.read(tmp_path)
+    del row["seconds"]
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ConfigError, match="seconds: is missing"):
+        results.read(tmp_path)
+
+
+def test_an_analysis_without_its_numbers_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"kind": "analysis", "preset": "figure2", "budget": "full"}\n')
+    with pytest.raises(ConfigError, match="a.jsonl:1: not a result: options: is missing"):
+        results.read(tmp_path, "analysis")
+    assert results.read(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("metrics.jsonl", {"seconds": "x"}, "metrics.jsonl:1: seconds: must be a finite number, not the text 'x'"),
+        ("result.json", {"test": {"accuracy": "x"}}, "test: accuracy: must be a finite number, not the text 'x'"),
+        ("run.json", {"outcome": "finished", "d": "x"}, "run.json: d: must be an integer from 0, not the text 'x'"),
+        ("run.json", {"outcome": "finished", "commit": 7}, "run.json: commit: must be text, not 7"),
+    ],
+)
+def test_a_file_of_a_run_with_a_field_of_another_kind_is_named(tmp_path, name, content, message):
+    (folder(tmp_path / "a", config(), [0.1]) / name).write_text(json.dumps(content) + "\n")
+    with pytest.raises(ConfigError, match=message):
+        results.from_folder(tmp_path)
 
 
 def test_of_two_rows_of_a_run_the_one_that_ended_counts():

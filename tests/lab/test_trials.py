@@ -10,9 +10,11 @@ from rbd_ipu import files
 from rbd_ipu.config import resolve
 from rbd_ipu.config.resolve import Rate
 from rbd_ipu.config.yaml import loads
+from rbd_ipu.errors import ConfigError
 from rbd_ipu.lab import tuning
 from rbd_ipu.lab.trials import (
     FINISHED,
+    LINE,
     NOT_FINITE,
     STOPPED,
     Trial,
@@ -187,6 +189,34 @@ def test_a_trial_survives_json(values):
 def test_numbers_that_are_none_come_back_as_nan():
     back = Trial.of(json.loads(files.line(trial(1, math.inf).as_dict())))
     assert math.isnan(back.losses[-1]) and back.loss == math.inf
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"losses": None}, "losses: must be a list, not null"),
+        ({"losses": ["x"]}, "losses: must be a finite number, not the text 'x'"),
+        ({"outcome": "lost"}, "outcome: must be one of finished, stopped early, not finite, not the text 'lost'"),
+        ({"exponent": 5000}, "exponent: must be an integer from -149 to 127, not 5000"),
+    ],
+)
+def test_a_damaged_line_of_the_grid_is_named(tmp_path, changed, message):
+    grid = tmp_path / "grid.jsonl"
+    facts = json.loads(files.line(trial(-3, 0.5).as_dict()))
+    grid.write_text(files.line({**facts, **changed}))
+    with pytest.raises(ConfigError, match=f"grid.jsonl:1: {message}"):
+        files.lines(grid, accepted=LINE)
+    grid.write_text('{"exponent": 3}\n')
+    with pytest.raises(ConfigError, match="grid.jsonl:1: outcome: is missing"):
+        files.lines(grid, accepted=LINE)
+
+
+def test_a_damaged_choice_is_named(tmp_path):
+    search = tuning.Search(resolve({"learning_rate": 1.0}), 0, tmp_path)
+    assert search.choice() is None
+    (tmp_path / "tune.json").write_text('{"choice": {"learning_rate": 0}}')
+    with pytest.raises(ConfigError, match="tune.json: choice: learning_rate: must be a finite number above 0, not 0"):
+        search.choice()
 
 
 def test_the_table_marks_the_lowest_loss():

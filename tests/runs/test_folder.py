@@ -659,3 +659,21 @@ def test_a_search_goes_on_with_its_own_settings_only(tmp_path):
     path.write_text("{")
     with pytest.raises(ConfigError, match="tune.json: no JSON"):
         check_search(path, {})
+
+
+@pytest.mark.parametrize("value, words", [(None, "null"), ("x", "the text 'x'")])
+def test_the_facts_of_a_search_that_are_damaged_are_named(tmp_path, value, words):
+    path = tmp_path / "tune.json"
+    for name, accepted in (("decisive", "a mapping"), ("sittings", "a list")):
+        path.write_text(json.dumps({name: value}))
+        with pytest.raises(ConfigError, match=f"tune.json: {name}: must be {accepted}, not {words}"):
+            check_search(path, {"dim": 3})
+
+
+def test_a_run_goes_on_where_its_sittings_are_no_list(tmp_path, capsys):
+    for before in ("null", '"x"'):
+        (tmp_path / "run.json").write_text(f'{{"started": "then", "resumed": {before}}}')
+        RunFolder(tmp_path).go_on(resolve({"learning_rate": 1.0}), {}, "again", {"step": 3})
+        assert "run.json: resumed: must be a list, and is begun anew" in capsys.readouterr().err
+        facts = json.loads((tmp_path / "run.json").read_text())
+        assert facts["started"] == "then" and [one["command"] for one in facts["resumed"]] == ["again"]

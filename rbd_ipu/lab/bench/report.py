@@ -11,11 +11,13 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Opt
 
 import numpy as np
 
-from rbd_ipu import plots, provenance
+from rbd_ipu import files, plots, provenance
 from rbd_ipu.errors import ConfigError
+from rbd_ipu.files import COUNT, FLAG, MAPPING, NUMBER, TEXT, Maybe
 from rbd_ipu.lab.bench import runners as ceiling
 from rbd_ipu.lab.bench.runners import KERAS, KERAS_JIT, TRAINER, Case, Kernel, Runner, Times, make, measure, peak_of
 from rbd_ipu.plots import Panel, draw
+from rbd_ipu.runs import facts_of
 from rbd_ipu.text_table import figures, text
 
 Row = Dict[str, Any]
@@ -294,6 +296,32 @@ def lines(verdicts: Sequence[Mapping[str, Any]]) -> List[List[str]]:
         ["case", "target", "measured", "met"],
         *([v["case"], v["target"], figures(v["measured"]), words[v["met"]]] for v in verdicts),
     ]
+
+
+_SAID, _MEASURED = Maybe(TEXT, absent=False), Maybe(NUMBER, absent=False)
+_ROW: Dict[str, Any] = {
+    **{"network": TEXT, "method": TEXT, "loop": TEXT, "ms": NUMBER, "images_per_second": NUMBER},
+    **{"d": Maybe(COUNT, absent=False), "ms_quartiles": (NUMBER, NUMBER)},
+    **dict.fromkeys(("distribution", "source", "compartments"), _SAID),
+    **dict.fromkeys(("ratio_to_sgd", "samples_per_second", "share_of_ceiling"), _MEASURED),
+    **dict.fromkeys(("peak_mb", "peak_mb_over_sgd"), _MEASURED),
+}
+_VERDICT = {"case": TEXT, "target": TEXT, "measured": _MEASURED, "met": Maybe(FLAG, absent=False)}
+_DOCUMENT = {
+    **{"command": TEXT, "rows": [_ROW], "targets": Maybe([_VERDICT]), "commit": Maybe(TEXT)},
+    **{"machine": Maybe(MAPPING), "versions": Maybe(MAPPING)},
+}
+
+
+def read(path: Path) -> Dict[str, Any]:
+    """What ``rbd-ipu bench --output`` has written.
+
+    Raises:
+      ConfigError: the file is damaged, or of another version; with the field.
+    """
+    document = facts_of(path)
+    files.check(document, _DOCUMENT, str(path))
+    return document
 
 
 FORMAT = 1
