@@ -224,6 +224,10 @@ def settle(method: Any, exchange: Exchange, logged: bool = False) -> Plan:
         choice = Choice("coordinates", "exchange=coordinates: they are what a replay log keeps")
     elif not sends_steps(method):
         choice = Choice("coordinates", f"exchange=coordinates: all that method {method.name!r} can send")
+    elif work.dim is None and plan.wire != "float32":
+        raise ValueError(
+            f"wire {plan.wire!r} is for coordinates, and method {method.name!r} has none; use wire='float32'"
+        )
     elif work.dim is None:
         choice = Choice("update", f"exchange=update: method {method.name!r} has no coordinates")
     elif plan.wire != "float32":

@@ -133,6 +133,12 @@ def test_bad_plans_are_quoted(choices, message):
     [
         ("sgd", {}, {"parallel": "split"}, "parallel='split' shares directions among workers, and method 'sgd' has"),
         ("sgd", {}, {"parallel": "same-data"}, "use parallel='own'"),
+        (
+            "sgd",
+            {},
+            {"wire": "int8"},
+            "wire 'int8' is for coordinates, and method 'sgd' has none; use wire='float32'",
+        ),
         ("gradients", {"dim": 4}, {}, "method 'gradients' runs on one worker only, not on 2: its directions are"),
     ],
 )
