@@ -239,6 +239,8 @@ def _rows(file: Path, kind: str) -> Iterator[Row]:
             short = [name for name, curve in row["curves"].items() if len(curve) != row["epochs"]]
             if short:
                 raise ConfigError(f"{where}: curves: {', '.join(short)}: must have a number for each epoch")
+        if kind == "analysis" and not (row["panels"] and row["lines"]):
+            raise ConfigError(f"{where}: panels and lines: must have one at least")
         yield row
 
 

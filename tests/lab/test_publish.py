@@ -53,7 +53,7 @@ def test_analyses_too(tmp_path):
         "preset": "figureB8",
         "budget": "full",
         "options": {"pairs": 3},
-        "panels": [],
+        "panels": [{"title": "", "xlabel": "n", "ylabel": "", "lines": []}],
         "lines": [["n", "mean |cos|"]],
         "command": "rbd-ipu x",
         "commit": None,

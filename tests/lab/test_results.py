@@ -101,8 +101,13 @@ def test_a_field_of_another_kind_is_named(tmp_path, changed, message):
 
 
 def test_an_analysis_without_its_numbers_is_named(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"kind": "analysis", "preset": "figure2", "budget": "full"}\n')
+    row = {"kind": "analysis", "preset": "figure2", "budget": "full"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(ConfigError, match="a.jsonl:1: not a result: options: is missing"):
+        results.read(tmp_path, "analysis")
+    row.update(options={}, panels=[], lines=[], command="x", commit=None, modified=False, machine={"processor": "x"})
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ConfigError, match="panels and lines: must have one at least"):
         results.read(tmp_path, "analysis")
     assert results.read(tmp_path) == []
 
