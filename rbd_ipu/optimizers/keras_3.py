@@ -236,7 +236,8 @@ class Wrapper(_WithOwners, keras.optimizers.Optimizer):
                 )
             self.owners = projected.Owners()
             self.owners.expect(chosen)
-            object.__setattr__(self, "coordinates", z)  # 0 between steps: no state, and not saved
+            object.__setattr__(self, "coordinates", z)  # of no use between steps, and in no file of Keras'
+            self._track_trackable(z, "coordinates")  # a tf.train.Checkpoint would miss it
             self.inner_optimizer.build([self.coordinates, *[v for v, own in zip(variables, inside) if not own]])
         else:
             self.inner_optimizer.build(variables)
