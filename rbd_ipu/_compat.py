@@ -90,7 +90,8 @@ def program(function: Callable, jit: bool = False, beside_others: bool = False) 
     Those ``beside_others`` run at the same time in one graph: TensorFlow runs its ops for compiled programs one after
     the other there, but not nested functions.
     """
-    traced = tf.function(as_it_is(function), jit_compile=jit or None)
+    # TensorFlow counts traces by a function's code, which a partial has not: it would warn of several in a process.
+    traced = tf.function(as_it_is(functools.partial(function)), jit_compile=jit or None)
     return _launching(traced) if jit and not beside_others else traced
 
 

@@ -325,6 +325,13 @@ def test_steps_per_epoch_cut_one_stream_as_in_keras(kind):
     assert [int(next(found)[0][0, 0]) for _ in range(4)] == [2, 3, 4, 0]
 
 
+def test_many_trainers_are_no_reason_for_a_warning(caplog):
+    x, y = blobs(64)
+    for _ in range(7):  # TensorFlow warns at the fifth of eight traces of the same code
+        trainer("sgd").fit(dataset(x, y), dataset(x, y), epochs=1, verbose=0)
+    assert not [record for record in caplog.records if "retracing" in record.getMessage()]
+
+
 def test_endless_and_unknown_lengths_need_steps():
     x, y = blobs(64)
     with pytest.raises(ValueError, match="endless: pass steps_per_epoch"):
