@@ -153,7 +153,8 @@ _ROWS: Dict[str, Any] = {
     },
     "analysis": {
         **{"preset": TEXT, "budget": TEXT, "options": MAPPING, "panels": [_PANEL], "lines": [[TEXT]]},
-        **{"command": TEXT, "commit": Maybe(TEXT, absent=False), "modified": FLAG, "machine": {"processor": TEXT}},
+        **{"command": TEXT, "machine": {"processor": TEXT}},  # away from a checkout there is no commit
+        **{"commit": Maybe(TEXT, absent=False), "modified": Maybe(FLAG, absent=False)},
     },
 }
 

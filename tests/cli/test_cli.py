@@ -127,7 +127,7 @@ def test_a_method_takes_exactly_the_keys_that_the_schema_gives_it(method):
         (["seed=2147483648"], "must be an integer from 0 to 2147483647, not 2147483648"),
         (["distribution=cauchy"], "must be normal | uniform | rademacher | "),
         (["compartments=even"], "must be global | even:K"),
-        (["learning_rate=.nan"], "must be a finite number above 0, not nan"),
+        (["learning_rate=.nan"], "must be a finite number above 0 in float32, 1.2e-38 to 3.4e38, not nan"),
         (["lr=1"], "unknown key 'lr'"),
         (["epoch=1"], "did you mean epochs?"),
         (["dim=3"], "set learning_rate: none is on record for rbd with dim 3 on digits fc"),
