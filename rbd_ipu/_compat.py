@@ -71,9 +71,12 @@ def as_it_is(function: Callable) -> Callable:
     return tf.autograph.experimental.do_not_convert(call)
 
 
-def as_written_by_users(function: Callable) -> Callable:
-    """A function of the user's own, to be called in a graph: AutoGraph makes branches of its ``if`` on tensors."""
-    if str(getattr(function, "__module__", "")).split(".")[0] in ("rbd_ipu", "keras", "tensorflow"):
+def as_written_by_users(function: Callable, owner: Any = None) -> Callable:
+    """A function of the user's own, to be called in a graph: AutoGraph makes branches of its ``if`` on tensors.
+
+    With an ``owner``, a function of ours that calls what may be the user's: methods of that object.
+    """
+    if str(getattr(owner or function, "__module__", "")).split(".")[0] in ("rbd_ipu", "keras", "tensorflow"):
         return function
     converted = tf.__internal__.autograph.tf_convert(function, _ASKED)
 

@@ -269,11 +269,9 @@ class _Of(Kind):
 
 
 class _Number(Real):
-    rule = "a finite number"
-
     def __init__(self) -> None:
         super().__init__(least=-math.inf)
-        del self.rule  # that of a range
+        self.rule = "a finite number"
 
 
 TEXT, LIST, MAPPING = _Of("text", str), _Of("a list", list), _Of("a mapping", dict)

@@ -243,7 +243,7 @@ def one_step(
         """(the first worker's part, what is known after the exchange)."""
         if exchange.workers == 1 and log is None:
             state, batch = _begun(next_batch)
-            update = as_written_by_users(method.step)(state, batch, step)
+            update = method.step(state, batch, step)
             report = _report(objective, state, batch)
             # A sum is not finite when an entry is not.
             finite = tf.math.is_finite(report[1]) & tf.math.is_finite(tf.reduce_sum(update))
@@ -270,7 +270,7 @@ def one_step(
     def propose(next_batch: Callable[..., Any], place: Any, alive: Any = True) -> Proposal:
         before = [tf.identity(variable) for variable in beside()]
         step = tf.cast(optimizer.iterations, tf.int32)
-        first, received = descend(next_batch, step)
+        first, received = as_written_by_users(descend, method)(next_batch, step)
         compared = tf.equal(place % compare_every, 0)
         if method.follows_gradient:
             cosine = correlation = tf.cast(compared, tf.float32)
@@ -336,7 +336,7 @@ def one_replayed(
         same = tf.abs(rate_of(optimizer) - rate) <= 1e-5 * tf.abs(rate)
         words = form.typed(tf.reshape(row[1:], [form.rows, form.words]))
         step = tf.cast(optimizer.iterations, tf.int32)
-        update, _ = follow(method, plan, workers, words, form.size, step)
+        update, _ = as_written_by_users(follow, method)(method, plan, workers, words, form.size, step)
         good = same & tf.math.is_finite(tf.reduce_sum(update))
         tf.cond(good, lambda: descend_by(update, optimizer, variables), lambda: tf.constant(0))
         return tf.cast(good, tf.float32)

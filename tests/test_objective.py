@@ -115,6 +115,35 @@ def test_a_branch_of_the_users_code_is_a_branch_of_the_graph_and_ours_is_not_rew
     assert rewritten and {module for module, _ in rewritten} == {__name__}
 
 
+class BranchingMethod(methods.RBD):
+    """One of the user's own, with a branch in what the steps of one and of several workers call."""
+
+    def expand(self, message, step, worker=0):
+        return every_other(super().expand(message, step, worker), step)
+
+    def join(self, messages, step):
+        return every_other(super().join(messages, step), step)
+
+
+def every_other(update, step):
+    if step % 2 == 1:
+        update = 0.0 * update
+    return update
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_branch_in_a_method_of_the_users(workers):
+    """Every other step moves nothing."""
+    data = tf.data.Dataset.from_tensor_slices((blobs(48)[0], numbers(48, 1))).batch(8)
+    device = rbd_ipu.open_device("cpu", simulate_workers=workers)
+    method = BranchingMethod(learning_rate=0.1, dim=3, source="counter", orthogonalize=True, top_k=2)
+    trainer, found = rbd_ipu.Trainer(network(1), method, device, loss="mse"), []
+    seen = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: found.append(flat(trainer.model)))
+    trainer.fit(data, epochs=1, verbose=0, callbacks=[seen])
+    moved = [not np.array_equal(*pair) for pair in zip([flat(network(1)), *found], found)]
+    assert moved == [True, False] * (len(found) // 2) + [True] * (len(found) % 2) and len(found) == 6 // workers
+
+
 def test_autograph_rewrites_nothing_of_a_run(rewritten):
     x, y = blobs(64)
     data = Batches((x, y), 8)

@@ -276,7 +276,7 @@ class Wrapper(_InSavedModel, keras.optimizers.Optimizer):
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> "Wrapper":
         """A copy with its state. The coordinates are shared, by whose identity the inner optimizer finds slots."""
-        if self.coordinates is not None:  # 0 between steps
+        if self.coordinates is not None:  # of no use between steps
             memo[id(self.coordinates)] = self.coordinates
         memo[id(self)] = copied = type(self).__new__(type(self))
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
